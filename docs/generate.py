@@ -1,0 +1,93 @@
+"""Write the pages that say what the code says: `make docs`. A test fails where they are out of date.
+
+python docs/generate.py            # write docs/hooks.md, docs/cli.md, docs/schema.md
+python docs/generate.py --readme results.db   # also refresh the README's tables from a finished run
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import sys
+from pathlib import Path
+
+import click
+
+DOCS = Path(__file__).resolve().parent
+README = DOCS.parent / "README.md"
+NOTE = "<!-- Written by docs/generate.py (`make docs`); edit the code instead. -->\n\n"
+
+
+def hooks() -> str:
+    """Every hook: exact arguments, signature, docstring."""
+    from harness import hookspecs
+
+    parts = [f"{NOTE}# Hooks\n\n{inspect.getdoc(hookspecs)}\n"]
+    for name, function in inspect.getmembers(hookspecs, inspect.isfunction):
+        if name.startswith("harness_"):
+            signature = inspect.signature(function)
+            title = f"## `{name}({', '.join(signature.parameters)})`"
+            parts.append(f"{title}\n\nReturns `{signature.return_annotation}`.\n\n{inspect.getdoc(function)}\n")
+    parts.append("# Events\n")
+    for event in (hookspecs.StepStarted, hookspecs.StepProgressed, hookspecs.StepFinished):
+        fields = ", ".join(f"{k}: {v}" for k, v in event.__annotations__.items())
+        parts.append(f"## `{event.__name__}({fields})`\n\n{inspect.getdoc(event)}\n")
+    return "\n".join(parts)
+
+
+def cli() -> str:
+    """Every command's help."""
+    from harness.cli import cli as root
+
+    parts = [f"{NOTE}# Command line\n"]
+
+    def add(command: click.Command, path: tuple[str, ...], parent: click.Context | None) -> None:
+        context = click.Context(command, info_name=path[-1], parent=parent, terminal_width=110)
+        parts.append(f"## {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n")
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                child = command.get_command(context, name)
+                if child is not None:
+                    add(child, (*path, name), context)
+
+    add(root, ("harness",), None)
+    return "\n".join(parts)
+
+
+def schema() -> str:
+    """Tables and views of results.db."""
+    from harness.results.database import schema_sql
+
+    return f"{NOTE}# results.db\n\n```sql\n{schema_sql()}\n```\n"
+
+
+PAGES = {"hooks.md": hooks, "cli.md": cli, "schema.md": schema}
+
+
+def refresh_readme(database: str) -> None:
+    """Put the tables of the database's latest run between the README's markers."""
+    from rich.console import Console
+
+    from harness.report.render import render
+
+    text = README.read_text(encoding="utf-8")
+    for section in ("recovery", "dictionaries"):
+        start, end = f"<!-- {section}: begin -->\n", f"<!-- {section}: end -->"
+        head, rest = text.split(start, 1)
+        tail = rest.split(end, 1)[1]
+        out = io.StringIO()
+        render([section], db=database, form="md", console=Console(file=out, width=200))
+        text = f"{head}{start}{out.getvalue().strip()}\n{end}{tail}"
+    README.write_text(text, encoding="utf-8")
+
+
+def main(argv: list[str]) -> None:
+    """Write all pages."""
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
+    if argv[:1] == ["--readme"]:
+        refresh_readme(argv[1])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,84 @@
+"""What a plugin author imports. Importing it costs milliseconds: every name is fetched when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.config import Config as Config
+    from harness.errors import HarnessError as HarnessError
+    from harness.hookspecs import hookimpl as hookimpl
+    from harness.records import AblationScore as AblationScore
+    from harness.records import ActivationSet as ActivationSet
+    from harness.records import Category as Category
+    from harness.records import CategoryAssignment as CategoryAssignment
+    from harness.records import Checkpoint as Checkpoint
+    from harness.records import Dictionary as Dictionary
+    from harness.records import EvaluationResult as EvaluationResult
+    from harness.records import Evidence as Evidence
+    from harness.records import Exemplar as Exemplar
+    from harness.records import Explanation as Explanation
+    from harness.records import ModelRef as ModelRef
+    from harness.records import Sample as Sample
+    from harness.records import Trace as Trace
+    from harness.stages import Ablation as Ablation
+    from harness.stages import Codec as Codec
+    from harness.stages import DictionaryLearner as DictionaryLearner
+    from harness.stages import Interpreter as Interpreter
+    from harness.stages import Probe as Probe
+    from harness.stages import Provider as Provider
+    from harness.stages import Registration as Registration
+    from harness.stages import RunContext as RunContext
+    from harness.stages import Trainer as Trainer
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "harness.config": ["Config"],
+    "harness.errors": ["HarnessError"],
+    "harness.hookspecs": ["hookimpl"],
+    "harness.records": [
+        "AblationScore", "ActivationSet", "Category", "CategoryAssignment", "Checkpoint", "Dictionary",
+        "EvaluationResult", "Evidence", "Exemplar", "Explanation", "ModelRef", "Sample", "Trace",
+    ],
+    "harness.stages": [
+        "Ablation", "Codec", "DictionaryLearner", "Interpreter", "Probe", "Provider", "Registration", "RunContext",
+        "Trainer",
+    ],
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Ablation",
+    "AblationScore",
+    "ActivationSet",
+    "Category",
+    "CategoryAssignment",
+    "Checkpoint",
+    "Codec",
+    "Config",
+    "Dictionary",
+    "DictionaryLearner",
+    "EvaluationResult",
+    "Evidence",
+    "Exemplar",
+    "Explanation",
+    "HarnessError",
+    "Interpreter",
+    "ModelRef",
+    "Probe",
+    "Provider",
+    "Registration",
+    "RunContext",
+    "Sample",
+    "Trace",
+    "Trainer",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'harness' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

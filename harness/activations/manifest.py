@@ -1,0 +1,167 @@
+"""What an activation set is made of on disk: a manifest, and shards of raw arrays beside their documents.
+
+A folder holds, per shard `shard-00000`, one file per part (`PARTS`), a `.json` that is written last (a shard without it
+does not count), and `manifest.json` once the set is complete. Arrays are raw `.npy`: fp16 activations do not compress
+(7 % at a twelfth of the speed), and raw files can be memory-mapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from pydantic import ValidationError
+
+from harness.config import digest
+from harness.errors import DataError, StorageError
+from harness.records import ActivationSet, Record
+
+PARTS = {
+    "values": ".values.npy",
+    "ids": ".ids.npy",
+    "offsets": ".offsets.npy",
+    "segments": ".segments.npy",
+    "special": ".special.npy",
+    "documents": ".documents.jsonl",
+}
+"""Part -> file ending. values [token, column]; ids, segments, special [token]; offsets [token, 2] characters."""
+
+ValueType = Literal["float16", "float32"]
+
+
+class Header(Record):
+    """What all shards of a set have in common."""
+
+    source: str
+    """Name of the set."""
+    columns: tuple[str, ...]
+    """Column names, in order."""
+    layers: tuple[int | None, ...]
+    """Layer of each column."""
+    projections: tuple[str | None, ...]
+    """Projection of each column."""
+    signed: bool
+    """Whether negative activations are a feature of their own."""
+    site: str
+    """Where the columns were read, in words."""
+    chat_hash: str
+    """Hash of the ChatFormat that rendered the documents."""
+    dtype: ValueType = "float16"
+    """Dtype of the values."""
+    shard_tokens: int = 65536
+    """A shard is closed once it holds this many tokens."""
+
+
+class ShardEntry(Record):
+    """One complete shard."""
+
+    name: str
+    """Stem of its files."""
+    n_tokens: int
+    """Rows."""
+    n_truncated: int
+    """Documents that lost tokens to the model's context length."""
+    documents: tuple[tuple[str, int], ...]
+    """(document id, tokens), in order."""
+    sha256: dict[str, str]
+    """Part -> sha256 of its file."""
+    header: str
+    """Digest of the header it was written under."""
+
+
+class Manifest(Record):
+    """A complete set."""
+
+    format: Literal[1] = 1
+    """Version of this layout."""
+    header: Header
+    """What all shards have in common."""
+    shards: tuple[ShardEntry, ...]
+    """The shards, in document order."""
+    n_tokens: int
+    """Rows of all shards."""
+    n_documents: int
+    """Documents of all shards."""
+    n_truncated: int
+    """Documents that lost tokens to the model's context length."""
+
+    def activation_set(self, path: Path, item: str = "activations") -> ActivationSet:
+        """The record of this set."""
+        header = self.header
+        return ActivationSet(
+            item=item,
+            source=header.source,
+            path=path,
+            columns=header.columns,
+            layers=header.layers,
+            projections=header.projections,
+            signed=header.signed,
+            n_tokens=self.n_tokens,
+            n_documents=self.n_documents,
+            chat_hash=header.chat_hash,
+            site=header.site,
+        )
+
+
+def header_digest(header: Header) -> str:
+    """sha256 of a header: shards of another header do not belong to the set."""
+    return digest(header.model_dump(mode="json"))
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> str:
+    """Write a file under a temporary name, then rename it. Returns its sha256.
+
+    Raises:
+        StorageError: the disk is full or the folder is not writable.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        sha = sha256_of(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; free space or change the folder"
+        ) from error
+    return sha
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_shard_entry(path: Path) -> ShardEntry:
+    """A shard's `.json`.
+
+    Raises:
+        DataError: it is not one of ours.
+    """
+    try:
+        return ShardEntry.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{path} is not a shard description; delete {path.parent} and capture again") from error
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a complete set.
+
+    Raises:
+        DataError: there is none, or it is not one of ours.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise DataError(f"{folder} holds no manifest.json: the capture is not complete; run it again to finish it")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{path} cannot be read ({first['loc']}: {first['msg']}); capture again") from error

@@ -1,0 +1,281 @@
+"""StoredActivations: an activation set on disk, read one shard at a time; a document knows its own text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harness.activations.manifest import PARTS, Manifest, ShardEntry, read_manifest, sha256_of
+from harness.activations.writer import ActivationWriter
+from harness.errors import DataError
+from harness.model.chat import SEGMENTS, Document
+from harness.records import ActivationSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+__all__ = ["ActivationWriter", "Moments", "Split", "StoredActivations", "StoredDocument", "open_set", "token_texts"]
+
+_OPEN_SHARDS = 64
+"""Shards kept open: their arrays are memory maps, their texts a few hundred kilobytes each."""
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """A document's tokens and activations; arrays are read-only views of the shard.
+
+    Attributes:
+        id: trace id.
+        text: rendered text.
+        ids: [token].
+        offsets: [token, 2] characters in `text`.
+        segments: [token] index into SEGMENTS.
+        special: [token] whether it is a special token.
+        values: [token, column].
+    """
+
+    id: str
+    text: str
+    ids: Int[np.ndarray, " token"]
+    offsets: Int[np.ndarray, "token two"]
+    segments: np.ndarray
+    special: np.ndarray
+    values: Float[np.ndarray, "token column"]
+
+    @property
+    def ranked(self) -> np.ndarray:
+        """Tokens that count, bool [token]: all but special tokens and the first, whose activations tell of position."""
+        ranked = ~self.special
+        ranked[0] = False
+        return ranked
+
+    def document(self) -> Document:
+        """The same tokens as the model's side knows them."""
+        return Document(
+            id=self.id,
+            text=self.text,
+            ids=tuple(self.ids.tolist()),
+            offsets=tuple((a, b) for a, b in self.offsets.tolist()),
+            segments=tuple(SEGMENTS[i] for i in self.segments.tolist()),
+            special=tuple(self.special.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Document ids to train on, and ids held out, both in document order."""
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation (population) per column, float64, and the tokens they are of."""
+
+    mean: Float[np.ndarray, " column"]
+    std: Float[np.ndarray, " column"]
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class _Shard:
+    entry: ShardEntry
+    texts: dict[str, str]
+    arrays: dict[str, np.ndarray]
+    starts: tuple[int, ...]
+
+
+class StoredActivations:
+    """A complete activation set.
+
+    Attributes:
+        path: its folder.
+        manifest: what it is made of.
+        set: its record.
+        document_ids: ids in document order.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, *, record: ActivationSet | None = None) -> None:
+        self.path, self.manifest = path, manifest
+        self.set = record or manifest.activation_set(path)
+        self.document_ids = tuple(d for shard in manifest.shards for d, _ in shard.documents)
+        self._place = {d: (i, j) for i, shard in enumerate(manifest.shards) for j, (d, _) in enumerate(shard.documents)}
+        self._lengths = {d: n for shard in manifest.shards for d, n in shard.documents}
+        self._verified: set[int] = set()
+        self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Column names."""
+        return self.set.columns
+
+    def n_tokens(self, documents: Collection[str] | None = None) -> int:
+        """Tokens of these documents; None is all."""
+        return self.set.n_tokens if documents is None else sum(self._lengths[d] for d in documents)
+
+    def document(self, document_id: str) -> StoredDocument:
+        """One document.
+
+        Raises:
+            DataError: no such document, or its shard is damaged.
+        """
+        if document_id not in self._place:
+            raise DataError(f"{self.path} holds no document {document_id!r}")
+        shard, index = self._place[document_id]
+        return _view(self._shard(shard), index)
+
+    def documents(self, ids: Collection[str] | None = None) -> Iterator[StoredDocument]:
+        """All documents, or those with these ids, in document order."""
+        chosen = None if ids is None else set(ids)
+        for i, entry in enumerate(self.manifest.shards):
+            wanted = [j for j, (d, _) in enumerate(entry.documents) if chosen is None or d in chosen]
+            if wanted:
+                shard = self._shard(i)
+                yield from (_view(shard, j) for j in wanted)
+
+    def tokens(self, document_id: str) -> tuple[str, ...]:
+        """A document's tokens as text; together they are its text (see `token_texts`)."""
+        document = self.document(document_id)
+        return token_texts(document, 0, len(document.ids))
+
+    def split(self, held_out: float = 0.1, seed: int = 0) -> Split:
+        """Split documents by a hash of their id: the same for every set of the same documents, whatever their order.
+
+        Learners and scores use the defaults, so that every dictionary is judged on the same unseen documents. At
+        least one document is held out and one is left to train on.
+
+        Raises:
+            DataError: fewer than two documents.
+        """
+        if len(self.document_ids) < 2:
+            raise DataError(f"{self.path} holds {len(self.document_ids)} document; a held-out split needs two or more")
+        draw = {d: int.from_bytes(hashlib.sha256(f"{seed}:{d}".encode()).digest()[:8]) / 2**64 for d in self._place}
+        order = sorted(draw, key=lambda d: (draw[d], d))
+        n = sum(draw[d] < held_out for d in order)
+        out = set(order[: min(max(n, 1), len(order) - 1)])
+        return Split(
+            train=tuple(d for d in self.document_ids if d not in out),
+            held_out=tuple(d for d in self.document_ids if d in out),
+        )
+
+    def batches(
+        self, size: int, generator: torch.Generator, documents: Collection[str] | None = None
+    ) -> Iterator[Float[torch.Tensor, "batch column"]]:
+        """One epoch of tokens in random order, float32. The last batch may be shorter.
+
+        Shards come in random order; half of what is in the buffer is carried into the next shard, so that a batch mixes
+        documents of several shards. At most two shards are in memory.
+        """
+        chosen = set(self.document_ids if documents is None else documents)
+        with_any = [i for i, shard in enumerate(self.manifest.shards) if any(d in chosen for d, _ in shard.documents)]
+        order = torch.randperm(len(with_any), generator=generator).tolist()
+        left = torch.empty(0, len(self.columns))
+        for at, index in enumerate(order):
+            rows = torch.cat([left, self._tokens_of(with_any[index], chosen)])
+            rows = rows[torch.randperm(len(rows), generator=generator)]
+            last = at == len(order) - 1
+            stop = len(rows) if last else len(rows) // 2 // size * size
+            for start in range(0, stop, size):
+                yield rows[start : min(start + size, stop)]
+            left = rows[stop:]
+
+    def moments(self, documents: Collection[str] | None = None) -> Moments:
+        """Mean and standard deviation per column over these documents, one shard in memory (Chan's pairwise update)."""
+        n, mean, m2 = 0, np.zeros(len(self.columns)), np.zeros(len(self.columns))
+        for document in self.documents(documents):
+            values = document.values.astype(np.float64)
+            delta = values.mean(0) - mean
+            total = n + len(values)
+            m2 += values.var(0) * len(values) + delta**2 * n * len(values) / total
+            mean += delta * len(values) / total
+            n = total
+        return Moments(mean=mean, std=np.sqrt(m2 / max(n, 1)), n_tokens=n)
+
+    def _tokens_of(self, index: int, documents: Collection[str]) -> torch.Tensor:
+        shard = self._shard(index)
+        keep = np.concatenate([np.full(n, d in documents) for d, n in shard.entry.documents])
+        return torch.from_numpy(shard.arrays["values"][keep]).float()
+
+    def _open_shard(self, index: int) -> _Shard:
+        entry = self.manifest.shards[index]
+        if index not in self._verified:
+            self._verify(entry)
+            self._verified.add(index)
+        arrays = {
+            # A plain view of the map: slicing np.memmap itself is ten times slower.
+            part: np.asarray(np.load(self.path / (entry.name + ending), mmap_mode="r"))
+            for part, ending in PARTS.items()
+            if ending.endswith(".npy")
+        }
+        lines = (self.path / (entry.name + PARTS["documents"])).read_text(encoding="utf-8").splitlines()
+        texts = {row["id"]: row["text"] for row in map(json.loads, lines)}
+        starts = np.cumsum([0, *(n for _, n in entry.documents)]).tolist()
+        return _Shard(entry, texts, arrays, tuple(starts))
+
+    def _verify(self, entry: ShardEntry) -> None:
+        for part, ending in PARTS.items():
+            file = self.path / (entry.name + ending)
+            cure = f"delete {self.path} and capture again"
+            if not file.is_file():
+                raise DataError(f"the shard file {file} is missing; {cure}")
+            if sha256_of(file) != entry.sha256[part]:
+                raise DataError(f"the shard file {file} is damaged (its sha256 is not the manifest's); {cure}")
+
+
+def open_set(activations: ActivationSet | Path | str) -> StoredActivations:
+    """Open an activation set by its record or its folder.
+
+    Raises:
+        DataError: the set is not complete, or (when a shard is first read) a shard file is missing or damaged.
+    """
+    if isinstance(activations, ActivationSet):
+        return StoredActivations(activations.path, read_manifest(activations.path), record=activations)
+    path = Path(activations)
+    return StoredActivations(path, read_manifest(path))
+
+
+def token_texts(document: StoredDocument, start: int, stop: int) -> tuple[str, ...]:
+    """Texts of the tokens start..stop; joined, they are what a byte-level tokenizer decodes those ids to.
+
+    Text is cut at the tokens' character offsets. Tokens that share a multi-byte character are merged: the first of them
+    gets the text, the others "". Cut windows with `whole_characters` so that no character is split at an edge.
+    """
+    first, stop = max(start - 1, 0), max(stop, start)
+    spans: Sequence[Sequence[int]] = document.offsets[first:stop].tolist()
+    at = spans[0][1] if start else 0
+    texts: list[str] = []
+    head = 0
+    for index, (begin, end) in enumerate(spans[start - first :]):
+        if index == 0 or begin >= at:
+            head = index
+        texts.append("")
+        if end > at:
+            texts[head] += document.text[at:end]
+            at = end
+    return tuple(texts)
+
+
+def whole_characters(document: StoredDocument, start: int, stop: int) -> tuple[int, int]:
+    """Move a window's edges outwards until they cut no character."""
+    offsets = document.offsets
+    while 0 < start < len(offsets) and offsets[start, 0] < offsets[start - 1, 1]:
+        start -= 1
+    while stop < len(offsets) and offsets[stop, 0] < offsets[stop - 1, 1]:
+        stop += 1
+    return start, stop
+
+
+def _view(shard: _Shard, index: int) -> StoredDocument:
+    document_id = shard.entry.documents[index][0]
+    rows = slice(shard.starts[index], shard.starts[index + 1])
+    arrays = {part: array[rows] for part, array in shard.arrays.items()}
+    return StoredDocument(id=document_id, text=shard.texts[document_id], **arrays)

@@ -1,0 +1,182 @@
+"""ActivationWriter: documents in, shards on disk; opened again, it goes on after the last whole shard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import torch
+
+from harness.activations.manifest import (
+    PARTS,
+    Header,
+    Manifest,
+    ShardEntry,
+    header_digest,
+    read_shard_entry,
+    write_atomically,
+)
+from harness.errors import DataError, HarnessError
+from harness.model.chat import SEGMENTS, Document
+from harness.records import ActivationSet
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class ActivationWriter:
+    """Writes an activation set, one document after the other.
+
+    Documents must come in the same order in every attempt: what is in whole shards is not written again (see
+    `n_documents_done`), so that a capture that was interrupted ends with the same bytes as one that was not.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        source: str,
+        columns: tuple[str, ...],
+        *,
+        layers: tuple[int | None, ...],
+        projections: tuple[str | None, ...],
+        signed: bool,
+        site: str,
+        chat_hash: str,
+        dtype: str = "float16",
+        shard_tokens: int = 65536,
+    ) -> None:
+        self.path = Path(path)
+        self.header = Header.model_validate(
+            {
+                "source": source, "columns": columns, "layers": layers, "projections": projections, "signed": signed,
+                "site": site, "chat_hash": chat_hash, "dtype": dtype, "shard_tokens": shard_tokens,
+            }
+        )  # fmt: skip
+        self._digest = header_digest(self.header)
+        self._shards: list[ShardEntry] = self._complete_shards()
+        self._documents: list[Document] = []
+        self._values: list[np.ndarray] = []
+        self._n_tokens = 0
+        self._n_truncated = 0
+
+    @property
+    def documents_done(self) -> tuple[str, ...]:
+        """Ids of the documents in whole shards, in order: they need not be read again."""
+        return tuple(document for shard in self._shards for document, _ in shard.documents)
+
+    @property
+    def n_documents_done(self) -> int:
+        """How many documents are in whole shards."""
+        return sum(len(shard.documents) for shard in self._shards)
+
+    def append(self, document: Document, values: Float[np.ndarray, "token column"], *, truncated: bool = False) -> None:
+        """Add a document. A shard is written once it holds `shard_tokens` tokens.
+
+        Args:
+            document: tokens, text and segments.
+            values: one row per token.
+            truncated: the document lost tokens; counted in the manifest.
+
+        Raises:
+            DataError: rows or columns do not fit.
+            HarnessError: an activation is NaN, infinite or too large for the dtype; document and column are named.
+            StorageError: the disk is full.
+        """
+        expected = (len(document.ids), len(self.header.columns))
+        if values.shape != expected:
+            raise DataError(f"document {document.id!r}: activations have shape {values.shape}, expected {expected}")
+        stored = torch.from_numpy(np.ascontiguousarray(values)).to(getattr(torch, self.header.dtype)).numpy()
+        self._refuse_not_finite(document, values, stored)
+        self._documents.append(document)
+        self._values.append(stored)
+        self._n_tokens += len(document.ids)
+        self._n_truncated += truncated
+        if self._n_tokens >= self.header.shard_tokens:
+            self._close_shard()
+
+    def finish(self, item: str = "activations") -> ActivationSet:
+        """Write what is left and the manifest; return the record.
+
+        Raises:
+            DataError: no document was written.
+            StorageError: the disk is full.
+        """
+        if self._documents:
+            self._close_shard()
+        if not self._shards:
+            raise DataError(f"{self.header.source}: no document was captured; the data set is empty")
+        manifest = Manifest(
+            header=self.header,
+            shards=tuple(self._shards),
+            n_tokens=sum(s.n_tokens for s in self._shards),
+            n_documents=self.n_documents_done,
+            n_truncated=sum(s.n_truncated for s in self._shards),
+        )
+        text = manifest.model_dump_json(indent=1)
+        write_atomically(self.path / "manifest.json", lambda stream: stream.write(text.encode()))
+        return manifest.activation_set(self.path, item)
+
+    def _complete_shards(self) -> list[ShardEntry]:
+        shards: list[ShardEntry] = []
+        while (path := self.path / f"shard-{len(shards):05d}.json").is_file():
+            entry = read_shard_entry(path)
+            if entry.header != self._digest:
+                raise DataError(
+                    f"{path} belongs to another activation set (other columns, chat format or dtype); "
+                    f"delete {self.path} or write elsewhere"
+                )
+            missing = [part for part, ending in PARTS.items() if not (self.path / (entry.name + ending)).is_file()]
+            if missing:
+                break
+            shards.append(entry)
+            # A shard smaller than the limit was the last one of a finished capture.
+            if entry.n_tokens < self.header.shard_tokens:
+                break
+        return shards
+
+    def _refuse_not_finite(self, document: Document, values: np.ndarray, stored: np.ndarray) -> None:
+        bad = ~np.isfinite(stored)
+        if not bad.any():
+            return
+        token, column = (int(i) for i in np.argwhere(bad)[0])
+        name, value = self.header.columns[column], float(values[token, column])
+        what = f"document {document.id!r}, token {token}, column {name!r}"
+        if np.isfinite(value):
+            raise HarnessError(f"{what}: activation {value:.4g} does not fit {self.header.dtype}; store float32")
+        raise HarnessError(f"{what}: activation is {value}; the model overflows here, load it in another dtype")
+
+    def _close_shard(self) -> None:
+        name = f"shard-{len(self._shards):05d}"
+        documents = self._documents
+        arrays = {
+            "values": np.concatenate(self._values),
+            "ids": np.concatenate([np.asarray(d.ids, dtype=np.int32) for d in documents]),
+            "offsets": np.concatenate([np.asarray(d.offsets, dtype=np.int32).reshape(-1, 2) for d in documents]),
+            "segments": np.concatenate(
+                [np.asarray([SEGMENTS.index(s) for s in d.segments], dtype=np.uint8) for d in documents]
+            ),
+            "special": np.concatenate([np.asarray(d.special, dtype=bool) for d in documents]),
+        }
+        sha256 = {part: self._write_array(name, part, array) for part, array in arrays.items()}
+        lines = "".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in documents).encode()
+        sha256["documents"] = write_atomically(self.path / (name + PARTS["documents"]), lambda s: s.write(lines))
+        entry = ShardEntry(
+            name=name,
+            n_tokens=self._n_tokens,
+            n_truncated=self._n_truncated,
+            documents=tuple((d.id, len(d.ids)) for d in documents),
+            sha256=sha256,
+            header=self._digest,
+        )
+        text = entry.model_dump_json()
+        write_atomically(self.path / f"{name}.json", lambda stream: stream.write(text.encode()))
+        self._shards.append(entry)
+        self._documents, self._values, self._n_tokens, self._n_truncated = [], [], 0, 0
+
+    def _write_array(self, name: str, part: str, array: np.ndarray) -> str:
+        def write(stream: BinaryIO) -> Any:
+            np.save(stream, array, allow_pickle=False)
+
+        return write_atomically(self.path / (name + PARTS[part]), write)

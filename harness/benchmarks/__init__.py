@@ -1,0 +1,1 @@
+"""Benchmarks: lm-eval tasks run over a subject, every sample kept."""

@@ -1,0 +1,141 @@
+"""Which benchmarks there are, and how a name becomes an lm-eval task.
+
+Names are looked for in the harness's own tasks, then in the user's folders, then in lm-eval's 14,000 (whose index takes
+seven seconds, so it is built last). Local JSON Lines files are read here: `datasets` would ask the network for its own
+`json` loader, and would leave a copy in the user's cache.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.benchmarks.tasks import task_configs, task_names
+from harness.errors import DataError, UnknownName, UsageError
+from harness.model.traces import resolve
+
+
+def list_benchmarks(task_paths: Sequence[Path] = ()) -> list[str]:
+    """Names of the harness's own tasks and of those in the folders, sorted. lm-eval's own are not listed."""
+    return sorted({*task_names(), *_user_tasks(task_paths)})
+
+
+def check_benchmarks(names: Sequence[str], task_paths: Sequence[Path] = ()) -> None:
+    """Refuse names that nobody knows, before anything runs. lm-eval's index is built only where it is needed.
+
+    Raises:
+        UnknownName: no such task.
+    """
+    own = list_benchmarks(task_paths)
+    for name in names:
+        if name not in own and name not in _lm_eval_tasks().all_tasks:
+            raise UnknownName("benchmark", name, [*own, *_lm_eval_tasks().all_subtasks])
+
+
+def load_task(name: str, task_paths: Sequence[Path] = ()) -> Any:
+    """The lm-eval task of this name.
+
+    Raises:
+        UnknownName: no such task.
+        UsageError: the name stands for a group of tasks.
+        DataError: the task's data cannot be read.
+    """
+    from lm_eval.tasks import TaskManager
+
+    own = _user_tasks(task_paths)
+    if name in task_names():
+        spec: Any = _localised(task_configs([name])[0], Path.cwd())
+        manager = TaskManager(include_defaults=False)
+    elif name in own:
+        config = own[name][1]
+        manager = TaskManager(include_path=[str(p) for p in task_paths], include_defaults=False)
+        spec = name if config is None else _localised(config, own[name][0].parent)
+    else:
+        manager = _lm_eval_tasks()
+        spec = name
+        if name not in manager.all_tasks:
+            raise UnknownName("benchmark", name, [*list_benchmarks(task_paths), *manager.all_subtasks])
+    try:
+        tasks = manager.load([spec])["tasks"]
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise DataError(
+            f"benchmark {name!r} cannot be loaded: {first} (offline? use a task with local files)"
+        ) from error
+    if len(tasks) != 1:
+        raise UsageError(f"{name!r} is a group of {len(tasks)} tasks; name them singly: {', '.join(sorted(tasks)[:8])}")
+    return next(iter(tasks.values()))
+
+
+@functools.cache
+def _lm_eval_tasks() -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=True)
+
+
+def _user_tasks(task_paths: Sequence[Path]) -> dict[str, tuple[Path, dict[str, Any] | None]]:
+    """Task name -> (file, its config; None where it needs lm-eval's own YAML reader)."""
+    import yaml
+
+    found: dict[str, tuple[Path, dict[str, Any] | None]] = {}
+    for folder in task_paths:
+        if not folder.is_dir():
+            raise UsageError(f"no task folder {folder}")
+        for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
+            try:
+                config = yaml.safe_load(file.read_text(encoding="utf-8"))
+            except yaml.YAMLError:  # `!function` tags
+                config = None
+            if isinstance(config, dict) and isinstance(config.get("task"), str):
+                found[config["task"]] = (file, None if "include" in config else config)
+            elif config is None and (name := _task_line(file)):
+                found[name] = (file, None)
+    return found
+
+
+def _task_line(file: Path) -> str | None:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("task:"):
+            return line.removeprefix("task:").strip().strip("'\"")
+    return None
+
+
+def _localised(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The config with local JSON Lines files read here; any other data is left to `datasets`."""
+    files = (config.get("dataset_kwargs") or {}).get("data_files")
+    if config.get("dataset_path") != "json" or not isinstance(files, dict):
+        return config
+    splits = {config.get(f"{s}_split") for s in ("training", "validation", "test", "fewshot")}
+    paths = {split: _path(str(place), folder) for split, place in files.items() if split in splits}
+
+    def rows(**_: Any) -> dict[str, Any]:
+        from datasets import Dataset
+
+        return {split: Dataset.from_list(_read(path)) for split, path in paths.items()}
+
+    rest = {k: v for k, v in config.items() if k not in {"dataset_path", "dataset_kwargs"}}
+    return {**rest, "custom_dataset": rows}
+
+
+def _path(place: str, folder: Path) -> Path:
+    path = resolve(place)
+    return path if path.is_absolute() or path.is_file() else folder / path
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise DataError(f"{path}: row {number} is not JSON: {error}") from error
+    return rows

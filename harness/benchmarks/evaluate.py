@@ -1,0 +1,192 @@
+"""One model variant on one benchmark, every sample kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.benchmarks.catalogue import list_benchmarks, load_task
+from harness.errors import DataError, ModelError
+from harness.records import EvaluationResult, Sample
+
+if TYPE_CHECKING:
+    from harness.model.subject import Subject
+    from harness.model.taps import Edit
+    from harness.stages import Progress
+
+__all__ = ["check_bound", "evaluate", "list_benchmarks"]
+
+_NO_ANSWER = {"[invalid]", ""}
+
+
+def evaluate(
+    subject: Subject,
+    benchmark: str,
+    *,
+    variant: str,
+    edit: Edit | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    tokens_per_batch: int = 65536,
+    task_paths: Sequence[Path] = (),
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Run a benchmark. Items without an answer count as wrong.
+
+    Args:
+        subject: the model.
+        benchmark: name of an lm-eval task: the harness's, one of `task_paths`, or lm-eval's.
+        variant: what the model is called: `base`, `adapter`, `full`, `without-attention`, ...
+        edit: applied to all components while answering (gates that switch some off); columns are the subject's
+            components. Must not depend on the row of the batch: finished rows leave it.
+        limit: first n items; None is all.
+        seed: of sampling, for tasks that sample.
+        batch_size: most items at once.
+        tokens_per_batch: most tokens at once, prompt and answer; lowers batch_size for long answers.
+        task_paths: folders with tasks of the user's.
+        progress: told of every finished item.
+
+    Returns:
+        Scores of the task's first metric behind its first filter, with all samples in the order of the documents.
+
+    Raises:
+        ModelError: the adapter binds no module, or does not change the model's output.
+        UnknownName: no such task.
+        DataError: the task's data cannot be read, or has no items.
+    """
+    import torch
+    from lm_eval.evaluator import evaluate as run_lm_eval
+
+    from harness.benchmarks.lm import SubjectLM, quiet
+    from harness.model.taps import component_sites, tap
+
+    n_bound = check_bound(subject, probe=edit is None)
+    with ExitStack() as stack:
+        stack.enter_context(quiet())
+        stack.enter_context(torch.random.fork_rng())
+        torch.manual_seed(seed)
+        task = load_task(benchmark, task_paths)
+        lm = SubjectLM(subject, batch_size=batch_size, tokens_per_batch=tokens_per_batch, progress=progress)
+        if edit is not None:
+            stack.enter_context(tap(subject.model, component_sites(subject.components), edit, read=False))
+        outcome = run_lm_eval(
+            lm,
+            {"tasks": {benchmark: task}, "groups": {}, "group_map": {}},
+            limit=limit,
+            apply_chat_template=True,
+            bootstrap_iters=0,
+        )
+    samples = _samples(task, outcome["samples"][benchmark])
+    n_items = len({s.doc_id for s in samples})
+    return EvaluationResult(
+        item=f"{variant}/{benchmark}",
+        variant=variant,
+        benchmark=benchmark,
+        n_items=n_items,
+        score=_mean_over_items(samples),
+        samples=samples,
+        chat_hash=subject.chat_hash,
+        engine=_engine(subject),
+        n_bound=n_bound,
+    )
+
+
+def check_bound(subject: Subject, *, probe: bool = True) -> int | None:
+    """How many modules the subject's adapter binds; None without an adapter.
+
+    Raises:
+        ModelError: it binds none, or (with `probe`) the next-token logits are those of the base model, bit for bit.
+    """
+    if subject.checkpoint is None or subject.checkpoint.kind != "adapter":
+        return None
+    n_bound = len({c.module for c in subject.components})
+    if not n_bound:
+        raise ModelError(f"the adapter {subject.checkpoint.path} binds no module: this would measure the base model")
+    if probe and not _changes_logits(subject):
+        raise ModelError(
+            f"the adapter {subject.checkpoint.path} binds {n_bound} modules but does not change the model's output; "
+            "is it untrained (all B zero) or switched off?"
+        )
+    return n_bound
+
+
+def _changes_logits(subject: Subject) -> bool:
+    import torch
+
+    text = subject.chat.prompt(subject.tokenizer, "1 + 1 = ?")
+    encoded = subject.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(subject.device)
+    inputs = {k: encoded[k] for k in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        on = subject.model(**inputs, use_cache=False).logits
+        with subject.model.disable_adapter():
+            off = subject.model(**inputs, use_cache=False).logits
+    return not torch.equal(on, off)
+
+
+def _samples(task: Any, rows: Sequence[dict[str, Any]]) -> tuple[Sample, ...]:
+    """lm-eval's log (one row per document and filter) as samples of the task's first filter, sorted by document."""
+    if not rows:
+        raise DataError(f"benchmark {task.config.task!r} has no items")
+    first = rows[0]["filter"]
+    kept = sorted((r for r in rows if r["filter"] == first), key=lambda r: r["doc_id"])
+    choice = task.OUTPUT_TYPE == "multiple_choice"
+    return tuple(s for row in kept for s in (_chosen(task, row) if choice else _generated(task, row)))
+
+
+def _generated(task: Any, row: dict[str, Any]) -> list[Sample]:
+    """The samples of one document: one per repeat, where the filter keeps repeats."""
+    responses = list(row["resps"][0])
+    filtered = row["filtered_resps"][0]
+    repeats = list(filtered) if isinstance(filtered, list) else [filtered]
+    metric = row["metrics"][0]
+    samples = []
+    for repeat, extracted in enumerate(repeats):
+        # A metric over several repeats is their mean: each repeat is scored by the task's own metric.
+        score = row[metric] if len(repeats) == 1 else task.process_results(row["doc"], [extracted])[metric]
+        samples.append(
+            _sample(row, repeat, str(responses[repeat]), None if extracted in _NO_ANSWER else str(extracted), score)
+        )
+    return samples
+
+
+def _chosen(task: Any, row: dict[str, Any]) -> list[Sample]:
+    """A multiple-choice document: the response is the choice with the highest log-likelihood."""
+    choices = [str(c) for c in task.doc_to_choice(row["doc"])]
+    logs = [float(r[0]) for r in row["filtered_resps"]]
+    best = choices[max(range(len(choices)), key=logs.__getitem__)]
+    target = row["target"]
+    named = {**row, "target": choices[target] if isinstance(target, int) else target}
+    return [_sample(named, 0, best, best, row[row["metrics"][0]])]
+
+
+def _sample(row: dict[str, Any], repeat: int, response: str, extracted: str | None, score: Any) -> Sample:
+    prompt = str(row["arguments"][0][0])
+    return Sample(
+        doc_id=int(row["doc_id"]),
+        repeat=repeat,
+        prompt=prompt,
+        prompt_hash=hashlib.sha256(prompt.encode()).hexdigest(),
+        response=response,
+        extracted=extracted,
+        target=str(row["target"]),
+        score=float(score),
+    )
+
+
+def _mean_over_items(samples: Sequence[Sample]) -> float:
+    by_item: dict[int, list[float]] = {}
+    for sample in samples:
+        by_item.setdefault(sample.doc_id, []).append(sample.score)
+    return sum(sum(scores) / len(scores) for scores in by_item.values()) / len(by_item)
+
+
+def _engine(subject: Subject) -> str:
+    import torch
+    import transformers
+
+    dtype = str(next(subject.model.parameters()).dtype).removeprefix("torch.")
+    return f"hf transformers {transformers.__version__} torch {torch.__version__} {dtype} {subject.device}"

@@ -1,0 +1,354 @@
+"""The command line: run · plugins · report · db · doctor. Each command imports its work when it is called."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness import __version__
+from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.host.manager import Manager
+    from harness.host.plan import Plan
+    from harness.host.registry import Roster
+
+REPORTS = (
+    "overview", "steps", "recovery", "groups", "components", "dictionaries", "grades", "features", "categories",
+)  # fmt: skip
+FORMATS = ("table", "json", "csv", "md", "latex")
+STAGES_HELP = "train, evaluate, probe, learn, interpret or ablate"
+
+
+class _Formatted(click.Group):
+    """A group whose commands are listed in the order in which one needs them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_Formatted,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with:  harness run --plugin rank1-lora   then:  harness report",
+)
+@click.version_option(__version__, prog_name="harness")
+@click.option(
+    "--registry", metavar="FILE", help="Roster to use. Default: $HARNESS_REGISTRY, ./registry.yaml, the package's."
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks and debug logs.")
+@click.pass_context
+def cli(ctx: click.Context, registry: str | None, debug: bool) -> None:
+    """Evaluate and take apart fine-tuned language models, by plugins.
+
+    A study trains an adapter, evaluates it, reads its scalars on every token, learns a dictionary on them,
+    interprets and
+    grades the features, and ablates components. Everything ends up in results.db.
+    """
+    ctx.obj = {"registry": registry, "debug": debug}
+    _configure_logging(debug)
+
+
+def _configure_logging(debug: bool) -> None:
+    import logging
+
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _load(ctx: click.Context) -> tuple[Roster, Manager]:
+    from harness.host.manager import Manager
+    from harness.host.registry import find_roster, read_roster
+
+    roster = read_roster(find_roster(ctx.obj["registry"]))
+    return roster, Manager(roster)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+    return Console(stderr=stderr, width=width, soft_wrap=False)
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  harness run --plugin rank1-lora
+  harness run --plugin rank1-lora --dry-run
+  harness run --plugin rank1-lora --set rank1-lora.rank=4 --set features.documents=200
+  harness run --plugin rank1-lora --only interpret --provider openai:gpt-5-mini
+  harness run --plugin batch-topk --set batch-topk.k=8
+  harness run --plugin rank1-lora --set model.path=/models/Qwen2.5-1.5B-Instruct --set data.path=traces.jsonl"""
+)
+@click.option(
+    "--plugin", "target", required=True, metavar="NAME", help="A study of the roster, or one plugin with what it needs."
+)
+@click.option("--preset", metavar="P", help="A preset of the study (harness plugins show STUDY).")
+@click.option(
+    "--set", "pairs", multiple=True, metavar="NAME.KEY=VALUE", help="Override a setting; repeatable; wins over all."
+)
+@click.option(
+    "--provider", metavar="NAME[:MODEL]", help="LLM for interpretation, e.g. openai:gpt-5-mini or anthropic:MODEL."
+)
+@click.option("--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL.")
+@click.option(
+    "--artifacts", default="artifacts", show_default=True, metavar="DIR", help="Checkpoints, activations, dictionaries."
+)
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the run; part of every key."
+)
+@click.option("--device", default="auto", show_default=True, help="torch device; auto is the first GPU, else the CPU.")
+@click.option("--only", multiple=True, metavar="STAGE", help=f"Only {STAGES_HELP}, and what it needs; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: each step, its key, done or to do, estimated cost.")
+@click.option("--force", is_flag=True, help="Do every step again, also those that are done.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    target: str,
+    preset: str | None,
+    pairs: Sequence[str],
+    provider: str | None,
+    db: str,
+    artifacts: str,
+    seed: int,
+    device: str,
+    only: Sequence[str],
+    dry_run: bool,
+    force: bool,
+) -> None:
+    """Run a study (or one plugin). Steps that are done are skipped; a killed run goes on where it was."""
+    from pathlib import Path
+
+    from harness.host.plan import make_plan, parse_settings
+    from harness.host.runner import Runner
+    from harness.report.live import LiveDisplay
+    from harness.results.store import Store
+
+    console = _console(stderr=True)
+    roster, manager = _load(ctx)
+    plan = make_plan(
+        roster,
+        manager,
+        target,
+        preset=preset,
+        settings=parse_settings(pairs),
+        seed=seed,
+        only=only,
+        provider=provider,
+    )
+    with Store.open(db) as store:
+        display = LiveDisplay(console)
+        runner = Runner(plan, manager, store, Path(artifacts), device=device, force=force, display=display)
+        runner.check()
+        if dry_run:
+            _print_plan(plan, runner.pending(), _console())
+            return
+        pending = runner.pending()
+        if not pending:
+            runner.run()
+            console.print(f"everything is done: {len(plan.steps)} steps in {db} (see: harness report)", markup=False)
+            return
+        with display:
+            summary = runner.run()
+    console.print(
+        f"run {summary.run_id}: {summary.n_steps - summary.n_reused} steps done, {summary.n_reused} reused, "
+        f"{summary.wall_s:.0f} s (see: harness report)",
+        markup=False,
+    )
+
+
+def _print_plan(plan: Plan, pending: Sequence[str], console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from harness.host.estimate import estimate
+
+    costs = estimate(plan)
+    table = Table(title=f"Plan of {plan.study}, preset {plan.preset or 'none'}, seed {plan.seed}", title_justify="left")
+    for column in ("step", "plugin", "key", "state", "estimated cost"):
+        table.add_column(column, no_wrap=True)
+    for step in plan.steps:
+        to_do = step.name in pending
+        state = Text("to do", style="yellow") if to_do else Text("done", style="green")
+        table.add_row(step.name, step.plugin or "-", step.key[:12], state, costs[step.name].text() if to_do else "-")
+    console.print(table)
+    console.print(f"{len(pending)} of {len(plan.steps)} steps to do", markup=False)
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def plugins(ctx: click.Context) -> None:
+    """List plugins and studies, show one's settings, or print the hook reference."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(plugins_list)
+
+
+@plugins.command("list")
+@click.pass_context
+def plugins_list(ctx: click.Context) -> None:
+    """Every plugin and study: name, stage, origin, version, summary."""
+    from harness.report.roster import plugin_table, study_table
+
+    roster, manager = _load(ctx)
+    console = _console()
+    console.print(study_table(roster))
+    console.print(plugin_table(manager))
+
+
+@plugins.command("show")
+@click.argument("name")
+@click.pass_context
+def plugins_show(ctx: click.Context, name: str) -> None:
+    """Settings of a plugin or study: name, type, default, meaning."""
+    from harness.report.roster import describe
+
+    roster, manager = _load(ctx)
+    for part in describe(roster, manager, name):
+        _console().print(part)
+
+
+@plugins.command("hooks")
+def plugins_hooks() -> None:
+    """The hook reference: every hook with its arguments and meaning."""
+    from harness.report.roster import hook_reference
+
+    _console().print(hook_reference(), markup=False, highlight=False)
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  harness report
+  harness report recovery groups
+  harness report components --format json | jq '.[] | select(.projection == null)'
+  harness report features --format csv > features.csv
+  harness report recovery --run 3 --format latex"""
+)
+@click.argument("sections", nargs=-1, metavar=f"[{'|'.join(REPORTS)}]...")
+@click.option("--run", "run_id", default="latest", show_default=True, metavar="latest|ID", help="Which run.")
+@click.option("--format", "form", default="table", show_default=True, type=click.Choice(FORMATS), help="Output format.")
+@click.option("--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL.")
+def report(sections: Sequence[str], run_id: str, form: str, db: str) -> None:
+    """Tables of a run; all of them where none is named. Every number has its n and an interval or a unit."""
+    from harness.errors import UnknownName
+    from harness.report.render import render
+
+    for section in sections:
+        if section not in REPORTS:
+            raise UnknownName("report", section, REPORTS)
+    console = _console()
+    render(sections or REPORTS, db=db, run=run_id, form=form, console=console)
+
+
+@cli.group()
+def db() -> None:
+    """The results database: where it is, its schema, and upgrading it."""
+
+
+_DB = click.option(
+    "--db", "url", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
+)
+
+
+@db.command("path")
+@_DB
+def db_path(url: str) -> None:
+    """Print the database's URL."""
+    from harness.results.database import database_url
+
+    click.echo(database_url(url))
+
+
+@db.command("upgrade")
+@_DB
+def db_upgrade(url: str) -> None:
+    """Create the database, or bring an older one up to this version's schema. Nothing stored is lost."""
+    from harness.results.database import schema_version
+    from harness.results.store import Store
+
+    with Store.open(url) as store:
+        click.echo(f"{url}: schema {schema_version(store.engine)}")
+
+
+@db.command("schema")
+def db_schema() -> None:
+    """Print the tables and views as SQL."""
+    from harness.results.database import schema_sql
+
+    click.echo(schema_sql())
+
+
+@cli.command()
+@click.option(
+    "--db", "url", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
+)
+@click.pass_context
+def doctor(ctx: click.Context, url: str) -> None:
+    """Versions, devices, extras, API keys (present: yes or no), database and roster."""
+    from harness.report.doctor import checks
+
+    console = _console()
+    failed = False
+    for name, ok, text in checks(ctx.obj["registry"], url):
+        failed |= ok is False
+        mark = {True: "[green]ok[/]", False: "[red]!![/]", None: "[dim]--[/]"}[ok]
+        console.print(f"{mark} {name:<14}", end=" ")
+        console.print(text, markup=False, highlight=False)
+    if failed:
+        ctx.exit(1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: one sentence and an exit code for every failure; tracebacks only with --debug."""
+    # Set before torch is loaded: OpenMP threads that wait by spinning make a shared machine 10 to 20 times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    try:
+        result: Any = cli.main(args, prog_name="harness", standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except click.exceptions.Abort:
+        _fail("interrupted; what is done is kept, run again to go on", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; what is done is kept, run again to go on", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except HarnessError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        _fail(_say_os_error(error), 1)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"{type(error).__name__}: {error} (a fault of the harness or a plugin; --debug shows the traceback)", 1)
+
+
+def _say_os_error(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"no space left on the disk{where}; what is stored is kept: free some space and run again"
+    return f"{error.strerror or error}{where}"
+
+
+def _fail(sentence: str, code: int) -> None:
+    click.echo(f"harness: {sentence}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

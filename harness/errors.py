@@ -1,0 +1,64 @@
+"""What can go wrong, as sentences a user can act on.
+
+HarnessError            exit 1: the run stopped; what is stored stays stored
+├── UsageError          exit 2: the command line, the roster or a config is wrong
+│   ├── UnknownName     a name nobody offers; the nearest are named
+│   └── RosterError     a fault in registry.yaml (file, line, field)
+├── ModelError          a model, tokenizer or adapter that cannot be used
+├── DataError           a data file that cannot be used (the row is named)
+├── ResultsError        results.db cannot be opened, read or written
+├── ProviderError       an LLM provider refused or cannot be reached
+└── StorageError        the disk is full or a folder is not writable
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """A failure with a sentence that names the thing and the cure."""
+
+    exit_code = 1
+
+
+class UsageError(HarnessError):
+    """The command line, the roster or a config value is wrong."""
+
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that nothing offers."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+        known = sorted(set(known))
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:3]
+        listed = ", ".join(repr(n) for n in near) if near else "none is registered"
+        super().__init__(f"no {kind} {name!r}; nearest: {listed}" + (f" ({hint})" if hint else ""))
+        self.name, self.nearest = name, tuple(near)
+
+
+class RosterError(UsageError):
+    """A fault in registry.yaml, with file, line and field."""
+
+
+class ModelError(HarnessError):
+    """A model, tokenizer or adapter that cannot be used."""
+
+
+class DataError(HarnessError):
+    """A data file that cannot be used."""
+
+
+class ResultsError(HarnessError):
+    """results.db cannot be opened, read or written."""
+
+
+class ProviderError(HarnessError):
+    """An LLM provider refused, cannot be reached, or has no key."""
+
+
+class StorageError(HarnessError):
+    """The disk is full or a folder is not writable."""

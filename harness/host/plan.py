@@ -1,0 +1,318 @@
+"""From a study to ordered steps with keys.
+
+A step's key is the sha256 of everything its result depends on: kind, plugin, plugin version, config, seed, model,
+data, chat
+format, and the keys of the steps it reads. A key that is done is never run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+
+from harness import __version__
+from harness.config import Config, digest
+from harness.errors import UnknownName, UsageError
+from harness.host.manager import Manager
+from harness.host.registry import SECTIONS, EvaluateConfig, FeaturesConfig, Roster, StudyRow, find_study
+from harness.model.chat import ChatFormat
+from harness.model.traces import DataConfig
+from harness.model.traces import fingerprint as data_fingerprint
+from harness.records import ModelRef
+
+Kind = Literal["train", "evaluate", "probe", "learn", "interpret", "categorise", "ablate"]
+ONLY = {
+    "train": ("train",),
+    "evaluate": ("evaluate",),
+    "probe": ("probe",),
+    "learn": ("learn",),
+    "interpret": ("interpret", "categorise"),
+    "ablate": ("ablate",),
+}
+"""What `--only` takes -> kinds of step."""
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""name -> key -> value, as given by `--set` or a preset."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do.
+
+    Attributes:
+        name: unique in the plan, e.g. `learn/batch-topk`.
+        kind: what it does.
+        plugin: who does it; None for evaluations, which the harness does itself.
+        config: the plugin's validated config.
+        inputs: names of the steps whose outputs it reads.
+        key: see the module's docstring.
+        seed: derived from the run's seed and the name.
+        variant: for evaluations, which model.
+    """
+
+    name: str
+    kind: Kind
+    plugin: str | None
+    config: Config
+    inputs: tuple[str, ...]
+    key: str
+    seed: int
+    variant: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study with all settings resolved, and its steps in the order in which they run."""
+
+    study: str
+    preset: str | None
+    row: StudyRow
+    seed: int
+    steps: tuple[Step, ...]
+
+    def step(self, name: str) -> Step:
+        """The step of that name."""
+        return next(s for s in self.steps if s.name == name)
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`["rank1-lora.epochs=3"]` -> `{"rank1-lora": {"epochs": 3}}`; values are YAML.
+
+    Raises:
+        UsageError: not of the form NAME.KEY=VALUE.
+    """
+    settings: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        left, equals, value = pair.partition("=")
+        name, dot, key = left.strip().rpartition(".")
+        if not (equals and dot and name and key):
+            raise UsageError(f"--set {pair!r}: write NAME.KEY=VALUE, for example rank1-lora.epochs=3")
+        try:
+            settings.setdefault(name, {})[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {pair!r}: the value is not YAML: {error}") from error
+    return settings
+
+
+def make_plan(
+    roster: Roster,
+    manager: Manager,
+    target: str,
+    *,
+    preset: str | None = None,
+    settings: Settings | None = None,
+    seed: int = 0,
+    only: Sequence[str] = (),
+    provider: str | None = None,
+) -> Plan:
+    """Plan a study, or a single plugin with what it needs.
+
+    Args:
+        roster: the roster.
+        manager: loads the plugins' configs.
+        target: study name; else plugin name, planned within the default study.
+        preset: a preset of the study.
+        settings: what `--set` gave; wins over everything.
+        seed: of the run.
+        only: stages to run (keys of `ONLY`), with the steps they need.
+        provider: `name[:model]` for every role; an interpreter that asks a provider then replaces those that do not.
+
+    Raises:
+        UsageError: an unknown name or a value out of range.
+    """
+    single = target if target not in roster.studies else None
+    study = roster.default_study if single else target
+    if single and single not in manager.names():
+        raise UnknownName("study or plugin", single, [*roster.studies, *manager.names()], hint="list: harness plugins")
+    row = find_study(roster, study)
+    layers = _layers(row, preset, settings or {}, manager, study)
+    row = _resolve_sections(row, layers)
+    if single:
+        row = _only_plugin(row, single, manager)
+    if provider:
+        row = _with_provider(row, provider, manager)
+    builder = _Builder(manager, row, layers, seed)
+    steps = builder.build()
+    wanted = [s.name for s in steps if s.plugin == single] if single else [s.name for s in steps]
+    if only:
+        for stage in only:
+            if stage not in ONLY:
+                raise UnknownName("stage", stage, ONLY)
+        kinds = {kind for stage in only for kind in ONLY[stage]}
+        wanted = [s.name for s in steps if s.name in wanted and s.kind in kinds]
+        if not wanted:
+            raise UsageError(f"{target} has no steps of stage {', '.join(only)}")
+    return Plan(study, preset, row, seed, _with_ancestors(steps, wanted))
+
+
+def _layers(row: StudyRow, preset: str | None, settings: Settings, manager: Manager, study: str) -> list[Settings]:
+    if preset is not None and preset not in row.presets:
+        raise UnknownName(f"preset of {study}", preset, row.presets)
+    layers: list[Settings] = []
+    for flat in (row.set, row.presets.get(preset or "", {})):
+        nested: dict[str, dict[str, Any]] = {}
+        for dotted, value in flat.items():
+            name, _, key = dotted.rpartition(".")
+            nested.setdefault(name, {})[key] = value
+        layers.append(nested)
+    layers.append(settings)
+    for layer in layers:
+        for name in layer:
+            if name not in SECTIONS and name not in manager.names():
+                raise UnknownName("plugin or section", name, [*SECTIONS, *manager.names()], hint="--set NAME.KEY=VALUE")
+    return layers
+
+
+def _resolve_sections(row: StudyRow, layers: Sequence[Settings]) -> StudyRow:
+    update: dict[str, Any] = {}
+    kinds: dict[str, type[Config]] = {
+        "data": DataConfig, "chat": ChatFormat, "evaluate": EvaluateConfig, "features": FeaturesConfig,
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        update[name] = kind.merged(name, getattr(row, name).model_dump(), *(layer.get(name, {}) for layer in layers))
+    model = row.model.model_dump()
+    providers = dict(row.providers)
+    for layer in layers:
+        for key, value in layer.get("model", {}).items():
+            if key not in ModelRef.model_fields:
+                raise UnknownName("key of model", key, ModelRef.model_fields)
+            model[key] = value
+        providers.update({k: str(v) for k, v in layer.get("providers", {}).items()})
+    try:
+        update["model"] = ModelRef.model_validate(model)
+    except ValueError as error:
+        raise UsageError(f"model: {error}") from error
+    return row.model_copy(update={**update, "providers": providers})
+
+
+def _only_plugin(row: StudyRow, name: str, manager: Manager) -> StudyRow:
+    stage = manager.stage_of(name)
+    if stage == "providers":
+        raise UsageError(
+            f"{name!r} is an LLM provider, not something to run; use: harness run --plugin STUDY --provider {name}"
+        )
+    if stage == "trainers":
+        return row.model_copy(update={"adapter": name, "reference": None})
+    return row.model_copy(update={stage: (name,)})
+
+
+def _with_provider(row: StudyRow, provider: str, manager: Manager) -> StudyRow:
+    name = provider.partition(":")[0]
+    if name not in manager.names() or manager.stage_of(name) != "providers":
+        known = [n for n in manager.names() if manager.stage_of(n) == "providers"]
+        raise UnknownName("provider", name, known, hint="list: harness plugins")
+    offered = [n for n in manager.names() if manager.stage_of(n) == "interpreters"]
+    able = [n for n in offered if manager.offer(n).registration.asks_llm]
+    asking = tuple(n for n in row.interpreters if n in able) or tuple(able[:1])
+    return row.model_copy(update={"providers": {"default": provider}, "interpreters": asking})
+
+
+def _with_ancestors(steps: Sequence[Step], wanted: Sequence[str]) -> tuple[Step, ...]:
+    by_name = {s.name: s for s in steps}
+    keep: set[str] = set()
+    todo = list(wanted)
+    while todo:
+        name = todo.pop()
+        if name not in keep:
+            keep.add(name)
+            todo.extend(by_name[name].inputs)
+    return tuple(s for s in steps if s.name in keep)
+
+
+class _Builder:
+    """Puts a study's steps in order, inputs before what reads them."""
+
+    def __init__(self, manager: Manager, row: StudyRow, layers: Sequence[Settings], seed: int) -> None:
+        from harness.benchmarks.fingerprint import benchmark_fingerprint
+        from harness.host.fingerprint import model_fingerprint
+
+        self.manager, self.row, self.layers, self.seed = manager, row, layers, seed
+        self.steps: dict[str, Step] = {}
+        self.world = {
+            "harness": __version__,
+            "model": [row.model.model_dump(), model_fingerprint(row.model)],
+            "chat": row.chat.model_dump(),
+        }
+        self.data = [row.data.model_dump(), data_fingerprint(row.data)]
+        self.benchmarks = {
+            name: benchmark_fingerprint(name, row.evaluate.task_paths) for name in row.evaluate.benchmarks
+        }
+
+    def build(self) -> tuple[Step, ...]:
+        """All steps of the study."""
+        row = self.row
+        adapter = self._plugin("train", "trainers", row.adapter, (), self.data)
+        reference = self._plugin("train", "trainers", row.reference, (), self.data) if row.reference else None
+        if row.evaluate.benchmarks:
+            for variant, inputs in (
+                ("base", ()),
+                ("adapter", (adapter,)),
+                ("full", (reference,) if reference else None),
+            ):
+                if inputs is not None:
+                    self._evaluate(variant, inputs)
+        sources = self._sources(adapter)
+        for name in row.interpreters:
+            explained = [
+                self._plugin(
+                    "interpret", "interpreters", name, (source,), row.providers, suffix=source.partition("/")[2]
+                )
+                for source in sources
+            ]
+            self._plugin("categorise", "interpreters", name, tuple(explained), row.providers)
+        for name in row.ablations:
+            settings = [self.data, self.benchmarks, row.evaluate.model_dump(exclude={"batch_size"})]
+            self._plugin("ablate", "ablations", name, (adapter,), settings)
+        return tuple(self.steps.values())
+
+    def _sources(self, adapter: str) -> list[str]:
+        """Probe and dictionary steps: everything that has features."""
+        read = [self.data, self.row.features.model_dump()]
+        probes = [self._plugin("probe", "probes", name, (adapter,), read) for name in self.row.probes]
+        learned = []
+        for name in self.row.dictionaries:
+            needs = self.manager.offer(name).registration.needs or self.row.probes[:1]
+            if not needs:
+                raise UsageError(f"{name!r} reads a probe's activations, and the study has no probe")
+            inputs = tuple(self._plugin("probe", "probes", need, (adapter,), read) for need in needs)
+            learned.append(self._plugin("learn", "dictionaries", name, (*inputs, adapter), read))
+        return [*probes, *learned]
+
+    def _plugin(
+        self, kind: Kind, stage: str, name: str, inputs: tuple[str, ...], settings: object, *, suffix: str = ""
+    ) -> str:
+        full = "/".join(filter(None, (kind, name, suffix)))
+        if full in self.steps:
+            return full
+        found = self.manager.stage_of(name)
+        if found != stage:
+            known = [n for n in self.manager.names() if self.manager.stage_of(n) == stage]
+            raise UnknownName(stage.removesuffix("s"), name, known, hint=f"{name!r} is one of {found}")
+        config = self.manager.config(name, *(layer.get(name, {}) for layer in self.layers))
+        version = self.manager.offer(name).registration.version
+        return self._add(full, kind, name, config, inputs, [version, settings])
+
+    def _evaluate(self, variant: str, inputs: tuple[str, ...]) -> None:
+        settings = [self.benchmarks, variant]
+        self._add(f"evaluate/{variant}", "evaluate", None, self.row.evaluate, inputs, settings, variant)
+
+    def _add(
+        self,
+        name: str,
+        kind: Kind,
+        plugin: str | None,
+        config: Config,
+        inputs: tuple[str, ...],
+        settings: object,
+        variant: str | None = None,
+    ) -> str:
+        hashed = [
+            kind, plugin, config.model_dump(mode="json"), settings, self.seed, self.world,
+            [self.steps[i].key for i in inputs],
+        ]  # fmt: skip
+        step_seed = int(digest([self.seed, name])[:7], 16)
+        self.steps[name] = Step(name, kind, plugin, config, inputs, digest(hashed), step_seed, variant)
+        return name

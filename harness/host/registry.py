@@ -1,0 +1,215 @@
+"""registry.yaml, the roster: which plugins there are, and which studies are made of them.
+
+An error names file, line and field. Precedence of settings: field default < plugin's row < study's `set` < preset <
+`--set`.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, PositiveInt, ValidationError
+
+from harness.config import Config
+from harness.errors import RosterError, UnknownName
+from harness.model.chat import ChatFormat
+from harness.model.traces import DataConfig
+from harness.records import ModelRef
+from harness.stages import Stage
+
+Location = tuple[str | int, ...]
+
+
+class PluginRow(Config):
+    """A plugin in the roster."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """What users type."""
+    stage: Stage
+    """Stage, folder and hook."""
+    module: str
+    """Importable module with the hook implementation."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings that differ from the plugin's defaults."""
+
+
+class EvaluateConfig(Config):
+    """How benchmarks are run, the same for every model variant."""
+
+    benchmarks: tuple[str, ...] = ()
+    """lm-eval task names: the harness's own, those in `task_paths`, or lm-eval's."""
+    limit: PositiveInt | None = None
+    """First n items of each benchmark; None is all."""
+    task_paths: tuple[str, ...] = ()
+    """Folders with lm-eval task YAMLs of your own."""
+    batch_size: PositiveInt = 256
+    """Prompts generated together."""
+
+
+class FeaturesConfig(Config):
+    """Which tokens are read and which exemplars are kept, the same for every source of features."""
+
+    documents: PositiveInt | None = None
+    """First n traces; None is all."""
+    exemplars: PositiveInt = 64
+    """Highest activations kept per feature and polarity (the paper's 64)."""
+    per_document: PositiveInt = 4
+    """At most this many exemplars from one document."""
+    window: PositiveInt = 12
+    """Tokens shown on each side of an exemplar."""
+
+
+class StudyRow(Config):
+    """A study: a model, its data, and the plugins of each stage."""
+
+    summary: str
+    """One line for `harness plugins list`."""
+    model: ModelRef
+    """Base model."""
+    data: DataConfig
+    """Training traces, also the documents that are read and ablated on."""
+    chat: ChatFormat = ChatFormat()
+    """The one format of all text."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Benchmarks."""
+    features: FeaturesConfig = FeaturesConfig()
+    """Capture and exemplars."""
+    adapter: str
+    """Trainer of the adapter that is studied."""
+    reference: str | None = None
+    """Trainer of the full fine-tune that recovery is measured against."""
+    probes: tuple[str, ...] = ()
+    """Probes."""
+    dictionaries: tuple[str, ...] = ()
+    """Dictionary learners, on the adapter's activations."""
+    interpreters: tuple[str, ...] = ()
+    """Interpreters, each over every source."""
+    ablations: tuple[str, ...] = ()
+    """Ablations."""
+    providers: dict[str, str] = Field(default_factory=dict)
+    """LLM per role (explainer, categories, categoriser; `default` for the rest): `name:model`."""
+    paper_benchmarks: dict[str, str] = Field(default_factory=dict)
+    """Our benchmark -> the paper's benchmark shown beside it."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """`name.key: value` settings of this study."""
+    presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Named sets of `name.key: value` settings."""
+
+
+SECTIONS = ("model", "data", "chat", "evaluate", "features", "providers")
+"""Parts of a study that `--set SECTION.KEY=VALUE` reaches, beside the plugins."""
+
+
+class Roster(Config):
+    """The whole file."""
+
+    version: int = Field(ge=1, le=1)
+    """Format of the file."""
+    default_study: str
+    """Study that lends its model, data and adapter to `--plugin NAME` where NAME is a plugin."""
+    plugins: tuple[PluginRow, ...]
+    """All plugins."""
+    studies: dict[str, StudyRow]
+    """All studies."""
+
+
+def find_roster(given: str | None) -> Path:
+    """`--registry`, `$HARNESS_REGISTRY`, `./registry.yaml`, else the one that comes with the package.
+
+    Raises:
+        RosterError: the file that was named does not exist.
+    """
+    for name, origin in ((given, "--registry"), (os.environ.get("HARNESS_REGISTRY"), "$HARNESS_REGISTRY")):
+        if name:
+            if not Path(name).is_file():
+                raise RosterError(f"{origin}: no file {name}")
+            return Path(name)
+    local = Path("registry.yaml")
+    return local if local.is_file() else Path(str(files("harness").joinpath("registry.yaml")))
+
+
+def read_roster(path: Path) -> Roster:
+    """Read and check a roster.
+
+    Raises:
+        RosterError: not YAML, an unknown or missing field, a wrong value, a duplicate name, a study that names a plugin
+            of another stage.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise RosterError(f"{path}{line}: {getattr(error, 'problem', None) or error}") from error
+    lines: dict[Location, int] = {}
+    if node is not None:
+        _index_lines(node, (), lines)
+    _refuse_duplicate_keys(node, path)
+    try:
+        roster = Roster.model_validate(data)
+    except ValidationError as error:
+        errors = error.errors()
+        # A misspelt field is both an extra one and a missing one: the extra one is what the user typed.
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+        raise RosterError(_say(path, lines, first["loc"], first["msg"])) from error
+    _check_names(roster, path, lines)
+    return roster
+
+
+def _index_lines(node: yaml.Node, place: Location, lines: dict[Location, int]) -> None:
+    lines[place] = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            _index_lines(value, (*place, key.value), lines)
+            lines[(*place, key.value)] = key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            _index_lines(value, (*place, i), lines)
+
+
+def _refuse_duplicate_keys(node: yaml.Node | None, path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise RosterError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is given twice")
+            seen.add(key.value)
+            _refuse_duplicate_keys(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicate_keys(value, path)
+
+
+def _say(path: Path, lines: dict[Location, int], place: Location, message: str) -> str:
+    known = place
+    while known and known not in lines:
+        known = known[:-1]
+    field = ".".join(str(p) for p in place)
+    return f"{path}:{lines.get(known, 1)}: {field}: {message}"
+
+
+def _check_names(roster: Roster, path: Path, lines: dict[Location, int]) -> None:
+    seen: set[str] = set()
+    for i, row in enumerate(roster.plugins):
+        if row.name in seen:
+            raise RosterError(_say(path, lines, ("plugins", i, "name"), f"{row.name!r} is given twice"))
+        seen.add(row.name)
+    if roster.default_study not in roster.studies:
+        raise RosterError(_say(path, lines, ("default_study",), f"no study {roster.default_study!r}"))
+
+
+def find_study(roster: Roster, name: str) -> StudyRow:
+    """The study of that name.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    if name not in roster.studies:
+        raise UnknownName("study", name, roster.studies)
+    return roster.studies[name]

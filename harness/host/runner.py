@@ -1,0 +1,315 @@
+"""The runner: does what is not yet done, stores every record as it comes, and is the only writer of results.
+
+An interrupted step keeps its folder and its stored items, and goes on from them. One run writes to a SQLite file at a
+time; a second one waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from harness.errors import HarnessError, ResultsError
+from harness.hookspecs import StepFinished, StepProgressed, StepStarted
+from harness.host.manager import Manager
+from harness.host.plan import Plan, Step
+from harness.host.provenance import Provenance, collect
+from harness.host.steps import Workbench, execute, fresh_folder, provider_for
+from harness.records import ActivationSet, Checkpoint, Dictionary
+from harness.results.store import Store
+from harness.stages import Progress, RunContext, SilentProgress
+
+_log = logging.getLogger(__name__)
+_ARTEFACTS: dict[str, type[Checkpoint] | type[ActivationSet] | type[Dictionary]] = {
+    "Checkpoint": Checkpoint,
+    "ActivationSet": ActivationSet,
+    "Dictionary": Dictionary,
+}
+
+
+class Display(Protocol):
+    """Where a person watches a run."""
+
+    def begin(self, step: str, position: int, total: int) -> Progress:
+        """A step begins; returns where it reports its progress."""
+        ...
+
+    def end(self, step: str, status: str, wall_s: float) -> None:
+        """A step ended as `done`, `reused`, `failed` or `interrupted`."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say a sentence."""
+        ...
+
+
+class Quiet:
+    """A display that shows nothing."""
+
+    def begin(self, step: str, position: int, total: int) -> Progress:
+        """Show nothing."""
+        return SilentProgress()
+
+    def end(self, step: str, status: str, wall_s: float) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run went."""
+
+    run_id: int
+    n_steps: int
+    n_reused: int
+    wall_s: float
+
+
+class Runner:
+    """Runs a plan against a database and an artefact folder."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        manager: Manager,
+        store: Store,
+        artifacts: Path,
+        *,
+        device: str = "cpu",
+        force: bool = False,
+        display: Display | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            plan: what to do.
+            manager: the loaded plugins.
+            store: the database.
+            artifacts: folder for checkpoints, activations and dictionaries.
+            device: torch device, or `auto`.
+            force: do every step again, also those that are done.
+            display: where a person watches.
+            provenance: of the run; collected here where it is not given.
+        """
+        self.plan, self.manager, self.store, self.artifacts = plan, manager, store, artifacts.resolve()
+        self.force, self.display = force, display or Quiet()
+        self._wanted_device, self._device = device, None if device == "auto" else device
+        self.provenance = provenance or collect()
+        self.folders = {s.name: self.artifacts / folder_name(s) for s in plan.steps}
+        self.bench = Workbench(plan, manager, self.folders, self._explanations)
+
+    def check(self) -> None:
+        """Find what would fail after minutes of work: a bad row of data, benchmarks that nobody knows.
+
+        Raises:
+            DataError: the traces cannot be read.
+            UnknownName: a benchmark's name.
+        """
+        if self.pending():
+            self.bench.traces()
+        if any(self.plan.step(name).kind in ("evaluate", "ablate") for name in self.pending()):
+            from harness.benchmarks.catalogue import check_benchmarks
+
+            evaluate = self.plan.row.evaluate
+            check_benchmarks(evaluate.benchmarks, [Path(p) for p in evaluate.task_paths])
+
+    def pending(self) -> list[str]:
+        """Names of the steps that would run."""
+        return [s.name for s in self.plan.steps if self.force or self._done_before(s) is None]
+
+    def run(self) -> RunSummary:
+        """Do what is not done.
+
+        Raises:
+            HarnessError: a step failed; what it stored stays, and the next run goes on from there.
+            KeyboardInterrupt: likewise.
+        """
+        began = time.monotonic()
+        with _alone(self.store, self.display):
+            run_id = self.store.begin_run(
+                study=self.plan.study,
+                preset=self.plan.preset,
+                seed=self.plan.seed,
+                device=self._wanted_device,
+                provenance=self.provenance,
+                model=self.plan.row.model.path,
+                paper_benchmarks=self.plan.row.paper_benchmarks,
+            )
+            status, reason, reused = "failed", "ended unexpectedly", 0
+            try:
+                for position, step in enumerate(self.plan.steps):
+                    reused += self._step(run_id, position, step)
+                status, reason = "done", ""
+            except KeyboardInterrupt:
+                status, reason = "interrupted", "interrupted by the user"
+                raise
+            except HarnessError as error:
+                reason = str(error)
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise
+            finally:
+                self.store.finish_run(run_id, status=status, reason=reason or None)
+        return RunSummary(run_id, len(self.plan.steps), reused, time.monotonic() - began)
+
+    def _step(self, run_id: int, position: int, step: Step) -> bool:
+        """Run or reuse one step; True where it was reused."""
+        found = None if self.force else self._done_before(step)
+        if found is not None:
+            self.bench.outputs[step.name] = found
+            self.store.link_reused(run_id, self._step_id(step), position)
+            self.display.end(step.name, "reused", 0.0)
+            return True
+        stale = self.store.find_step(step.key)
+        redo = stale is not None and (self.force or stale.status == "done")
+        step_id, done = self.store.begin_step(
+            run_id, position, **self._describe(step), provenance=self.provenance, restart=redo
+        )
+        folder = fresh_folder(self.folders[step.name], keep=bool(stale) and not redo)
+        progress = self.display.begin(step.name, position + 1, len(self.plan.steps))
+        run = self._context(step, step_id, folder, done, progress)
+        self.manager.notify(self.manager.pm.hook.harness_step_started, StepStarted(step.name, step.key, len(done)))
+        began = time.monotonic()
+        status, reason = "failed", "ended unexpectedly"
+        try:
+            self.manager.pm.hook.harness_run_step(
+                step=step.name, stage=step.kind, execute=lambda: self._store_records(step, step_id, run)
+            )
+            status, reason = "done", ""
+        except KeyboardInterrupt:
+            status, reason = "interrupted", "interrupted by the user"
+            raise
+        except Exception as error:
+            reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            wall_s = time.monotonic() - began
+            outputs = self.bench.outputs.get(step.name, {}) if status == "done" else {}
+            self.store.finish_step(
+                step_id, status=status, reason=reason or None, wall_s=wall_s, output=self._portable(outputs)
+            )
+            self.display.end(step.name, status, wall_s)
+            finished = StepFinished(step.name, step.key, status, wall_s, reason or None)
+            self.manager.notify(self.manager.pm.hook.harness_step_finished, finished)
+        return False
+
+    def _store_records(self, step: Step, step_id: int, run: RunContext) -> int:
+        stored = 0
+        outputs = self.bench.outputs.setdefault(step.name, {})
+        for record in execute(step, self.bench, run):
+            self.store.write(step_id, record)
+            kind = type(record).__name__
+            if kind in _ARTEFACTS:
+                outputs[kind] = record
+            stored += 1
+            event = StepProgressed(step.name, record.item)
+            self.manager.notify(self.manager.pm.hook.harness_step_progressed, event)
+        return stored
+
+    def _context(self, step: Step, step_id: int, folder: Path, done: frozenset[str], progress: Progress) -> RunContext:
+        evaluate = self.plan.row.evaluate
+        return RunContext(
+            out_dir=folder,
+            seed=step.seed,
+            device=self.device(),
+            done=done,
+            progress=progress,
+            calls=self.store.calls(step_id),
+            provider=provider_for(self.bench),
+            benchmarks=evaluate.benchmarks,
+            benchmark_limit=evaluate.limit,
+            task_paths=tuple(Path(p) for p in evaluate.task_paths),
+        )
+
+    def device(self) -> str:
+        """The torch device; `auto` is the first GPU, else the CPU."""
+        if self._device is None:
+            import torch
+
+            self._device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        return self._device
+
+    def _done_before(self, step: Step) -> dict[str, Any] | None:
+        """A finished step's artefact records; None where it must run (not done, or its files are gone)."""
+        row = self.store.find_step(step.key)
+        if row is None or row.status != "done":
+            return None
+        outputs = {}
+        for kind, data in (row.output or {}).items():
+            record = _ARTEFACTS[kind].model_validate({**data, "path": str(self.artifacts / data["path"])})
+            if not record.path.exists():
+                _log.warning("%s: %s is gone; the step runs again", step.name, record.path)
+                return None
+            outputs[kind] = record
+        return outputs
+
+    def _portable(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """Artefact records with paths relative to the artefact folder, so that both can be moved together."""
+        portable = {}
+        for kind, record in outputs.items():
+            data = record.model_dump(mode="json")
+            path = record.path.resolve()
+            data["path"] = str(path.relative_to(self.artifacts) if path.is_relative_to(self.artifacts) else path)
+            portable[kind] = data
+        return portable
+
+    def _describe(self, step: Step) -> dict[str, Any]:
+        return {
+            "key": step.key,
+            "name": step.name,
+            "stage": step.kind,
+            "plugin": step.plugin,
+            "plugin_version": self.manager.offer(step.plugin).registration.version if step.plugin else None,
+            "config": step.config.model_dump(mode="json"),
+            "inputs": list(step.inputs),
+            "seed": step.seed,
+            "device": self.device(),
+            "artifact": self.folders[step.name].name,
+        }
+
+    def _step_id(self, step: Step) -> int:
+        row = self.store.find_step(step.key)
+        if row is None:
+            raise ResultsError(f"{step.name} is not in the database any more; run again")
+        return row.id
+
+    def _explanations(self, name: str) -> list[Any]:
+        return self.store.explanations(self._step_id(self.plan.step(name)))
+
+
+def folder_name(step: Step) -> str:
+    """The step's artefact folder, e.g. `learn-batch-topk-0123456789ab`."""
+    return f"{step.name.replace('/', '-')}-{step.key[:12]}"
+
+
+@contextmanager
+def _alone(store: Store, display: Display) -> Iterator[None]:
+    """Hold the database's lock: one run writes to a SQLite file at a time."""
+    path = store.path
+    if path is None:
+        yield
+        return
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        display.note(f"another run is writing to {path}; waiting for it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+__all__: Sequence[str] = ["Display", "Quiet", "RunSummary", "Runner", "folder_name"]

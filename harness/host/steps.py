@@ -1,0 +1,246 @@
+"""What each kind of step does: inputs in, records out. The only place where stages meet.
+
+Plugins make the science; this module feeds them and measures what must be measured alike for all of them (features and
+exemplars of every source, scores of every dictionary).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.config import Config
+from harness.errors import HarnessError, UsageError
+from harness.host.manager import Manager
+from harness.host.plan import Plan, Step
+from harness.records import (
+    ActivationSet,
+    AnyRecord,
+    Checkpoint,
+    Dictionary,
+    Evidence,
+    Explanation,
+    Feature,
+    Trace,
+)
+from harness.stages import Provider, RunContext
+
+if TYPE_CHECKING:
+    from harness.model.subject import Subject
+
+FEATURES_FILE = "features.jsonl"
+"""A source's features with their exemplars, in its step's folder: what interpreters read."""
+
+
+@dataclass
+class Workbench:
+    """What steps of one run share.
+
+    Attributes:
+        plan: the plan.
+        manager: loads implementations.
+        outputs: step name -> artefact records by type name, also of steps that were done before.
+        folders: step name -> its artefact folder.
+        explanations: step name -> explanations it stored (asked for by categorise steps).
+    """
+
+    plan: Plan
+    manager: Manager
+    folders: dict[str, Path]
+    explanations: Callable[[str], list[Explanation]]
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _traces: list[Trace] | None = None
+    _subject: tuple[object, Subject] | None = None
+
+    def traces(self) -> list[Trace]:
+        """The study's traces, read once."""
+        if self._traces is None:
+            from harness.model.traces import load_traces
+
+            self._traces = load_traces(self.plan.row.data)
+        return self._traces
+
+    def documents(self) -> list[Trace]:
+        """Those that are read by probes."""
+        return self.traces()[: self.plan.row.features.documents]
+
+    def subject(self, checkpoint: Checkpoint | None, device: str) -> Subject:
+        """Base and checkpoint, loaded; the last one is kept."""
+        from harness.model.subject import load_subject
+
+        wanted = (checkpoint, device)
+        if self._subject is None or self._subject[0] != wanted:
+            self._subject = None  # free the last one first: two 32B models do not fit
+            self._subject = (wanted, load_subject(self.plan.row.model, self.plan.row.chat, checkpoint, device=device))
+        return self._subject[1]
+
+    def checkpoint(self, step: Step) -> Checkpoint | None:
+        """The checkpoint among a step's inputs."""
+        return next((self.outputs[i]["Checkpoint"] for i in step.inputs if "Checkpoint" in self.outputs[i]), None)
+
+    def adapter_subject(self, step: Step, device: str) -> Subject:
+        """The adapter that the step studies.
+
+        Raises:
+            UsageError: the step's trainer made a full model, which has no scalar channels.
+        """
+        checkpoint = self.checkpoint(step)
+        if checkpoint is None or checkpoint.kind != "adapter":
+            raise UsageError(f"{step.name} needs an adapter, and {step.inputs[0]} makes a full model")
+        return self.subject(checkpoint, device)
+
+    def activations(self, step: Step) -> ActivationSet:
+        """The activation set among a step's inputs."""
+        found = next(
+            (self.outputs[i]["ActivationSet"] for i in step.inputs if "ActivationSet" in self.outputs[i]), None
+        )
+        if found is None:
+            raise HarnessError(f"{step.name}: none of {', '.join(step.inputs)} made an activation set")
+        return found
+
+
+def execute(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+    """Do a step; yield its records as they are made."""
+    yield from _KINDS[step.kind](step, bench, run)
+
+
+def _train(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+    trainer = _implementation(step, bench)
+    yield trainer.train(bench.plan.row.model, bench.traces(), bench.plan.row.chat, run)
+
+
+def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+    from harness.benchmarks.evaluate import evaluate
+
+    config = bench.plan.row.evaluate
+    subject = bench.subject(bench.checkpoint(step), run.device)
+    assert step.variant is not None
+    for benchmark in config.benchmarks:
+        if f"{step.variant}/{benchmark}" not in run.done:
+            yield evaluate(
+                subject,
+                benchmark,
+                variant=step.variant,
+                limit=config.limit,
+                seed=run.seed,
+                batch_size=config.batch_size,
+                task_paths=run.task_paths,
+                progress=run.progress,
+            )
+
+
+def _probe(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+    probe = _implementation(step, bench)
+    activations = probe.read(bench.adapter_subject(step, run.device), bench.documents(), run)
+    yield activations
+    yield from _features(activations, bench, run)
+
+
+def _learn(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+    from harness.activations.latents import encode_set, score_dictionary
+    from harness.activations.store import open_set
+
+    learner = _implementation(step, bench)
+    activations = bench.activations(step)
+    dictionary: Dictionary = learner.fit(activations, run)
+    yield dictionary
+    codec = learner.load(dictionary)
+    stored = open_set(activations)
+    latents = encode_set(codec, stored, run.out_dir / "latents", dictionary)
+    yield latents
+    subject = bench.adapter_subject(step, run.device)
+    yield score_dictionary(dictionary, codec, stored, open_set(latents), subject, run)
+    yield from _features(latents, bench, run)
+
+
+def _features(activations: ActivationSet, bench: Workbench, run: RunContext) -> Iterator[Feature]:
+    """Features with exemplars: the same selection for every source. Kept on disk for interpreters, then stored."""
+    from harness.activations.exemplars import collect_features
+    from harness.activations.store import open_set
+
+    config = bench.plan.row.features
+    file = run.out_dir / FEATURES_FILE
+    if not file.exists():
+        features = collect_features(
+            open_set(activations), k=config.exemplars, cap=config.per_document, window=config.window
+        )
+        unfinished = file.with_suffix(".part")
+        with unfinished.open("w", encoding="utf-8") as stream:
+            for feature in features:
+                stream.write(feature.model_dump_json() + "\n")
+        unfinished.replace(file)
+    for feature in _read_features(file):
+        if feature.item not in run.done:
+            yield feature
+
+
+def _read_features(file: Path) -> Iterator[Feature]:
+    with file.open(encoding="utf-8") as stream:
+        for line in stream:
+            yield Feature.model_validate_json(line)
+
+
+def _evidence(step_name: str, bench: Workbench) -> list[Evidence]:
+    from harness.activations.exemplars import evidence
+
+    features = list(_read_features(bench.folders[step_name] / FEATURES_FILE))
+    return evidence(features, bench.plan.row.features.exemplars)
+
+
+def _interpret(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+    yield from _implementation(step, bench).explain(_evidence(step.inputs[0], bench), run)
+
+
+def _categorise(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+    explained: list[tuple[Explanation, Evidence]] = []
+    for name in step.inputs:
+        (source,) = bench.plan.step(name).inputs
+        shown = {e.feature: e for e in _evidence(source, bench)}
+        explained += [(e, shown[e.feature]) for e in bench.explanations(name)]
+    yield from _implementation(step, bench).categorise(explained, run)
+
+
+def _ablate(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+    yield from _implementation(step, bench).measure(bench.adapter_subject(step, run.device), bench.documents(), run)
+
+
+def _implementation(step: Step, bench: Workbench) -> Any:
+    assert step.plugin is not None
+    return bench.manager.implementation(step.plugin, step.config)
+
+
+_KINDS: dict[str, Callable[[Step, Workbench, RunContext], Iterator[AnyRecord]]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "probe": _probe,
+    "learn": _learn,
+    "interpret": _interpret,
+    "categorise": _categorise,
+    "ablate": _ablate,
+}
+
+
+def provider_for(bench: Workbench) -> Callable[[str], tuple[Provider, str]]:
+    """Role -> (provider, model), from the study's `providers`."""
+    specs = bench.plan.row.providers
+
+    def get(role: str) -> tuple[Provider, str]:
+        spec = specs.get(role) or specs.get("default")
+        if not spec:
+            raise UsageError(f"no LLM for the role {role!r}: use --provider NAME:MODEL or set providers in the roster")
+        name, _, model = spec.partition(":")
+        config: Config = bench.manager.config(name)
+        return bench.manager.implementation(name, config), model or str(getattr(config, "model", "") or "")
+
+    return get
+
+
+def fresh_folder(folder: Path, *, keep: bool) -> Path:
+    """A step's folder, emptied unless an interrupted attempt's work in it is to be kept."""
+    if folder.exists() and not keep:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,151 @@
+"""The subject of a study: a base model, its tokenizer and chat format, and the checkpoint on top."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from harness.errors import ModelError
+from harness.model.chat import ChatFormat
+from harness.model.components import Component, find_components
+from harness.model.folders import local_model
+from harness.records import Checkpoint, ModelRef
+
+
+@dataclass
+class Subject:
+    """What is measured.
+
+    Attributes:
+        model: the base model, a PeftModel around it, or a fully fine-tuned model; in eval mode, on `device`.
+        tokenizer: the base's tokenizer.
+        chat: the format of all text.
+        chat_hash: its hash with this tokenizer.
+        base: where the base came from.
+        checkpoint: what was put on top; None is the base itself.
+        components: the adapter's scalar channels; empty without an adapter.
+        device: torch device.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    chat: ChatFormat
+    chat_hash: str
+    base: ModelRef
+    checkpoint: Checkpoint | None = None
+    components: tuple[Component, ...] = ()
+    device: str = "cpu"
+
+
+def load_tokenizer(base: ModelRef) -> PreTrainedTokenizerBase:
+    """The base's tokenizer.
+
+    Raises:
+        ModelError: none there, or not a fast one (offsets are needed).
+    """
+    place = str(local_model(base.path) or base.path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, revision=base.revision, trust_remote_code=base.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_cannot_load("tokenizer", base, error)) from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"the tokenizer of {base.path!r} gives no character offsets; a fast tokenizer is needed")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(base: ModelRef, device: str = "cpu") -> PreTrainedModel:
+    """The base model in eval mode.
+
+    Raises:
+        ModelError: no such folder or hub model, or a folder without weights.
+    """
+    place = str(local_model(base.path) or base.path)
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                place,
+                revision=base.revision,
+                dtype=getattr(torch, base.dtype),
+                trust_remote_code=base.trust_remote_code,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_cannot_load("model", base, error)) from error
+    placed: Any = model.eval()
+    placed.to(device)
+    return model
+
+
+def load_subject(
+    base: ModelRef, chat: ChatFormat, checkpoint: Checkpoint | None = None, *, device: str = "cpu"
+) -> Subject:
+    """Load base, tokenizer and checkpoint.
+
+    Raises:
+        ModelError: something is missing, does not fit the base, or an adapter binds no module.
+    """
+    tokenizer = load_tokenizer(base)
+    chat_hash = chat.hash(tokenizer)
+    if checkpoint is not None and checkpoint.chat_hash and checkpoint.chat_hash != chat_hash:
+        raise ModelError(
+            f"{checkpoint.path} was trained on text of another chat format ({checkpoint.chat_hash[:12]}, "
+            f"now {chat_hash[:12]}); use the format it was trained with (--set chat.KEY=VALUE) or train again"
+        )
+    if checkpoint is not None and checkpoint.kind == "full":
+        model: Any = load_base(base.model_copy(update={"path": str(checkpoint.path), "revision": None}), device)
+        return Subject(model, tokenizer, chat, chat_hash, base, checkpoint, device=device)
+    model = load_base(base, device)
+    if checkpoint is None:
+        return Subject(model, tokenizer, chat, chat_hash, base, device=device)
+    model = attach_adapter(model, str(checkpoint.path)).to(device).eval()
+    return Subject(model, tokenizer, chat, chat_hash, base, checkpoint, find_components(model), device)
+
+
+def attach_adapter(model: PreTrainedModel, path: str) -> Any:
+    """The base with a PEFT adapter on it, frozen, adapter weights in float32.
+
+    Raises:
+        ModelError: not a PEFT folder, weights of other shapes, or weights that name modules the model lacks.
+    """
+    from peft import PeftModel
+
+    try:
+        with quiet(), warnings.catch_warnings():
+            # PEFT only warns when the file's weights bind nothing; that is an adapter for another model.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(model, path)
+    except (OSError, ValueError, RuntimeError, UserWarning, KeyError) as error:
+        first = str(error).splitlines()[0][:300]
+        raise ModelError(f"the adapter {path!r} does not fit {model.config._name_or_path!r}: {first}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bar for weights that load in a blink, and no remarks of libraries about each other."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _cannot_load(what: str, base: ModelRef, error: Exception) -> str:
+    first = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return (
+        f"cannot load the {what} {base.path!r}: {first} (offline? pass a local folder with --set model.path=DIR; "
+        "gated? set HF_TOKEN)"
+    )

@@ -1,0 +1,368 @@
+"""Records: what plugins return and the runner stores. Frozen, validated, free of torch.
+
+Every record has an `item`: its name within the step that made it. A step that is run again after an interruption is
+told which items are already stored (`RunContext.done`) and need not make them again.
+
+Absence has a reason: a field that can be None has a `reason` beside it that says why it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, model_validator
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+"""The matrices of a Llama-style block, in the paper's order of figure 3. Other architectures use their own names."""
+
+Source = str
+"""Where a feature comes from: the name of the activation set, e.g. `adapter-activations` or `batch-topk`."""
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelRef(Record):
+    """A base model: a local Hugging Face folder or a hub id."""
+
+    path: str
+    """Local folder, `package://harness/...` (shipped with the package) or hub id."""
+    revision: str | None = None
+    """Hub revision; None is the default branch."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Dtype of the base weights. Adapters stay in float32."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you have read it."""
+
+
+class Trace(Record):
+    """One training example: a question, the reasoning trace and the answer."""
+
+    id: str
+    """Unique within the data set."""
+    question: str
+    """The user's turn."""
+    trace: str
+    """The reasoning, without control tokens."""
+    answer: str
+    """The final answer attempt, without prefix."""
+    spans: dict[str, tuple[tuple[int, int, str], ...]] = Field(default_factory=dict)
+    """Optional ground truth: part (question, trace, answer) -> (start, end, class) character spans."""
+
+
+class Checkpoint(Record):
+    """What a trainer made: a PEFT adapter, or a full model."""
+
+    item: str = "checkpoint"
+    """Name within the step."""
+    kind: Literal["adapter", "full"]
+    """`adapter`: a PEFT folder on top of the base; `full`: a model folder of its own."""
+    path: Path
+    """The folder."""
+    base: ModelRef
+    """The model it was trained from."""
+    chat_hash: str
+    """Hash of the ChatFormat that rendered its training text."""
+    n_parameters: NonNegativeInt
+    """Trained parameters."""
+    n_examples: NonNegativeInt
+    """Training examples used; 0 for an adapter that was not trained here."""
+    n_truncated: NonNegativeInt = 0
+    """Examples left out because they would have lost their answer to the length limit."""
+    n_steps: NonNegativeInt = 0
+    """Optimiser steps."""
+    losses: tuple[tuple[int, float], ...] = ()
+    """(step, mean loss in nats per supervised token), as logged."""
+
+
+class Sample(Record):
+    """One benchmark item as answered by one model."""
+
+    doc_id: NonNegativeInt
+    """Row of the benchmark, the same for every model: the pairing of the paired tests."""
+    repeat: NonNegativeInt = 0
+    """Index among repeated generations."""
+    prompt: str
+    """What the model was given."""
+    prompt_hash: str
+    """sha256 of the prompt."""
+    response: str
+    """What it generated."""
+    extracted: str | None
+    """The answer found in the response; None if there is none (counted as wrong)."""
+    target: str
+    """The gold answer."""
+    score: float
+    """1 correct, 0 wrong."""
+
+
+class EvaluationResult(Record):
+    """One model variant on one benchmark."""
+
+    item: str
+    """Name within the step: `variant/benchmark`."""
+    variant: str
+    """`base`, `adapter`, `full`, or an ablated adapter such as `without-attention`."""
+    benchmark: str
+    """Task name."""
+    n_items: NonNegativeInt
+    """Items of the benchmark that were run, failures included."""
+    score: float
+    """Mean score over items, 0 to 1."""
+    samples: tuple[Sample, ...]
+    """Every item."""
+    chat_hash: str
+    """Hash of the ChatFormat that rendered the prompts."""
+    engine: str
+    """What generated: backend, version and dtype. Scores of different engines are not compared silently."""
+    n_bound: NonNegativeInt | None = None
+    """Adapter modules that were bound (None without an adapter)."""
+
+
+class ActivationSet(Record):
+    """Features over tokens on disk: one column per feature, one row per token of the documents."""
+
+    item: str = "activations"
+    """Name within the step."""
+    source: Source
+    """Name of the set."""
+    path: Path
+    """Folder of shards with `manifest.json`."""
+    columns: tuple[str, ...]
+    """Column names in order, e.g. `L0.q_proj` (a component) or `L2.neuron17`."""
+    layers: tuple[int | None, ...]
+    """Layer of each column; None where a column has none (a cross-layer latent)."""
+    projections: tuple[str | None, ...]
+    """Adapted projection of each column; None where it has none."""
+    signed: bool
+    """True: each column is two features, `name+` and `name-`; False: activations are never negative."""
+    n_tokens: NonNegativeInt
+    """Rows."""
+    n_documents: NonNegativeInt
+    """Documents."""
+    chat_hash: str
+    """Hash of the ChatFormat that rendered the documents."""
+    site: str
+    """Where the columns were read, in words."""
+
+    @model_validator(mode="after")
+    def _same_length(self) -> ActivationSet:
+        if not len(self.columns) == len(self.layers) == len(self.projections):
+            raise ValueError("columns, layers and projections must have the same length")
+        return self
+
+
+class Dictionary(Record):
+    """A fitted dictionary over an activation set."""
+
+    item: str = "dictionary"
+    """Name within the step."""
+    name: str
+    """The learner's name; the source name of its latents."""
+    path: Path
+    """Folder with the dictionary in its learner's format, e.g. SAELens'."""
+    columns: tuple[str, ...]
+    """Columns it was fitted on, in order: a dictionary of other columns is refused."""
+    n_latents: NonNegativeInt
+    """Size of the dictionary."""
+    k: float
+    """Latents per token it was trained for (the target L0)."""
+    losses: tuple[tuple[int, float], ...] = ()
+    """(step, training loss)."""
+
+
+class DictionaryScore(Record):
+    """How good a dictionary is, measured the same way for all."""
+
+    item: str = "score"
+    """Name within the step."""
+    name: str
+    """The dictionary."""
+    n_latents: NonNegativeInt
+    """Size."""
+    n_alive: NonNegativeInt
+    """Latents active on at least one token of a full pass, special and first tokens not counted (as for features)."""
+    k: float
+    """Target L0."""
+    fvu: float
+    """Fraction of variance *un*explained on held-out documents: 0 perfect, 1 predicting the mean; can exceed 1."""
+    fvu_ci_low: float
+    """95 % interval, bootstrap over documents."""
+    fvu_ci_high: float
+    """95 % interval, bootstrap over documents."""
+    l0: NonNegativeFloat
+    """Active latents per token on held-out documents."""
+    n_tokens: NonNegativeInt
+    """Held-out tokens."""
+    n_documents: NonNegativeInt
+    """Held-out documents."""
+    kl_base_nats: float | None
+    """KL(adapter ‖ base) on held-out documents, per token: the scale."""
+    kl_splice_nats: float | None
+    """KL(adapter ‖ adapter with its scalars replaced by the reconstruction), per token."""
+    kl_recovered: float | None
+    """1 - kl_splice / kl_base: 1 is a perfect splice, 0 is as far as the base model; can be negative."""
+    reason: str | None = None
+    """Why a KL is None."""
+
+
+class Exemplar(Record):
+    """One activating context of a feature."""
+
+    rank: NonNegativeInt
+    """0 is the highest activation."""
+    document: str
+    """Trace id."""
+    position: NonNegativeInt
+    """Token position in the document."""
+    start: NonNegativeInt
+    """First token of the window."""
+    tokens: tuple[str, ...]
+    """Window tokens as text; together they are the decoded window, byte for byte."""
+    activations: tuple[float, ...]
+    """Activation of each window token, of this feature's polarity (others 0)."""
+    target: NonNegativeInt
+    """Index of the exemplar's token within the window."""
+
+
+class Feature(Record):
+    """A feature over tokens: a column of an activation set, one polarity."""
+
+    item: str
+    """Name within the step: the feature's name."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """`column+`, `column-` for signed sets, else the column."""
+    layer: int | None
+    """Layer, where it has one."""
+    projection: str | None
+    """Projection, where it has one."""
+    density_per_token: NonNegativeFloat
+    """Share of tokens on which it is active (greater than 0)."""
+    activation_sum: NonNegativeFloat
+    """Sum of activations over all tokens: the paper's activation density (figure 2) before normalising."""
+    activation_max: NonNegativeFloat
+    """Largest activation; 0 for a dead feature."""
+    n_tokens: NonNegativeInt
+    """Tokens looked at."""
+    exemplars: tuple[Exemplar, ...]
+    """Highest activations, sorted."""
+
+
+class Evidence(Record):
+    """A feature as shown to an interpreter: the same window, count and order for every source."""
+
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    layer: int | None
+    """Layer, where it has one."""
+    projection: str | None
+    """Projection, where it has one."""
+    exemplars: tuple[Exemplar, ...]
+    """Highest activations, sorted; empty for a dead feature."""
+
+
+class Explanation(Record):
+    """What an interpreter made of one feature."""
+
+    item: str
+    """Name within the step: the feature's name."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    interpreter: str
+    """Who explained: `lexical`, `autointerp`."""
+    explanation: str | None
+    """A few words; None with a reason."""
+    grade: Literal[0, 1, 2] | None
+    """0 monosemantic, 1 broad but consistent, 2 polysemantic (appendix B.1); None with a reason, and still counted."""
+    reason: str
+    """The judge's justification, or why there is no grade."""
+    raw: str | None = None
+    """The raw reply where it could not be parsed."""
+    n_exemplars: NonNegativeInt
+    """Contexts shown."""
+
+
+class Category(Record):
+    """A functional category (step 1 of appendix B.2)."""
+
+    item: str
+    """`category:` and the string_id."""
+    category: str
+    """string_id, snake_case."""
+    name: str
+    """For people."""
+    definition: str
+    """One or two sentences."""
+    examples: tuple[str, ...] = ()
+    """Explanations it was made from."""
+
+
+class CategoryAssignment(Record):
+    """One feature's category (step 2 of appendix B.2)."""
+
+    item: str
+    """`source/feature`."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    category: str
+    """A string_id, or `uncategorised` with a reason."""
+    reason: str | None = None
+    """Why it is uncategorised."""
+
+
+class AblationScore(Record):
+    """What switching something off does to the adapter's next-token distribution."""
+
+    item: str
+    """Name within the step."""
+    scope: Literal["component", "layer", "projection", "block", "group", "adapter"]
+    """What was switched off. `adapter`: all of it, so kl_nats is KL(adapter ‖ base), the scale of the others."""
+    layer: int | None = None
+    """Layer, for scopes that have one."""
+    projection: str | None = None
+    """Projection, for scopes that have one; None for a whole layer."""
+    rank_index: int | None = None
+    """Rank index of the component."""
+    group: str | None = None
+    """Name of the group, e.g. `attention`."""
+    mode: Literal["zero", "mean"] = "zero"
+    """What the scalars were set to."""
+    kl_nats: float
+    """KL(full ‖ ablated), mean over tokens."""
+    kl_ci_low: float
+    """95 % interval, bootstrap over documents."""
+    kl_ci_high: float
+    """95 % interval, bootstrap over documents."""
+    n_tokens: NonNegativeInt
+    """Tokens."""
+    n_documents: NonNegativeInt
+    """Documents."""
+    n_components: NonNegativeInt
+    """Components switched off."""
+
+
+AnyRecord = (
+    Checkpoint
+    | EvaluationResult
+    | ActivationSet
+    | Dictionary
+    | DictionaryScore
+    | Feature
+    | Explanation
+    | Category
+    | CategoryAssignment
+    | AblationScore
+)
+"""Everything that the runner can store."""

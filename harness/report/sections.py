@@ -1,0 +1,345 @@
+"""The reports: which query each one shows, and which columns people see of it. JSON and CSV give all columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import RenderableType
+from sqlalchemy import Connection
+
+from harness.report.cells import Column, count, fixed, p_value, percent, short, significant, text, with_interval
+from harness.report.heatmap import heatmap
+from harness.results import queries
+
+TOP_FEATURES = 10
+"""Features listed per source; JSON and CSV have all."""
+
+TOP_COMPONENTS = 12
+"""Layers and components listed below the heat map; JSON and CSV have all."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows under one title."""
+
+    title: str
+    rows: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One report.
+
+    Attributes:
+        name: what users type.
+        title: above the table.
+        query: connection and run id -> rows.
+        columns: what people see of a row.
+        stages: kinds of step that make such rows, for saying why there are none.
+        what: the rows' name, plural.
+        label: row -> what its notes are filed under; None: its rows have no notes.
+        legend: what to know to read the table.
+        blocks: rows -> titled groups of the rows that people see.
+        picture: rows -> something above the table, on terminals.
+        before: sections shown with it, above it, to people.
+        after: sections shown with it, below it, to people.
+    """
+
+    name: str
+    title: str
+    query: Callable[[Connection, int], Sequence[Any]]
+    columns: tuple[Column, ...]
+    stages: tuple[str, ...] = ()
+    what: str = "rows"
+    label: Callable[[Any], str] | None = None
+    legend: str = ""
+    blocks: Callable[[Sequence[Any]], list[Block]] | None = None
+    picture: Callable[[Sequence[Any]], RenderableType | None] | None = None
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    def parts(self, rows: Sequence[Any]) -> list[Block]:
+        """The rows that people see, grouped."""
+        return self.blocks(rows) if self.blocks else [Block(self.title, rows)]
+
+
+def _recovery_paper(row: Any) -> tuple[str, ...] | str:
+    if row.paper_benchmark is None:
+        return text(None)
+    scores = " ".join(fixed(v) for v in (row.paper_base, row.paper_adapter, row.paper_full))
+    return (f"{row.paper_benchmark}: {percent(row.paper_recovery, 1)}", scores)
+
+
+def _group_paper(row: Any) -> tuple[str, ...] | str:
+    if row.paper_score is None:
+        return text(None)
+    return (f"{fixed(row.paper_score)}", percent(row.paper_share_of_adapter_gap, 1))
+
+
+def _commit(row: Any) -> tuple[str, ...]:
+    return (text(row.git_sha and row.git_sha[:10]), *(["dirty"] if row.git_dirty else []))
+
+
+def _tokens(row: Any) -> tuple[str, str]:
+    return (f"{count(row.n_tokens)} tokens", f"{count(row.n_documents)} documents")
+
+
+def _feature_blocks(rows: Sequence[Any]) -> list[Block]:
+    groups: dict[tuple[str, str | None], list[Any]] = {}
+    for row in rows:
+        groups.setdefault((row.source, row.interpreter), []).append(row)
+    explained = {source for source, interpreter in groups if interpreter is not None}
+    blocks = []
+    for (source, interpreter), own in groups.items():
+        if interpreter is None and source in explained:
+            continue
+        by = f"explained by {interpreter}" if interpreter else "not explained"
+        shown = own[:TOP_FEATURES]
+        blocks.append(Block(f"{source}, {by}: {len(shown)} of {len(own)} features, by summed activation", shown))
+    return blocks
+
+
+def _component_blocks(rows: Sequence[Any]) -> list[Block]:
+    whole = {(r.component, r.mode, r.kl_nats): r for r in rows if r.scope not in ("layer", "component")}
+    blocks = [Block("Switched off: the adapter, projections, blocks of layers", list(whole.values()))] if whole else []
+    for scope in ("layer", "component"):
+        own = sorted((r for r in rows if r.scope == scope), key=lambda r: -r.kl_nats)
+        shown = own[:TOP_COMPONENTS]
+        if own:
+            blocks.append(Block(f"Switched off: single {scope}s, {len(shown)} of {len(own)}, largest first", shown))
+    return blocks
+
+
+def _category_blocks(rows: Sequence[Any]) -> list[Block]:
+    groups: dict[tuple[str, str | None], list[Any]] = {}
+    for row in rows:
+        groups.setdefault((row.source, row.interpreter), []).append(row)
+    return [
+        Block(f"{source}, categorised by {text(interpreter)}: {sum(r.n_features for r in own)} features", own)
+        for (source, interpreter), own in groups.items()
+    ]
+
+
+_OVERVIEW = Section(
+    "overview",
+    "Run",
+    queries.overview,
+    (
+        Column("run", lambda r: text(r.run_id)),
+        Column("study", lambda r: (r.study, f"preset {text(r.preset)}", f"seed {r.seed}"), "left"),
+        Column("status", lambda r: r.status, "left"),
+        Column("started (UTC)", lambda r: tuple(r.started_at[:19].split("T")), "left"),
+        Column("wall", lambda r: _duration(r.wall_s)),
+        Column("steps", lambda r: (f"{r.n_steps_done} of {r.n_steps} done", f"{r.n_steps_reused} reused"), "left"),
+        Column("LLM calls", lambda r: (count(r.n_llm_calls), f"{count(r.n_llm_calls_failed)} failed")),
+        Column("LLM tokens", lambda r: (f"{count(r.llm_input_tokens)} in", f"{count(r.llm_output_tokens)} out")),
+        Column("commit", _commit, "left"),
+    ),
+    label=lambda r: f"run {r.run_id}",
+    after=("steps",),
+)
+
+_STEPS = Section(
+    "steps",
+    "Steps",
+    queries.steps,
+    (
+        Column("#", lambda r: text(r.position + 1)),
+        Column("step", lambda r: r.step, "left", wrap=True),
+        Column("plugin", lambda r: text(r.plugin), "left"),
+        Column("status", lambda r: "reused" if r.reused and r.status == "done" else r.status, "left"),
+        Column("wall", lambda r: _duration(r.wall_s)),
+        Column("device", lambda r: text(r.device), "left"),
+        Column("commit", lambda r: text(r.git_sha and r.git_sha[:7]), "left"),
+    ),
+    what="steps",
+    label=lambda r: r.step,
+)
+
+_RECOVERY = Section(
+    "recovery",
+    "Recovery: how much of the full fine-tune's gain the adapter has",
+    queries.recovery,
+    (
+        Column("benchmark", lambda r: r.benchmark, "left", wrap=True),
+        Column("n", lambda r: count(r.n_items)),
+        Column("base", lambda r: with_interval(r.base, r.base_ci_low, r.base_ci_high)),
+        Column("adapter", lambda r: with_interval(r.adapter, r.adapter_ci_low, r.adapter_ci_high)),
+        Column("full", lambda r: with_interval(r.full, r.full_ci_low, r.full_ci_high)),
+        Column("recovery", lambda r: with_interval(r.recovery, r.recovery_ci_low, r.recovery_ci_high, percent)),
+        Column("p", lambda r: p_value(r.p_value)),
+        Column("paper", _recovery_paper, "left"),
+    ),
+    ("evaluate",),
+    "evaluations",
+    label=lambda r: r.benchmark,
+    legend=(
+        "Recovery = (adapter - base) / (full - base), paired by item. 95 % intervals: Wilson for scores, Fieller for "
+        "recovery. p: exact McNemar test, adapter against base. Paper: its benchmark and recovery; base, adapter, full."
+    ),
+)
+
+_GROUPS = Section(
+    "groups",
+    "Groups switched off: what remains of the adapter's gain",
+    queries.groups,
+    (
+        Column("off", lambda r: r.group, "left"),
+        Column("benchmark", lambda r: text(r.benchmark), "left", wrap=True),
+        Column("n", lambda r: count(r.n_items)),
+        Column("score", lambda r: with_interval(r.score, r.score_ci_low, r.score_ci_high)),
+        Column(
+            "share of gap",
+            lambda r: (
+                percent(r.share_of_adapter_gap)
+                if r.group in ("none", "all")
+                else with_interval(r.share_of_adapter_gap, r.share_ci_low, r.share_ci_high, percent)
+            ),
+        ),
+        Column("p", lambda r: p_value(r.p_value_vs_adapter)),
+        Column("KL (nats)", lambda r: with_interval(r.kl_nats, r.kl_ci_low, r.kl_ci_high, significant)),
+        Column("paper", _group_paper),
+    ),
+    ("ablate",),
+    "groups switched off",
+    label=lambda r: f"{r.group} on {r.benchmark}" if r.benchmark else r.group,
+    legend=(
+        "Share = (without - base) / (adapter - base), paired by item: not recovery's denominator. off: none is the "
+        "whole adapter, all is the base model. p: exact McNemar test against the adapter. KL(adapter || ablated) per "
+        "token. Paper: score and share, table 2."
+    ),
+)
+
+_COMPONENTS = Section(
+    "components",
+    "Components switched off",
+    queries.components,
+    (
+        Column("off", lambda r: r.component, "left"),
+        Column("set to", lambda r: r.mode, "left"),
+        Column("KL (nats)", lambda r: _inline(r.kl_nats, r.kl_ci_low, r.kl_ci_high, significant)),
+        Column("of adapter's", lambda r: percent(r.share_of_adapter_kl, 1)),
+        Column("components", lambda r: count(r.n_components)),
+        Column("tokens", lambda r: count(r.n_tokens)),
+        Column("documents", lambda r: count(r.n_documents)),
+    ),
+    ("ablate",),
+    "components switched off",
+    label=lambda r: r.scope,
+    legend="KL(adapter || ablated) per token; 95 % intervals by bootstrap over documents. Shares do not add up.",
+    blocks=_component_blocks,
+    picture=heatmap,
+)
+
+_DICTIONARIES = Section(
+    "dictionaries",
+    "Dictionaries, on held-out documents",
+    queries.dictionaries,
+    (
+        Column("dictionary", lambda r: r.name, "left"),
+        Column("latents", lambda r: (count(r.n_latents), f"{count(r.n_alive)} alive")),
+        Column("k", lambda r: significant(r.k)),
+        Column("L0", lambda r: significant(r.l0)),
+        Column("FVU", lambda r: with_interval(r.fvu, r.fvu_ci_low, r.fvu_ci_high)),
+        Column("KL spliced", lambda r: significant(r.kl_splice_nats)),
+        Column("KL base", lambda r: significant(r.kl_base_nats)),
+        Column("KL recovered", lambda r: percent(r.kl_recovered, 1)),
+        Column("on", _tokens),
+    ),
+    ("learn",),
+    "dictionaries",
+    label=lambda r: r.name,
+    legend=(
+        "FVU: share of variance unexplained, 0 is perfect, 95 % interval by bootstrap over documents. KLs in nats per "
+        "token; recovered = 1 - spliced / base: 100 % is a perfect splice, 0 % is as far as the base model."
+    ),
+)
+
+_GRADES = Section(
+    "grades",
+    "Grades: how monosemantic the explained features are",
+    queries.grades,
+    (
+        Column("source", lambda r: r.source, "left"),
+        Column("interpreter", lambda r: r.interpreter, "left"),
+        Column("grade", lambda r: f"{text(r.grade)} {r.label}", "left"),
+        Column("features", lambda r: f"{count(r.n)} of {count(r.n_features)}"),
+        Column("share", lambda r: _inline(r.share, r.share_ci_low, r.share_ci_high, percent)),
+        Column("paper", lambda r: percent(r.paper_share)),
+    ),
+    ("interpret",),
+    "explanations",
+    legend="Failed explanations stay in the denominator. 95 % intervals: bootstrap by layer, Wilson at least.",
+)
+
+_FEATURES = Section(
+    "features",
+    "Features",
+    queries.features,
+    (
+        Column("feature", lambda r: r.feature, "left"),
+        Column("grade", lambda r: "failed" if r.interpreter and r.grade is None else text(r.grade)),
+        Column("explanation", lambda r: short(r.explanation or r.reason), "left", wrap=True, ratio=3),
+        Column("category", lambda r: short(r.category), "left", wrap=True, ratio=2),
+        Column("density", lambda r: percent(r.density_per_token, 1)),
+        Column("max", lambda r: significant(r.activation_max)),
+        Column("strongest context", lambda r: short(r.top_token_context), "left", wrap=True, ratio=4),
+    ),
+    ("probe", "learn", "interpret"),
+    "features",
+    legend="Grade: 0 monosemantic, 1 broad but consistent, 2 polysemantic. Density: share of tokens where active.",
+    blocks=_feature_blocks,
+    before=("grades",),
+)
+
+_CATEGORIES = Section(
+    "categories",
+    "Categories",
+    queries.categories,
+    (
+        Column("category", lambda r: short(r.name), "left", wrap=True, ratio=2),
+        Column("id", lambda r: short(r.category), "left", wrap=True, ratio=1),
+        Column("features", lambda r: count(r.n_features)),
+        Column("share", lambda r: _inline(r.share, r.share_ci_low, r.share_ci_high, percent)),
+        Column("activation density", lambda r: percent(r.activation_density, 1)),
+    ),
+    ("categorise",),
+    "categories",
+    label=lambda r: r.source,
+    legend="Density: the category's share of the source's summed activations. Intervals as for grades.",
+    blocks=_category_blocks,
+)
+
+SECTIONS = {
+    s.name: s
+    for s in (
+        _OVERVIEW,
+        _STEPS,
+        _RECOVERY,
+        _GROUPS,
+        _COMPONENTS,
+        _DICTIONARIES,
+        _GRADES,
+        _FEATURES,
+        _CATEGORIES,
+    )
+}
+"""Every report by name, in the order of the paper."""
+
+
+def _inline(value: float | None, low: float | None, high: float | None, form: Callable[..., str]) -> str:
+    """A number and its interval on one line."""
+    cell = with_interval(value, low, high, form)
+    return cell if isinstance(cell, str) else " ".join(cell)
+
+
+def _duration(seconds: float | None) -> str:
+    """Seconds as people say them."""
+    if seconds is None:
+        return text(None)
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

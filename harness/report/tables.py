@@ -1,0 +1,78 @@
+"""Sections as rich tables. Everything from the database goes in as `Text`, never as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from harness.report.cells import lines, visible
+from harness.report.sections import Block, Section
+
+_MOST_LABELS = 4
+"""Rows that a note names before it counts them."""
+
+
+def section_tables(section: Section, rows: Sequence[Any]) -> Iterator[RenderableType]:
+    """A section's picture, tables, legend and notes."""
+    picture = section.picture(rows) if section.picture else None
+    if picture is not None:
+        yield picture
+        yield Text()
+    for block in section.parts(rows):
+        yield block_table(section, block)
+        yield Text()
+    if section.legend:
+        yield Text(section.legend, style="dim")
+    for note in notes(section, rows):
+        yield Text(note, style="yellow")
+
+
+def block_table(section: Section, block: Block) -> Table:
+    """One table."""
+    wide = any(column.ratio for column in section.columns)
+    title = None if block.title == section.title else Text(visible(block.title), style="bold")
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        expand=wide,
+        pad_edge=False,
+        collapse_padding=True,
+        show_edge=False,
+    )
+    for column in section.columns:
+        table.add_column(
+            Text(column.header),
+            justify=column.justify,
+            no_wrap=not column.wrap,
+            overflow="fold",
+            ratio=column.ratio,
+        )
+    for row in block.rows:
+        table.add_row(*(Text("\n".join(lines(column.cell(row)))) for column in section.columns))
+    return table
+
+
+def notes(section: Section, rows: Sequence[Any]) -> list[str]:
+    """The reasons and notes of rows, each once, filed under the rows' labels."""
+    if section.label is None:
+        return []
+    filed: dict[str, list[str]] = {}
+    for row in rows:
+        for name in ("reason", "note"):
+            said = getattr(row, name, None)
+            if said:
+                filed.setdefault(visible(said), []).append(visible(section.label(row)))
+    return [f"{_listed(list(dict.fromkeys(labels)))}: {said}" for said, labels in filed.items()]
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """All of a few labels; the first of many, with their number."""
+    if len(labels) <= _MOST_LABELS:
+        return ", ".join(labels)
+    return f"{', '.join(labels[: _MOST_LABELS - 1])} and {len(labels) - _MOST_LABELS + 1} more rows"

@@ -1,0 +1,16 @@
+"""Run by alembic: migrates the connection that `harness.results.database` hands over, inside its transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from harness.results.tables import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,
+    compare_type=True,
+    transactional_ddl=True,
+)
+context.run_migrations()

@@ -1,0 +1,40 @@
+"""What the queries share: a run's steps, finite bounds, the paper's numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, select
+
+from harness import stats
+from harness.results.tables import PaperClaim, RunStep, StudyRun
+
+
+def own_steps(run_id: int) -> Select[Any]:
+    """Ids of the run's steps, as a subquery."""
+    return select(RunStep.step_id).where(RunStep.run_id == run_id)
+
+
+def finite(value: float | None) -> float | None:
+    """The value; None for an unbounded or missing one (JSON and LaTeX have no infinity)."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def claims(connection: Connection) -> dict[tuple[str, str], float]:
+    """(quantity, subject) -> the paper's number."""
+    rows = connection.execute(select(PaperClaim.quantity, PaperClaim.subject, PaperClaim.value))
+    return {(r.quantity, r.subject): r.value for r in rows}
+
+
+def paper_names(connection: Connection, run_id: int) -> dict[str, str]:
+    """Our benchmark -> the paper's, as the run's study says."""
+    return dict(connection.execute(select(StudyRun.paper_names_json).where(StudyRun.id == run_id)).scalar_one())
+
+
+def mean_score(scores: Sequence[float]) -> stats.Interval:
+    """Mean score with a 95 % interval: Wilson for right and wrong, bootstrap over items for averages of repeats."""
+    if all(s in (0.0, 1.0) for s in scores):
+        return stats.share(int(sum(scores)), len(scores))
+    return stats.ratio_over_documents(scores, [1.0] * len(scores))

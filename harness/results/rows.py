@@ -1,0 +1,115 @@
+"""From records to rows: which table a record goes to, and its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import records
+from harness.results import tables
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record as it is stored.
+
+    Attributes:
+        table: where it goes.
+        values: its columns, `step_id` and `item` apart.
+        identity: columns that must be equal for a row of the same item to be the same thing.
+        child_table: where its parts go.
+        parent_column: the parts' column that points to it.
+        children: the parts' columns.
+    """
+
+    table: type[Any]
+    values: dict[str, Any]
+    identity: tuple[str, ...] = ()
+    child_table: type[Any] = tables.Sample
+    parent_column: str = ""
+    children: list[dict[str, Any]] = field(default_factory=list)
+
+
+def row_of(record: records.AnyRecord) -> Row:
+    """The row of a record.
+
+    Raises:
+        TypeError: not a record that is stored.
+    """
+    make = _ROWS.get(type(record))
+    if make is None:
+        raise TypeError(f"{type(record).__name__} is not a record that the runner stores")
+    return make(record)
+
+
+def _plain(record: records.Record, *leave_out: str) -> dict[str, Any]:
+    return record.model_dump(mode="json", exclude={"item", *leave_out})
+
+
+def _checkpoint(record: records.Checkpoint) -> Row:
+    values = _plain(record, "base", "losses")
+    values["base_json"] = record.base.model_dump(mode="json")
+    values["losses_json"] = [list(point) for point in record.losses]
+    return Row(tables.Checkpoint, values)
+
+
+def _evaluation(record: records.EvaluationResult) -> Row:
+    return Row(
+        tables.Evaluation,
+        _plain(record, "samples"),
+        identity=("variant", "benchmark"),
+        child_table=tables.Sample,
+        parent_column="evaluation_id",
+        children=[sample.model_dump() for sample in record.samples],
+    )
+
+
+def _activation_set(record: records.ActivationSet) -> Row:
+    lists = ("columns", "layers", "projections")
+    values = _plain(record, *lists)
+    values |= {f"{name}_json": list(getattr(record, name)) for name in lists}
+    values["n_columns"] = len(record.columns)
+    return Row(tables.ActivationSet, values, identity=("source",))
+
+
+def _dictionary(record: records.Dictionary) -> Row:
+    values = _plain(record, "columns", "losses")
+    values |= {"columns_json": list(record.columns), "losses_json": [list(point) for point in record.losses]}
+    return Row(tables.Dictionary, values, identity=("name",))
+
+
+def _feature(record: records.Feature) -> Row:
+    children = []
+    for exemplar in record.exemplars:
+        child = exemplar.model_dump(exclude={"tokens", "activations"})
+        child |= {"tokens_json": list(exemplar.tokens), "activations_json": list(exemplar.activations)}
+        children.append(child)
+    return Row(
+        tables.Feature,
+        _plain(record, "exemplars"),
+        identity=("source", "feature"),
+        child_table=tables.Exemplar,
+        parent_column="feature_id",
+        children=children,
+    )
+
+
+def _category(record: records.Category) -> Row:
+    values = _plain(record, "examples")
+    values["examples_json"] = list(record.examples)
+    return Row(tables.Category, values, identity=("category",))
+
+
+_ROWS: dict[type[records.Record], Callable[[Any], Row]] = {
+    records.Checkpoint: _checkpoint,
+    records.EvaluationResult: _evaluation,
+    records.ActivationSet: _activation_set,
+    records.Dictionary: _dictionary,
+    records.DictionaryScore: lambda r: Row(tables.DictionaryScore, r.model_dump(exclude={"item"}), identity=("name",)),
+    records.Feature: _feature,
+    records.Explanation: lambda r: Row(tables.Explanation, _plain(r), identity=("source", "feature")),
+    records.Category: _category,
+    records.CategoryAssignment: lambda r: Row(tables.CategoryAssignment, _plain(r), identity=("source", "feature")),
+    records.AblationScore: lambda r: Row(tables.AblationScore, r.model_dump(exclude={"item"}), identity=("scope",)),
+}

@@ -1,0 +1,362 @@
+"""The tables. One row per thing that a report can name, singular names, no blobs: tensors are files.
+
+Every record has a `step_id` and an `item`, its name within the step. Units are in the names (`wall_s`, `kl_nats`),
+times are ISO 8601 in UTC. A value that is missing is NULL and has a `reason` beside it. Only portable types: the same
+tables serve SQLite and PostgreSQL. A change here needs a new file in `migrations/versions` and a new `SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+Count = Annotated[int, mapped_column(BigInteger)]
+"""A number that can exceed 2^31 (parameters, tokens, seeds)."""
+
+
+class Base(DeclarativeBase):
+    """Base of all tables: constraints have predictable names, so that migrations can refer to them."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: Text,
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+    }
+
+
+class StudyRun(Base):
+    """One call of `harness run`."""
+
+    __tablename__ = "study_run"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study: Mapped[str]
+    preset: Mapped[str | None]
+    seed: Mapped[Count]
+    model: Mapped[str | None]
+    device: Mapped[str | None]
+    argv: Mapped[str]
+    started_at: Mapped[str]
+    finished_at: Mapped[str | None]
+    status: Mapped[str]
+    reason: Mapped[str | None]
+    git_sha: Mapped[str | None]
+    git_dirty: Mapped[bool | None]
+    versions_json: Mapped[dict[str, Any]]
+    paper_names_json: Mapped[dict[str, Any]]
+
+
+class Step(Base):
+    """One step of a study; its key is the hash of everything that its result depends on."""
+
+    __tablename__ = "step"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str]
+    stage: Mapped[str]
+    plugin: Mapped[str | None]
+    plugin_version: Mapped[str | None]
+    config_json: Mapped[dict[str, Any]]
+    inputs_json: Mapped[list[Any]]
+    seed: Mapped[Count]
+    device: Mapped[str | None]
+    engine: Mapped[str | None]
+    git_sha: Mapped[str | None]
+    git_dirty: Mapped[bool | None]
+    status: Mapped[str]
+    reason: Mapped[str | None]
+    wall_s: Mapped[float | None]
+    artifact: Mapped[str | None]
+    output_json: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    started_at: Mapped[str]
+    finished_at: Mapped[str | None]
+
+
+class RunStep(Base):
+    """Which steps a run did or reused, in order."""
+
+    __tablename__ = "run_step"
+    __table_args__ = (UniqueConstraint("run_id", "position"),)
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("study_run.id", ondelete="CASCADE"), primary_key=True)
+    step_id: Mapped[int] = mapped_column(ForeignKey("step.id", ondelete="CASCADE"), primary_key=True, index=True)
+    position: Mapped[int]
+    reused: Mapped[bool]
+
+
+class Stored:
+    """What every record has: the step that made it and its name within the step."""
+
+    id: Mapped[int] = mapped_column(primary_key=True, sort_order=-3)
+    item: Mapped[str] = mapped_column(sort_order=-1)
+
+    @declared_attr
+    def step_id(cls) -> Mapped[int]:
+        """The step that made it; the record goes when the step goes."""
+        return mapped_column(ForeignKey("step.id", ondelete="CASCADE"), sort_order=-2)
+
+    @declared_attr.directive
+    def __table_args__(cls) -> tuple[Any, ...]:
+        return (UniqueConstraint("step_id", "item"),)
+
+
+class Checkpoint(Stored, Base):
+    """A trained adapter or model."""
+
+    __tablename__ = "checkpoint"
+
+    kind: Mapped[str]
+    path: Mapped[str]
+    base_json: Mapped[dict[str, Any]]
+    chat_hash: Mapped[str]
+    n_parameters: Mapped[Count]
+    n_examples: Mapped[int]
+    n_truncated: Mapped[int]
+    n_steps: Mapped[int]
+    losses_json: Mapped[list[Any]]
+
+
+class Evaluation(Stored, Base):
+    """One model variant on one benchmark."""
+
+    __tablename__ = "evaluation"
+
+    variant: Mapped[str]
+    benchmark: Mapped[str]
+    n_items: Mapped[int]
+    score: Mapped[float]
+    chat_hash: Mapped[str]
+    engine: Mapped[str]
+    n_bound: Mapped[int | None]
+
+
+class Sample(Base):
+    """One benchmark item, one repeat, as answered."""
+
+    __tablename__ = "sample"
+    __table_args__ = (UniqueConstraint("evaluation_id", "doc_id", "repeat"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    evaluation_id: Mapped[int] = mapped_column(ForeignKey("evaluation.id", ondelete="CASCADE"))
+    doc_id: Mapped[int]
+    repeat: Mapped[int]
+    prompt: Mapped[str]
+    prompt_hash: Mapped[str]
+    response: Mapped[str]
+    extracted: Mapped[str | None]
+    target: Mapped[str]
+    score: Mapped[float]
+
+
+class ActivationSet(Stored, Base):
+    """Activations on disk: one column per feature (or two, if signed), one row per token."""
+
+    __tablename__ = "activation_set"
+
+    source: Mapped[str]
+    path: Mapped[str]
+    site: Mapped[str]
+    signed: Mapped[bool]
+    n_columns: Mapped[int]
+    n_tokens: Mapped[Count]
+    n_documents: Mapped[int]
+    chat_hash: Mapped[str]
+    columns_json: Mapped[list[Any]]
+    layers_json: Mapped[list[Any]]
+    projections_json: Mapped[list[Any]]
+
+
+class Dictionary(Stored, Base):
+    """A fitted dictionary."""
+
+    __tablename__ = "dictionary"
+
+    name: Mapped[str]
+    path: Mapped[str]
+    n_latents: Mapped[int]
+    k: Mapped[float]
+    columns_json: Mapped[list[Any]]
+    losses_json: Mapped[list[Any]]
+
+
+class DictionaryScore(Stored, Base):
+    """How good a dictionary is."""
+
+    __tablename__ = "dictionary_score"
+
+    name: Mapped[str]
+    n_latents: Mapped[int]
+    n_alive: Mapped[int]
+    k: Mapped[float]
+    fvu: Mapped[float]
+    fvu_ci_low: Mapped[float]
+    fvu_ci_high: Mapped[float]
+    l0: Mapped[float]
+    n_tokens: Mapped[Count]
+    n_documents: Mapped[int]
+    kl_base_nats: Mapped[float | None]
+    kl_splice_nats: Mapped[float | None]
+    kl_recovered: Mapped[float | None]
+    reason: Mapped[str | None]
+
+
+class Feature(Stored, Base):
+    """A feature over tokens."""
+
+    __tablename__ = "feature"
+
+    source: Mapped[str]
+    feature: Mapped[str]
+    layer: Mapped[int | None]
+    projection: Mapped[str | None]
+    density_per_token: Mapped[float]
+    activation_sum: Mapped[float]
+    activation_max: Mapped[float]
+    n_tokens: Mapped[Count]
+
+
+class Exemplar(Base):
+    """One activating context of a feature; rank 0 is the highest activation."""
+
+    __tablename__ = "exemplar"
+    __table_args__ = (UniqueConstraint("feature_id", "rank"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    feature_id: Mapped[int] = mapped_column(ForeignKey("feature.id", ondelete="CASCADE"))
+    rank: Mapped[int]
+    document: Mapped[str]
+    position: Mapped[int]
+    start: Mapped[int]
+    target: Mapped[int]
+    tokens_json: Mapped[list[Any]]
+    activations_json: Mapped[list[Any]]
+
+
+class Explanation(Stored, Base):
+    """An explanation and its grade: 0 monosemantic, 1 broad but consistent, 2 polysemantic, NULL failed."""
+
+    __tablename__ = "explanation"
+
+    source: Mapped[str]
+    feature: Mapped[str]
+    interpreter: Mapped[str]
+    explanation: Mapped[str | None]
+    grade: Mapped[int | None]
+    reason: Mapped[str]
+    raw: Mapped[str | None]
+    n_exemplars: Mapped[int]
+
+
+class Category(Stored, Base):
+    """A functional category."""
+
+    __tablename__ = "category"
+
+    category: Mapped[str]
+    name: Mapped[str]
+    definition: Mapped[str]
+    examples_json: Mapped[list[Any]]
+
+
+class CategoryAssignment(Stored, Base):
+    """A feature's category."""
+
+    __tablename__ = "category_assignment"
+
+    source: Mapped[str]
+    feature: Mapped[str]
+    category: Mapped[str]
+    reason: Mapped[str | None]
+
+
+class AblationScore(Stored, Base):
+    """What switching something off does: KL(full ‖ ablated) in nats per token."""
+
+    __tablename__ = "ablation_score"
+
+    scope: Mapped[str]
+    layer: Mapped[int | None]
+    projection: Mapped[str | None]
+    rank_index: Mapped[int | None]
+    # "group" is a reserved word of SQL
+    group: Mapped[str | None] = mapped_column("group_name")
+    mode: Mapped[str]
+    kl_nats: Mapped[float]
+    kl_ci_low: Mapped[float]
+    kl_ci_high: Mapped[float]
+    n_tokens: Mapped[Count]
+    n_documents: Mapped[int]
+    n_components: Mapped[int]
+
+
+class LLMCall(Base):
+    """The journal of LLM calls. A stored answer is replayed, never sent (or paid) again."""
+
+    __tablename__ = "llm_call"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)
+    step_id: Mapped[int | None] = mapped_column(ForeignKey("step.id", ondelete="SET NULL"), index=True)
+    provider: Mapped[str]
+    model: Mapped[str]
+    role: Mapped[str]
+    request_json: Mapped[dict[str, Any]]
+    response_json: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    status: Mapped[str]
+    error: Mapped[str | None]
+    input_tokens: Mapped[int | None]
+    cached_tokens: Mapped[int | None]
+    output_tokens: Mapped[int | None]
+    latency_s: Mapped[float]
+    n_attempts: Mapped[int]
+    price_usd: Mapped[float | None]
+    stored_at: Mapped[str]
+
+
+class PaperClaim(Base):
+    """A number of the paper, for the column beside ours."""
+
+    __tablename__ = "paper_claim"
+    __table_args__ = (UniqueConstraint("place", "quantity", "subject"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    place: Mapped[str]
+    quantity: Mapped[str]
+    subject: Mapped[str]
+    value: Mapped[float]
+    unit: Mapped[str]
+    successes: Mapped[int | None]
+    n: Mapped[int | None]
+    comment: Mapped[str | None]
+
+
+RECORDS: tuple[type[Any], ...] = (
+    Checkpoint,
+    Evaluation,
+    ActivationSet,
+    Dictionary,
+    DictionaryScore,
+    Feature,
+    Explanation,
+    Category,
+    CategoryAssignment,
+    AblationScore,
+)
+"""Tables with `step_id` and `item`."""
+
+Index(None, Evaluation.benchmark, Evaluation.variant)
+Index(None, Feature.source, Feature.feature)
+Index(None, Explanation.source, Explanation.feature)
+Index(None, CategoryAssignment.source, CategoryAssignment.feature)

@@ -1,0 +1,239 @@
+"""The stages' contracts: one Protocol each, what a plugin registers, and what a run hands to it.
+
+A plugin offers `Registration`s; the host picks one by name, validates its config, calls `load()` for the
+implementation's class and constructs it with the config. No torch here: plugins import theirs inside `load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+from harness.calls import LLMCall, LLMReply, LLMRequest
+from harness.config import Config
+from harness.records import (
+    AblationScore,
+    ActivationSet,
+    Category,
+    CategoryAssignment,
+    Checkpoint,
+    Dictionary,
+    EvaluationResult,
+    Evidence,
+    Explanation,
+    ModelRef,
+    Trace,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+
+    from harness.model.chat import ChatFormat
+    from harness.model.subject import Subject
+
+Stage = Literal["trainers", "probes", "dictionaries", "interpreters", "ablations", "providers"]
+"""Folder = stage = hook = section of the report."""
+
+STAGES: tuple[Stage, ...] = ("trainers", "probes", "dictionaries", "interpreters", "ablations", "providers")
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Registration(Generic[T_co]):
+    """A named implementation that a plugin offers for a stage.
+
+    Attributes:
+        name: what users type; unique over all plugins.
+        config: the Config class; its docstrings are the reference that `harness plugins show` prints.
+        load: imports the implementation and returns a callable `config -> implementation`. Heavy imports belong here.
+        summary: one line for `harness plugins`.
+        version: part of every step's key: raise it when results change.
+        asks_llm: whether an interpreter asks a provider; `--provider` chooses those that do.
+        needs: names of plugins whose output this one reads (a dictionary needs its probe).
+    """
+
+    name: str
+    config: type[Config]
+    load: Callable[[], Callable[[Any], T_co]]
+    summary: str
+    version: str = "1"
+    needs: tuple[str, ...] = ()
+    asks_llm: bool = False
+
+
+class Progress(Protocol):
+    """Where a step reports how far it is."""
+
+    def start(self, total: int | None, unit: str) -> None:
+        """Begin (or begin again) a bar of `total` `unit`s; None where the total is unknown."""
+
+    def advance(self, n: int = 1) -> None:
+        """`n` more units are done."""
+
+
+class SilentProgress:
+    """Progress that nobody watches."""
+
+    def start(self, total: int | None, unit: str) -> None:
+        """Ignore."""
+
+    def advance(self, n: int = 1) -> None:
+        """Ignore."""
+
+
+class CallStore(Protocol):
+    """The journal of LLM calls. The runner writes it; providers and interpreters never see the database."""
+
+    def lookup(self, key: str) -> LLMCall | None:
+        """The answered call with this hash, if there is one."""
+        ...
+
+    def store(self, call: LLMCall) -> None:
+        """Keep a call, durably, before anything is made of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a run hands to a step.
+
+    Attributes:
+        out_dir: the step's own folder, kept across interruptions; write nowhere else.
+        seed: this step's seed, derived from the run's seed and the step's name.
+        device: torch device, e.g. `cpu` or `cuda:0`.
+        done: items of this step already stored by an attempt that was interrupted; skip them.
+        progress: where to report how far the step is.
+        calls: journal of LLM calls (interpreters only).
+        provider: role (`explainer`, `categories`, `categoriser`) -> (provider, model name); interpreters only.
+        benchmarks: names of the study's benchmarks.
+        benchmark_limit: items per benchmark; None is all of them.
+        task_paths: folders searched for lm-eval tasks beside the package's own.
+    """
+
+    out_dir: Path
+    seed: int
+    device: str = "cpu"
+    done: frozenset[str] = frozenset()
+    progress: Progress = field(default_factory=SilentProgress)
+    calls: CallStore | None = None
+    provider: Callable[[str], tuple[Provider, str]] | None = None
+    benchmarks: tuple[str, ...] = ()
+    benchmark_limit: int | None = None
+    task_paths: tuple[Path, ...] = ()
+
+    def generator(self) -> torch.Generator:
+        """A CPU generator seeded with this step's seed."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed)
+
+
+class Trainer(Protocol):
+    """Makes a checkpoint from a base model and traces."""
+
+    def train(self, base: ModelRef, traces: Sequence[Trace], chat: ChatFormat, run: RunContext) -> Checkpoint:
+        """Train and return the checkpoint, saved under `run.out_dir`.
+
+        Called again after an interruption, it goes on from its last checkpoint in `run.out_dir`.
+        """
+        ...
+
+
+class Probe(Protocol):
+    """Reads features over tokens."""
+
+    def read(self, subject: Subject, traces: Sequence[Trace], run: RunContext) -> ActivationSet:
+        """Run the traces through the model once and write the activations under `run.out_dir`."""
+        ...
+
+
+class Codec(Protocol):
+    """A fitted dictionary, ready to encode."""
+
+    def encode(self, x: Float[torch.Tensor, "token d_in"]) -> Float[torch.Tensor, "token n_latents"]:
+        """Codes of tokens. A token's code does not depend on its batch."""
+        ...
+
+    def decode(self, z: Float[torch.Tensor, "token n_latents"]) -> Float[torch.Tensor, "token d_in"]:
+        """Reconstruction from codes."""
+        ...
+
+
+class DictionaryLearner(Protocol):
+    """Fits a dictionary on an activation set."""
+
+    def fit(self, activations: ActivationSet, run: RunContext) -> Dictionary:
+        """Fit on the training documents of the set, save under `run.out_dir`."""
+        ...
+
+    def load(self, dictionary: Dictionary) -> Codec:
+        """Open a fitted dictionary."""
+        ...
+
+
+class Interpreter(Protocol):
+    """Explains, grades and categorises features from their evidence."""
+
+    def explain(self, evidence: Sequence[Evidence], run: RunContext) -> Iterator[Explanation]:
+        """One Explanation per feature, also for those that fail (with a reason)."""
+        ...
+
+    def categorise(
+        self, explained: Sequence[tuple[Explanation, Evidence]], run: RunContext
+    ) -> Iterator[Category | CategoryAssignment]:
+        """Categories first, then one assignment per feature."""
+        ...
+
+
+class Ablation(Protocol):
+    """Measures what parts of an adapter do, by switching them off through the tap."""
+
+    def measure(
+        self, subject: Subject, traces: Sequence[Trace], run: RunContext
+    ) -> Iterator[AblationScore | EvaluationResult]:
+        """Yield each cell as soon as it is measured; skip items in `run.done`."""
+        ...
+
+
+class Provider(Protocol):
+    """Sends one request to an LLM. Knows its vendor's wire format and nothing else."""
+
+    name: str
+    """`openai`, `anthropic`, ...; part of the journal's hash."""
+
+    async def complete(self, request: LLMRequest) -> LLMReply:
+        """One attempt, without retries of its own.
+
+        Raises:
+            harness.llm.errors.CallFailed: with what the client needs to decide about another attempt.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        ...
+
+
+AnyImplementation = Trainer | Probe | DictionaryLearner | Interpreter | Ablation | Provider
+
+__all__ = [
+    "STAGES",
+    "Ablation",
+    "AnyImplementation",
+    "CallStore",
+    "Codec",
+    "DictionaryLearner",
+    "Interpreter",
+    "Probe",
+    "Progress",
+    "Provider",
+    "Registration",
+    "RunContext",
+    "SilentProgress",
+    "Stage",
+    "Trainer",
+]

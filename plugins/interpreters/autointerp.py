@@ -1,0 +1,65 @@
+"""`autointerp`: the paper's pipeline: an LLM explains and grades each feature, makes categories, and assigns them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from harness import Config, Interpreter, Registration, hookimpl
+
+
+class AutointerpConfig(Config):
+    """What the LLM is shown and how it is asked. The same for every source."""
+
+    n_contexts: PositiveInt = 64
+    """Contexts shown per feature, the highest activations (the paper: top 64)."""
+    tokens_per_context: PositiveInt = 10
+    """Most tokens listed with their strength under each context."""
+    min_strength: NonNegativeFloat = 0.5
+    """Weakest strength listed, on the scale of 0 to 10; a context's own token is always listed."""
+    n_min: PositiveInt = 1
+    """Fewest contexts that are explained."""
+    max_tokens: PositiveInt = 16_000
+    """Longest reply, reasoning included."""
+    temperature: NonNegativeFloat | None = None
+    """None leaves it to the model; reasoning models refuse the parameter."""
+    structured: bool = True
+    """Give the provider the reply's JSON schema; its own settings decide whether it is sent."""
+    repair_turns: Literal[0, 1] = 1
+    """How often a reply that cannot be read is asked for again, with the reason."""
+    concurrency: PositiveInt = 16
+    """Most requests in flight."""
+    max_attempts: PositiveInt = 5
+    """Attempts per call: rate limits, overload, broken connections."""
+    timeout_s: PositiveFloat = 300.0
+    """Longest wait for one attempt; reasoning takes minutes."""
+    max_calls: NonNegativeInt | None = None
+    """Most calls per step and role, replays not counted; the run stops there and can go on later."""
+    category_sources: tuple[str, ...] = ("adapter-activations", "mlp-neurons")
+    """Categories are made from an equal number of explanations of these sources (all sources where none is there)."""
+    n_category_explanations: PositiveInt = 200
+    """Most explanations per source shown to make categories."""
+    n_category_examples: PositiveInt = 5
+    """Contexts shown to assign a category."""
+
+
+def _load() -> Callable[[Any], Interpreter]:
+    from .autointerp_interpreter import Autointerp
+
+    return Autointerp
+
+
+@hookimpl
+def harness_interpreters() -> Sequence[Registration[Interpreter]]:
+    """Offer `autointerp`."""
+    return [
+        Registration(
+            name="autointerp",
+            config=AutointerpConfig,
+            load=_load,
+            summary="an LLM explains, grades and categorises features, with the paper's prompts",
+            asks_llm=True,
+        )
+    ]

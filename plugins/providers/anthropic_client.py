@@ -1,0 +1,134 @@
+"""The Messages API through the official SDK: one request, one attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from anthropic import APIConnectionError, APIError, APIStatusError, AsyncAnthropic
+from pydantic import BaseModel
+
+from harness.calls import LLMReply, LLMRequest
+from harness.errors import ProviderError
+from harness.llm.errors import Retryable
+
+from .anthropic_messages import AnthropicConfig
+from .wire import Count, api_key, clean, read_body, status_failure
+
+_UNSUPPORTED = {"maxLength", "minLength", "minimum", "maximum", "minItems", "maxItems"}
+
+
+class _Block(BaseModel):
+    type: str
+    text: str = ""
+
+
+class _Usage(BaseModel):
+    input_tokens: Count | None = None
+    cache_read_input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    output_tokens: Count | None = None
+
+
+class _Message(BaseModel):
+    """The part of a message that is kept."""
+
+    content: tuple[_Block, ...]
+    model: str | None = None
+    stop_reason: str | None = None
+    usage: _Usage | None = None
+
+
+class AnthropicMessages:
+    """The Messages API. The SDK's client is made inside the running loop and closed with it."""
+
+    name = "anthropic"
+
+    def __init__(self, config: AnthropicConfig) -> None:
+        self._config = config
+        self._clients: dict[asyncio.AbstractEventLoop, AsyncAnthropic] = {}
+
+    async def complete(self, request: LLMRequest) -> LLMReply:
+        """One attempt.
+
+        Raises:
+            CallFailed: this call failed; Retryable or Refused.
+            ProviderError: no call can succeed: no key, wrong key, unknown model, no credit, or a temperature was set.
+        """
+        key = api_key(self.name, self._config.key_variable, required=self._config.key_required)
+        if not request.model:
+            raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
+        if request.temperature is not None:
+            raise ProviderError(f"{self.name} has no temperature: leave the interpreter's temperature unset")
+        try:
+            raw = await self._client(key).messages.with_raw_response.create(**self._parameters(request))
+            body = await raw.read()
+        except APIStatusError as error:
+            # `from None`: the SDK's exceptions carry the request with its Authorization header
+            raise status_failure(
+                self.name,
+                error.status_code,
+                error.body,
+                error.response.headers,
+                key=key,
+                variable=self._config.key_variable,
+                model=request.model,
+            ) from None
+        except APIConnectionError as error:
+            raise Retryable(f"no connection ({type(error).__name__})") from None
+        except APIError as error:
+            raise Retryable(f"the response is not what the API promises ({type(error).__name__})") from None
+        return _reply(read_body(body, _Message, key), request, clean(raw.headers.get("request-id", ""), key))
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+
+    def _client(self, key: str) -> AsyncAnthropic:
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            # an explicit timeout also lifts the SDK's limit on max_tokens without streaming
+            self._clients[loop] = AsyncAnthropic(
+                api_key=key, base_url=self._config.base_url, max_retries=0, timeout=self._config.timeout_s
+            )
+        return self._clients[loop]
+
+    def _parameters(self, request: LLMRequest) -> dict[str, Any]:
+        parameters: dict[str, Any] = {
+            "model": request.model,
+            "messages": [{"role": "user", "content": request.user}],
+            "max_tokens": request.max_tokens,
+        }
+        if request.system:
+            parameters["system"] = request.system
+        if self._config.structured_output and request.json_schema is not None:
+            schema = _supported(request.json_schema)
+            parameters["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        return parameters
+
+
+def _supported(schema: Any) -> Any:
+    """The schema without the limits that the API refuses."""
+    if isinstance(schema, dict):
+        return {k: _supported(v) for k, v in schema.items() if k not in _UNSUPPORTED}
+    return [_supported(v) for v in schema] if isinstance(schema, list) else schema
+
+
+def _reply(message: _Message, request: LLMRequest, request_id: str) -> LLMReply:
+    usage = message.usage or _Usage()
+    cached = usage.cache_read_input_tokens
+    # Anthropic's input_tokens leaves out what the cache read or wrote; ours counts all of the prompt
+    whole = None
+    if usage.input_tokens is not None:
+        whole = usage.input_tokens + (cached or 0) + (usage.cache_creation_input_tokens or 0)
+    return LLMReply(
+        text="".join(block.text for block in message.content if block.type == "text"),
+        finish_reason=message.stop_reason,
+        model=message.model or request.model,
+        request_id=request_id or None,
+        input_tokens=whole,
+        cached_tokens=cached,
+        output_tokens=usage.output_tokens,
+    )

@@ -1,0 +1,132 @@
+"""Chat Completions through the official SDK: one request, one attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI
+from pydantic import BaseModel
+
+from harness.calls import LLMReply, LLMRequest
+from harness.errors import ProviderError
+from harness.llm.errors import Retryable
+
+from .openai_chat import OpenAIConfig
+from .wire import Count, api_key, clean, read_body, status_failure
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Cached(BaseModel):
+    cached_tokens: Count | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    prompt_tokens_details: _Cached | None = None
+
+
+class _Completion(BaseModel):
+    """The part of a chat completion that is kept."""
+
+    choices: tuple[_Choice, ...]
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+class OpenAIChat:
+    """Chat Completions. The SDK's client is made inside the running loop and closed with it."""
+
+    name = "openai"
+
+    def __init__(self, config: OpenAIConfig) -> None:
+        self._config = config
+        self._clients: dict[asyncio.AbstractEventLoop, AsyncOpenAI] = {}
+
+    async def complete(self, request: LLMRequest) -> LLMReply:
+        """One attempt.
+
+        Raises:
+            CallFailed: this call failed; Retryable or Refused.
+            ProviderError: no call can succeed: no key, wrong key, unknown model, no credit.
+        """
+        key = api_key(self.name, self._config.key_variable, required=self._config.key_required)
+        if not request.model:
+            raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
+        try:
+            raw = await self._client(key).chat.completions.with_raw_response.create(**self._parameters(request))
+        except APIStatusError as error:
+            # `from None`: the SDK's exceptions carry the request with its Authorization header
+            raise status_failure(
+                self.name,
+                error.status_code,
+                error.body,
+                error.response.headers,
+                key=key,
+                variable=self._config.key_variable,
+                model=request.model,
+            ) from None
+        except APIConnectionError as error:
+            raise Retryable(f"no connection ({type(error).__name__})") from None
+        except APIError as error:
+            raise Retryable(f"the response is not what the API promises ({type(error).__name__})") from None
+        return _reply(
+            read_body(raw.content, _Completion, key), request, clean(raw.headers.get("x-request-id", ""), key)
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+
+    def _client(self, key: str) -> AsyncOpenAI:
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            self._clients[loop] = AsyncOpenAI(
+                api_key=key, base_url=self._config.base_url, max_retries=0, timeout=self._config.timeout_s
+            )
+        return self._clients[loop]
+
+    def _parameters(self, request: LLMRequest) -> dict[str, Any]:
+        config = self._config
+        messages = [{"role": "system", "content": request.system}] if request.system else []
+        parameters: dict[str, Any] = {
+            "model": request.model,
+            "messages": [*messages, {"role": "user", "content": request.user}],
+            config.max_tokens_field: request.max_tokens,
+        }
+        if request.temperature is not None:
+            parameters["temperature"] = request.temperature
+        if config.reasoning_effort is not None:
+            parameters["reasoning_effort"] = config.reasoning_effort
+        if config.structured_output and request.json_schema is not None:
+            schema = {"name": "answer", "schema": request.json_schema}
+            parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return parameters
+
+
+def _reply(completion: _Completion, request: LLMRequest, request_id: str) -> LLMReply:
+    if not completion.choices:
+        raise Retryable("the response has no choices")
+    choice, usage = completion.choices[0], completion.usage or _Usage()
+    refusal = choice.message.refusal if not choice.message.content else None
+    return LLMReply(
+        text=choice.message.content or refusal or "",
+        finish_reason="refusal" if refusal else choice.finish_reason,
+        model=completion.model or request.model,
+        request_id=request_id or None,
+        input_tokens=usage.prompt_tokens,
+        cached_tokens=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None,
+        output_tokens=usage.completion_tokens,
+    )

@@ -1,0 +1,41 @@
+"""The implementation of `full-finetune`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.model.chat import ChatFormat
+from harness.model.subject import load_base, load_tokenizer
+from harness.records import Checkpoint, ModelRef, Trace
+from harness.stages import RunContext
+
+from .full_finetune import FullFinetuneConfig
+from .training import fit
+
+
+class FullTrainer:
+    """Trains all weights and saves a model folder `model`, in the base's dtype."""
+
+    def __init__(self, config: FullFinetuneConfig) -> None:
+        self.config = config
+
+    def train(self, base: ModelRef, traces: Sequence[Trace], chat: ChatFormat, run: RunContext) -> Checkpoint:
+        """Train, or go on where an interrupted attempt stopped.
+
+        Raises:
+            UsageError: batch sizes that do not divide.
+            DataError: no trace is short enough.
+        """
+
+        def build() -> Any:
+            # Steps of 1e-5 vanish in bfloat16 weights: the weights that are trained are float32.
+            return load_base(base.model_copy(update={"dtype": "float32"}), run.device).train()
+
+        def save(model: Any, folder: Path) -> None:
+            import torch
+
+            model.to(getattr(torch, base.dtype)).save_pretrained(folder)
+
+        return fit("full", build, save, self.config, base, load_tokenizer(base), traces, chat, run)

@@ -1,0 +1,39 @@
+"""Plugin `pretrained-adapter`: an adapter that someone has trained already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pydantic import Field
+
+from harness.config import Config
+from harness.hookspecs import hookimpl
+from harness.stages import Registration, Trainer
+
+
+class PretrainedAdapterConfig(Config):
+    """Where the adapter is."""
+
+    path: str = Field(min_length=1)
+    """Local PEFT folder, `package://harness/...`, or a hub id. Copied, so that the study holds what it measured."""
+    revision: str | None = None
+    """Hub revision; None is the default branch."""
+
+
+def _load() -> Callable[[PretrainedAdapterConfig], Trainer]:
+    from .existing import ExistingAdapter
+
+    return ExistingAdapter
+
+
+@hookimpl
+def harness_trainers() -> list[Registration[Trainer]]:
+    """Offer `pretrained-adapter`."""
+    return [
+        Registration(
+            name="pretrained-adapter",
+            config=PretrainedAdapterConfig,
+            load=_load,
+            summary="take an existing PEFT adapter from a folder or the hub; trains nothing",
+        )
+    ]

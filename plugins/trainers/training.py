@@ -1,0 +1,261 @@
+"""One way of fitting a model to traces, on transformers' Trainer: used by the adapter and by the full fine-tune.
+
+What is ours is around it: the loss mask, the length rule, the seeds, resuming after any kind of interruption to the
+same bytes, and leaving the process as it was found.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from harness.config import digest
+from harness.errors import UsageError
+from harness.model.chat import ChatFormat
+from harness.records import Checkpoint, ModelRef, Trace
+from harness.stages import RunContext
+
+from .examples import Examples, make_examples, pad_batch, shuffled
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FOLDER = {"adapter": "adapter", "full": "model"}
+
+
+def fit(
+    kind: Literal["adapter", "full"],
+    build: Callable[[], Any],
+    save: Callable[[Any, Path], None],
+    recipe: Recipe,
+    base: ModelRef,
+    tokenizer: PreTrainedTokenizerBase,
+    traces: Sequence[Trace],
+    chat: ChatFormat,
+    run: RunContext,
+) -> Checkpoint:
+    """Train what `build` returns and `save` it under `run.out_dir`, then remove the intermediate checkpoints.
+
+    Called again after an interruption it goes on from the last complete checkpoint, to the same bytes; called again
+    after it was finished it returns what it made. Other inputs in the same folder start afresh.
+
+    Args:
+        kind: what is made; the folder is `adapter` or `model`.
+        build: the model with the parameters that are to be trained requiring grad; called after seeding.
+        save: writes the trained weights into a folder.
+        recipe: how.
+        base: where the model came from.
+        tokenizer: the base's.
+        traces: what to fit.
+        chat: how they become text.
+        run: seed, device, folder, progress.
+
+    Raises:
+        UsageError: micro_batch_size (times processes) does not divide batch_size.
+        DataError: no trace is short enough.
+    """
+    accumulate = _accumulation(recipe)
+    run.out_dir.mkdir(parents=True, exist_ok=True)
+    chat_hash = chat.hash(tokenizer)
+    # The folder belongs to one step, whose key covers the base's bytes: its name is enough here.
+    job = digest([kind, recipe.digest(), base.model_dump(mode="json"), chat_hash, run.seed, _of(traces)])
+    finished = _finished(run.out_dir, job)
+    if finished is not None:
+        return finished
+    with _undisturbed(run.seed):
+        model = build()
+        cached = model.config.use_cache  # the Trainer switches it off, and it would be saved like that
+        limit = min(recipe.max_length, getattr(model.config, "max_position_embeddings", None) or recipe.max_length)
+        used = shuffled(traces, run.seed) if recipe.shuffle_traces else traces
+        examples = make_examples(used, chat, tokenizer, limit)
+        trainer = _trainer(model, examples, recipe, accumulate, int(tokenizer.pad_token_id), run)
+        trainer.train(resume_from_checkpoint=_last_complete(run.out_dir / "steps"))
+        model.config.use_cache = cached
+        folder = _saved(partial(save, trainer.accelerator.unwrap_model(trainer.model)), run.out_dir, _FOLDER[kind])
+    checkpoint = Checkpoint(
+        kind=kind,
+        path=folder,
+        base=base,
+        chat_hash=chat_hash,
+        n_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        n_examples=len(examples.rows),
+        n_truncated=len(examples.left_out),
+        n_steps=trainer.state.global_step,
+        losses=tuple((int(e["step"]), float(e["loss"])) for e in trainer.state.log_history if "loss" in e),
+    )
+    _write(run.out_dir / "job.json", {"job": job, "checkpoint": checkpoint.model_dump(mode="json")})
+    shutil.rmtree(run.out_dir / "steps", ignore_errors=True)
+    return checkpoint
+
+
+def _accumulation(recipe: Recipe) -> int:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    per_pass = recipe.micro_batch_size * processes
+    if recipe.batch_size % per_pass:
+        raise UsageError(
+            f"batch_size={recipe.batch_size} is not a multiple of micro_batch_size={recipe.micro_batch_size} times "
+            f"{processes} process(es); the effective batch would be another one than asked for"
+        )
+    return recipe.batch_size // per_pass
+
+
+def _of(traces: Sequence[Trace]) -> str:
+    return digest([[t.id, t.question, t.trace, t.answer] for t in traces])
+
+
+def _finished(out_dir: Path, job: str) -> Checkpoint | None:
+    """What this job made before; None if it did not finish. What another job left here is removed."""
+    try:
+        note = json.loads((out_dir / "job.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        note = {}
+    if note.get("job") == job:
+        if "checkpoint" not in note:
+            return None
+        checkpoint = Checkpoint.model_validate(note["checkpoint"])
+        if checkpoint.path.is_dir():
+            return checkpoint
+    for name in ("steps", *_FOLDER.values()):
+        shutil.rmtree(out_dir / name, ignore_errors=True)
+    _write(out_dir / "job.json", {"job": job})
+    return None
+
+
+def _trainer(model: Any, examples: Examples, recipe: Recipe, accumulate: int, pad_id: int, run: RunContext) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(run.out_dir / "steps"),
+        per_device_train_batch_size=recipe.micro_batch_size,
+        gradient_accumulation_steps=accumulate,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup_ratio,
+        optim="adamw_torch",
+        adam_beta1=recipe.beta1,
+        adam_beta2=recipe.beta2,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=recipe.bf16,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
+        train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
+        save_strategy="steps",
+        save_steps=recipe.save_steps,
+        save_total_limit=1,
+        logging_strategy="steps",
+        logging_steps=recipe.logging_steps,
+        logging_nan_inf_filter=False,
+        seed=run.seed % 2**32,
+        data_seed=run.seed % 2**32,
+        use_cpu=run.device == "cpu",
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    if not os.environ.get("WORLD_SIZE"):
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs would mean nn.DataParallel and another batch
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=list(examples.rows),
+        data_collator=partial(pad_batch, pad_id=pad_id),
+        callbacks=[_Reporter(run)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _Reporter(TrainerCallback):
+    """Passes the Trainer's steps on to the run's progress."""
+
+    def __init__(self, run: RunContext) -> None:
+        self.progress = run.progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the bar where training starts: after a resume not at 0."""
+        self.progress.start(state.max_steps, "step")
+        if state.global_step:
+            self.progress.advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """One more optimiser step."""
+        self.progress.advance()
+
+
+def _last_complete(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end. Others are removed: the Trainer would trip over them.
+
+    The Trainer writes `trainer_state.json` last, so that a checkpoint with a readable one is whole.
+    """
+    complete: dict[int, Path] = {}
+    for path in folder.glob("checkpoint-*"):
+        try:
+            complete[int(json.loads((path / "trainer_state.json").read_text())["global_step"])] = path
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(path)
+    return str(complete[max(complete)]) if complete else None
+
+
+def _saved(save: Callable[[Path], None], out_dir: Path, name: str) -> Path:
+    """Save into a fresh folder and put it in place when it is whole."""
+    fresh, folder = out_dir / f"{name}.new", out_dir / name
+    shutil.rmtree(fresh, ignore_errors=True)
+    save(fresh)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(fresh, folder)
+    return folder
+
+
+def _write(path: Path, value: Any) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(fresh, path)
+
+
+@contextmanager
+def _undisturbed(seed: int) -> Iterator[None]:
+    """Seed everything inside; outside, the random states, environment and loggers stay as they were.
+
+    The Trainer seeds Python, numpy and torch globally and accelerate writes to the environment.
+    """
+    states = random.getstate(), np.random.get_state(), dict(os.environ)
+    loggers = [logging.getLogger(n) for n in ("transformers", "accelerate", "peft")]
+    levels = [logger.level for logger in loggers]
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        transformers.utils.logging.disable_progress_bar()
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for key in os.environ.keys() - states[2].keys():
+            del os.environ[key]
+        os.environ.update(states[2])

@@ -1,0 +1,219 @@
+"""The k highest activations of every feature: exact, sorted, capped per document, shown as the text read."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.activations.exemplars import TopKTracker, collect_features, evidence
+from harness.activations.store import StoredDocument, open_set, token_texts, whole_characters
+from harness.testing import tiny_activations, tiny_tokenizer
+
+
+@dataclass(frozen=True)
+class Stream:
+    documents: list[np.ndarray]
+    ranked: list[np.ndarray]
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> Stream:
+    """Documents of few distinct values, so that ties are everywhere."""
+    seed, columns = draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 3))
+    lengths = draw(st.lists(st.integers(1, 12), min_size=1, max_size=6))
+    levels, dtype = draw(st.integers(1, 9)), draw(st.sampled_from([np.float16, np.float32]))
+    rng = np.random.default_rng(seed)
+    return Stream(
+        [(rng.integers(-levels, levels + 1, (n, columns)) / 2).astype(dtype) for n in lengths],
+        [rng.random(n) < 0.8 for n in lengths],
+    )
+
+
+def brute_force(stream: Stream, column: int, sign: int, k: int, cap: int | None) -> list[tuple[float, int]]:
+    """Sort everything by (value descending, document order, position), then walk down under the cap."""
+    rows, start = [], 0
+    for d, (values, ranked) in enumerate(zip(stream.documents, stream.ranked, strict=True)):
+        for t in np.flatnonzero(ranked):
+            v = sign * float(values[t, column])
+            if v > 0:
+                rows.append((v, d, start + int(t)))
+        start += len(values)
+    kept, per_document = [], [0] * len(stream.documents)
+    for v, d, token in sorted(rows, key=lambda row: (-row[0], row[1], row[2])):
+        if len(kept) < k and (cap is None or per_document[d] < cap):
+            kept.append((v, token))
+            per_document[d] += 1
+    return kept
+
+
+def track(stream: Stream, *, signed: bool, k: int, cap: int | None) -> TopKTracker:
+    tracker = TopKTracker(stream.documents[0].shape[1], signed=signed, k=k, cap=cap)
+    for values, ranked in zip(stream.documents, stream.ranked, strict=True):
+        tracker.add_document(values, ranked)
+    return tracker
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams(), st.integers(1, 10), st.sampled_from([None, 1, 2, 4]), st.booleans())
+def test_the_stream_finds_what_brute_force_finds(stream: Stream, k: int, cap: int | None, signed: bool) -> None:
+    top = track(stream, signed=signed, k=k, cap=cap).result()
+    signs = (1, -1) if signed else (1,)
+    for row in range(len(top.values)):
+        column, polarity = divmod(row, len(signs))
+        expected = brute_force(stream, column, signs[polarity], k, cap)
+        found = [(float(v), int(t)) for v, t in zip(top.values[row], top.tokens[row], strict=True) if t >= 0]
+        assert found == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(streams())
+def test_density_sum_and_maximum_are_those_of_the_ranked_tokens(stream: Stream) -> None:
+    top = track(stream, signed=True, k=1, cap=None).result()
+    all_values = np.concatenate(stream.documents).astype(np.float64)[np.concatenate(stream.ranked)]
+    both = np.stack([all_values, -all_values], axis=2).reshape(-1, 2 * all_values.shape[1]).clip(0)
+    assert top.n_tokens == len(all_values)
+    np.testing.assert_array_equal(top.n_active, (both > 0).sum(0))
+    np.testing.assert_allclose(top.activation_sum, both.sum(0), rtol=1e-6)
+    np.testing.assert_array_equal(top.activation_max, both.max(0, initial=0))
+
+
+def test_the_result_does_not_depend_on_the_shards(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    documents = {f"d{i}": rng.integers(-3, 4, (int(rng.integers(2, 30)), 4)) for i in range(12)}
+    found = [
+        list(collect_features(open_set(tiny_activations(tmp_path / str(n), documents, shard_tokens=n)), k=9, cap=2))
+        for n in (1, 40, 10_000)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_evidence_is_the_highest_exemplars_after_the_cap_in_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    documents = {f"d{i}": rng.normal(size=(20, 2)) for i in range(10)}
+    features = list(collect_features(open_set(tiny_activations(tmp_path, documents)), k=16, cap=2))
+    for feature, shown in zip(features, evidence(features, 5), strict=True):
+        assert shown.exemplars == feature.exemplars[:5]
+        targets = [e.activations[e.target] for e in feature.exemplars]
+        assert targets == sorted(targets, reverse=True)
+        assert [e.rank for e in feature.exemplars] == list(range(16))
+        documents_shown = [e.document for e in feature.exemplars]
+        assert max(map(documents_shown.count, documents_shown)) <= 2
+
+
+def test_a_polarity_never_shows_the_other_ones_activations(tmp_path: Path) -> None:
+    values = np.array([[0.0], [2.0], [-3.0], [1.0], [-1.0]])
+    stored = open_set(tiny_activations(tmp_path, {"d": values}))
+    plus, minus = collect_features(stored)
+    assert (plus.feature, minus.feature) == ("L0.q_proj+", "L0.q_proj-")
+    assert plus.exemplars[0].activations == (0, 2, 0, 1, 0)
+    assert minus.exemplars[0].activations == (0, 0, 3, 0, 1)
+    assert (plus.activation_max, minus.activation_max) == (2, 3)
+    assert plus.density_per_token == minus.density_per_token == 2 / 4  # the first token does not count
+
+
+def test_an_unsigned_column_is_one_feature(tmp_path: Path) -> None:
+    stored = open_set(tiny_activations(tmp_path, {"d": np.ones((3, 2))}, signed=False))
+    assert [f.feature for f in collect_features(stored)] == list(stored.columns)
+
+
+def test_a_dead_feature_is_reported_without_exemplars(tmp_path: Path) -> None:
+    stored = open_set(tiny_activations(tmp_path, {"d": np.array([[0.0], [1.0]])}))
+    minus = list(collect_features(stored))[1]
+    assert minus.exemplars == ()
+    assert (minus.activation_max, minus.density_per_token, minus.activation_sum) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("position", [1, 5, 29])
+def test_the_window_holds_the_target_and_is_clipped_to_the_document(tmp_path: Path, position: int) -> None:
+    values = np.zeros((30, 1))
+    values[position] = 7
+    stored = open_set(tiny_activations(tmp_path, {"d": values}))
+    (exemplar,) = next(iter(collect_features(stored, window=3))).exemplars
+    assert exemplar.activations[exemplar.target] == 7
+    assert exemplar.position == exemplar.start + exemplar.target == position
+    assert exemplar.tokens == stored.tokens("d")[max(position - 3, 0) : position + 4]
+
+
+def test_special_and_first_tokens_are_not_ranked_and_read_zero(tmp_path: Path) -> None:
+    stored = open_set(tiny_activations(tmp_path, {"d": np.array([[9.0], [8.0], [1.0]])}))
+    document = replace(stored.document("d"), special=np.array([False, True, False]))
+    assert document.ranked.tolist() == [False, False, True]
+    stored.document = lambda _: document  # type: ignore[method-assign]
+    stored.documents = lambda _=None: iter([document])  # type: ignore[method-assign]
+    plus = next(iter(collect_features(stored)))
+    assert [e.activations for e in plus.exemplars] == [(0, 0, 1)]
+    assert plus.n_tokens == 1
+
+
+def windows_equal_decoding(tokenizer: object, text: str, starts: range, length: int) -> int:
+    """Check every window of a text; return how many edges had to move."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)  # type: ignore[operator]
+    ids, offsets = np.array(encoded["input_ids"]), np.array(encoded["offset_mapping"]).reshape(-1, 2)
+    none = np.zeros(len(ids), dtype=bool)
+    document = StoredDocument("d", text, ids, offsets, none, none, np.zeros((len(ids), 0)))
+    moved = 0
+    for wanted in (s for s in starts if s < len(ids)):
+        start, stop = whole_characters(document, wanted, min(wanted + length, len(ids)))
+        assert start <= wanted
+        moved += (start, stop) != (wanted, min(wanted + length, len(ids)))
+        texts = token_texts(document, start, stop)
+        assert len(texts) == stop - start
+        assert "".join(texts) == tokenizer.decode(ids[start:stop].tolist())  # type: ignore[attr-defined]
+    return moved
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="aé你好→×🙂👩‍🚀 \n\\{}<|im_end|>", max_size=30), st.integers(1, 6))
+def test_joined_window_tokens_are_the_decoded_window(text: str, length: int) -> None:
+    import unicodedata
+
+    normal = unicodedata.normalize("NFC", text)
+    windows_equal_decoding(tokenizer(), normal, range(len(normal)), length)
+
+
+_TOKENIZER: list[object] = []
+
+
+def tokenizer() -> object:
+    """Built once; hypothesis does not take function fixtures."""
+    if not _TOKENIZER:
+        import tempfile
+
+        _TOKENIZER.append(tiny_tokenizer(Path(tempfile.mkdtemp())))
+    return _TOKENIZER[0]
+
+
+def test_tokens_of_one_character_are_merged_into_the_first() -> None:
+    assert windows_equal_decoding(tokenizer(), "a你b🙂c", range(0, 9), 2) > 0
+
+
+@pytest.mark.slow
+def test_windows_of_real_traces_with_the_real_tokenizer(shared_data: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    spec = importlib.util.spec_from_file_location("qwen25", shared_data.parent / "tools" / "qwen25_tokenizer.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    from transformers import Qwen2TokenizerFast
+
+    fast = Qwen2TokenizerFast(tokenizer_object=tool.build(tool.DATA), pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    fast.save_pretrained(tmp_path)
+    real = AutoTokenizer.from_pretrained(tmp_path)
+    rows = json.loads((shared_data / "s1k11_rollouts100" / "rollout_contexts.json").read_text())
+    import unicodedata
+
+    moved = 0
+    for text in rows.values():
+        text = unicodedata.normalize("NFC", text)
+        n = len(real(text, add_special_tokens=False)["input_ids"])
+        moved += windows_equal_decoding(real, text, range(0, n, 7), 25)
+    assert moved > 0

@@ -1,0 +1,107 @@
+"""The plan: order of steps, what their keys depend on, and what can be asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import UsageError
+from harness.host.manager import Manager
+from harness.host.plan import Plan, make_plan, parse_settings
+from harness.host.registry import find_roster, read_roster
+
+
+def plan(target: str = "rank1-lora", **options: object) -> Plan:
+    roster = read_roster(find_roster(None))
+    return make_plan(roster, Manager(roster), target, **options)  # type: ignore[arg-type]
+
+
+def keys(p: Plan) -> dict[str, str]:
+    return {s.name: s.key for s in p.steps}
+
+
+def test_inputs_come_before_what_reads_them_and_every_stage_is_there() -> None:
+    p = plan()
+    seen: set[str] = set()
+    for step in p.steps:
+        assert set(step.inputs) <= seen, step.name
+        seen.add(step.name)
+    assert {s.kind for s in p.steps} == {"train", "evaluate", "probe", "learn", "interpret", "categorise", "ablate"}
+
+
+def test_the_same_plan_has_the_same_keys_and_another_seed_has_others() -> None:
+    assert keys(plan()) == keys(plan())
+    assert not set(keys(plan()).values()) & set(keys(plan(seed=1)).values())
+
+
+def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None:
+    before, after = keys(plan()), keys(plan(settings={"batch-topk": {"k": 2}}))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"learn/batch-topk", "interpret/lexical/batch-topk", "categorise/lexical"}
+    after = keys(plan(settings={"full-finetune": {"epochs": 1}}))
+    assert {name for name in before if before[name] != after[name]} == {"train/full-finetune", "evaluate/full"}
+
+
+def test_the_benchmarks_batch_size_is_part_of_the_evaluations_only() -> None:
+    before, after = keys(plan()), keys(plan(settings={"evaluate": {"batch_size": 8}}))
+    assert {name.partition("/")[0] for name in before if before[name] != after[name]} == {"evaluate"}
+
+
+def test_another_provider_changes_nothing_but_the_interpretation() -> None:
+    before, after = keys(plan()), keys(plan(provider="openai:gpt-5-mini"))
+    shared = {n for n in before if not n.startswith(("interpret", "categorise"))}
+    assert all(before[n] == after[n] for n in shared)
+    assert {n for n in after if n not in shared} == {
+        "categorise/autointerp",
+        *(
+            f"interpret/autointerp/{s}"
+            for s in ("adapter-activations", "mlp-neurons", "random-directions", "batch-topk")
+        ),
+    }
+
+
+def test_a_single_plugin_is_planned_with_what_it_needs() -> None:
+    assert [s.name for s in plan("batch-topk").steps] == [
+        "train/rank1-lora",
+        "probe/adapter-activations",
+        "learn/batch-topk",
+    ]
+    assert [s.name for s in plan("mlp-neurons").steps] == ["train/rank1-lora", "probe/mlp-neurons"]
+    assert [s.name for s in plan("full-finetune").steps] == ["train/full-finetune"]
+    whole = keys(plan())
+    for name, key in keys(plan("batch-topk")).items():
+        assert whole[name] == key, "a single plugin reuses what the study did"
+
+
+def test_only_keeps_a_stage_and_its_inputs() -> None:
+    names = [s.name for s in plan(only=["evaluate"]).steps]
+    assert names == ["train/rank1-lora", "train/full-finetune", "evaluate/base", "evaluate/adapter", "evaluate/full"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target": "rank1-lroa"}, "nearest: 'rank1-lora'"),
+        ({"preset": "dmo"}, "nearest: 'demo'"),
+        ({"settings": {"rank1-lora": {"rnk": 2}}}, "no key of rank1-lora 'rnk'; nearest: 'rank'"),
+        ({"settings": {"batch-topkk": {"k": 2}}}, "nearest: 'batch-topk'"),
+        ({"settings": {"rank1-lora": {"rank": 0}}}, "rank1-lora.rank=0"),
+        ({"settings": {"chat": {"thnk_header": "x"}}}, "nearest: 'think_header'"),
+        ({"only": ["trian"]}, "nearest: 'train'"),
+        ({"provider": "opnai:x"}, "nearest: 'openai'"),
+        ({"target": "openai"}, "--provider openai"),
+    ],
+)
+def test_what_is_unknown_names_the_nearest(options: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(**options)  # type: ignore[arg-type]
+    assert words in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_settings_are_yaml_and_malformed_ones_are_named() -> None:
+    assert parse_settings(["a.b=3", "a.c=[1, 2]", "chat.end=<x>"]) == {
+        "a": {"b": 3, "c": [1, 2]},
+        "chat": {"end": "<x>"},
+    }
+    with pytest.raises(UsageError, match=r"write NAME\.KEY=VALUE"):
+        parse_settings(["epochs=3"])

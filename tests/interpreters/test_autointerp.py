@@ -1,0 +1,224 @@
+"""The paper's pipeline with a provider in memory: failures counted, repairs bounded, nothing paid twice."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from harness.calls import LLMReply
+from harness.errors import ProviderError, UsageError
+from harness.llm.errors import Refused
+from harness.records import Category, CategoryAssignment, Explanation
+from harness_plugins.interpreters import autointerp
+from harness_plugins.interpreters.answers import Judgement, chosen_id
+from harness_plugins.interpreters.sampling import equal_sample
+from harness_plugins.providers import scripted
+
+GOOD = {"explanation": "digits", "classification": 0, "classification_reasoning": "all"}
+CATEGORIES = {
+    "categories": [
+        {"string_id": "digits", "name": "Digits", "definition": "Digits.", "examples": ["digits"]},
+        {"string_id": "Other Things", "name": "Other", "definition": "Else.", "examples": []},
+    ],
+    "summary": "s",
+}
+
+
+class Fake:
+    """Answers by `rule(request)`: a reply's text, or an error to raise."""
+
+    name = "fake"
+
+    def __init__(self, rule):
+        self.rule, self.requests = rule, []
+
+    async def complete(self, request):
+        self.requests.append(request)
+        answer = self.rule(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return LLMReply(text=answer, finish_reason="stop", model=request.model)
+
+    async def aclose(self):
+        """Nothing to close."""
+
+
+def make(**settings):
+    (registration,) = autointerp.harness_interpreters()
+    return registration.load()(registration.config(**settings))
+
+
+def judge(**settings):
+    (registration,) = scripted.harness_providers()
+    return registration.load()(registration.config(**settings))
+
+
+def step(request):
+    if "<neuron_activations>" in request.user:
+        return "explain"
+    return "categories" if "feature interpretations to categorize" in request.user else "assign"
+
+
+@pytest.fixture(scope="module")
+def batch(planting):
+    return planting.batch()
+
+
+def test_the_scripted_judge_gives_planted_features_their_grade(batch, context, journal):
+    evidence = list(batch.values())
+    found = {x.feature: x for x in make().explain(evidence, context(judge(), journal))}
+    assert {f: found[f].grade for f in ("wait", "arrow", "wait_and_plus", "two_words", "random", "dead")} == {
+        "wait": 0, "arrow": 0, "wait_and_plus": 2, "two_words": 2, "random": 2, "dead": None,
+    }  # fmt: skip
+    assert found["wait"].explanation == "token Wait"
+    assert found["dead"].reason == "dead: no activating context"
+    again = {x.feature: x for x in make().explain(evidence, context(judge(), journal))}
+    assert again == found
+    assert len(journal.calls) == len(evidence) - 1
+
+
+def test_requests_are_the_same_for_every_source(batch, context):
+    fake = Fake(lambda request: json.dumps(GOOD))
+    evidence = batch["digit"]
+    neuron = evidence.model_copy(update={"source": "mlp-neurons", "feature": "L0.neuron1"})
+    found = list(make(n_contexts=20).explain([evidence, neuron], context(fake)))
+    assert len(fake.requests) == 1  # equal evidence, equal request, sent once
+    (request,) = fake.requests
+    assert request.model == "model-of-explainer"
+    assert request.temperature is None
+    assert request.user.count("Example ") == 20
+    assert [x.n_exemplars for x in found] == [20, 20]
+
+
+def test_unreadable_replies_get_one_repair_turn_and_stay_counted(batch, context, journal):
+    def rule(request):
+        if "previous_reply" in request.user:
+            return json.dumps(GOOD) if "operand {x}" in request.user else "no {idea}"
+        return "operand {x}" if " Wait" in request.user.split("Example 2")[0] else '{"explanation": "x", "classif'
+
+    fake = Fake(rule)
+    shown = [batch["wait"], batch["arrow"], batch["dead"]]
+    found = {x.feature: x for x in make().explain(shown, context(fake, journal))}
+    assert (found["wait"].explanation, found["wait"].grade) == ("digits", 0)
+    broken = found["arrow"]
+    assert (broken.explanation, broken.grade, broken.raw) == (None, None, "no {idea}")
+    assert "no JSON object" in broken.reason
+    assert len(found) == 3
+    assert len(fake.requests) == 4
+    once = {x.feature: x for x in make(repair_turns=0).explain(shown, context(fake, journal))}
+    assert once["arrow"].raw == '{"explanation": "x", "classif'
+    assert len(fake.requests) == 4
+
+
+def test_failed_calls_stay_counted_and_done_items_are_skipped(batch, context):
+    fake = Fake(lambda request: Refused("HTTP 400: too long"))
+    (found,) = make().explain([batch["wait"], batch["arrow"]], context(fake, done=["arrow"]))
+    assert (found.explanation, found.grade, found.reason) == (None, None, "call failed: HTTP 400: too long")
+    assert len(fake.requests) == 1
+
+
+def explanations(batch):
+    for source in ("adapter-activations", "mlp-neurons", "batch-topk"):
+        for name, shown in batch.items():
+            evidence = shown.model_copy(update={"source": source})
+            text = None if name == "dead" else f"{name} of {source}"
+            yield (
+                Explanation(item=name, source=source, feature=name, interpreter="autointerp", explanation=text,
+                            grade=None if text is None else 1, reason="because", n_exemplars=len(shown.exemplars)),
+                evidence,
+            )  # fmt: skip
+
+
+def test_categorise_in_two_steps(batch, context, journal):
+    def rule(request):
+        if step(request) == "categories":
+            return f"Here:\n```json\n{json.dumps(CATEGORIES)}\n```"
+        if '"wait of' in request.user:
+            return "verification" if "previous_reply" not in request.user else "Category: `other_things`."
+        return "digits" if '"digit of' in request.user else "digits or other_things"
+
+    fake = Fake(rule)
+    pairs = list(explanations(batch))
+    out = list(make().categorise(pairs, context(fake, journal)))
+    categories = [r for r in out if isinstance(r, Category)]
+    assert [c.category for c in categories] == ["digits", "other_things"]
+    assigned = {r.item: r for r in out if isinstance(r, CategoryAssignment)}
+    assert len(assigned) == len(pairs)
+    assert assigned["mlp-neurons/wait"].category == "other_things"
+    assert assigned["batch-topk/digit"].category == "digits"
+    assert (assigned["mlp-neurons/dead"].category, assigned["mlp-neurons/dead"].reason) == (
+        "uncategorised", "no explanation: because",
+    )  # fmt: skip
+    lost = assigned["mlp-neurons/arrow"]
+    assert lost.category == "uncategorised"
+    assert "exactly one" in (lost.reason or "")
+    listed = next(r for r in fake.requests if step(r) == "categories")
+    assert listed.model == "model-of-categories"
+    assert listed.user.count("of adapter-activations") == listed.user.count("of mlp-neurons") == len(batch) - 1
+    assert "of batch-topk" not in listed.user
+    sent = len(fake.requests)
+    done = ["category:digits", "mlp-neurons/wait"]
+    again = list(make().categorise(pairs, context(fake, journal, done=done)))
+    assert len(fake.requests) == sent
+    assert len(again) == len(out) - 2
+    assert set(map(repr, again)) <= set(map(repr, out))
+
+
+def test_no_categories_leaves_everything_uncategorised_and_counted(batch, context, journal):
+    fake = Fake(lambda request: "I would rather not.")
+    pairs = list(explanations(batch))
+    out = list(make().categorise(pairs, context(fake, journal)))
+    assert Counter(r.category for r in out) == {"uncategorised": len(pairs)}
+    assert any("no categories: no JSON object" in (r.reason or "") for r in out)
+    assert len(fake.requests) == 2
+    refusing = Fake(lambda request: Refused("HTTP 400"))
+    with pytest.raises(ProviderError, match="HTTP 400"):
+        list(make().categorise(pairs, context(refusing)))
+
+
+def test_categorise_with_the_scripted_judge(batch, context, journal):
+    pairs = list(explanations(batch))
+    out = list(make().categorise(pairs, context(judge(), journal)))
+    categories = {r.category for r in out if isinstance(r, Category)}
+    assert len(categories) == 5
+    assert {r.category for r in out if isinstance(r, CategoryAssignment)} <= categories | {"uncategorised"}
+
+
+def test_the_equal_sample_is_seeded_and_even_over_layers(batch):
+    pairs = list(explanations(batch))
+    drawn = equal_sample(pairs, ("adapter-activations", "mlp-neurons"), 8, seed=3)
+    assert drawn == equal_sample(pairs[::-1], ("adapter-activations", "mlp-neurons"), 8, seed=3)
+    assert Counter((e.source, e.layer) for _, e in drawn) == {
+        (s, layer): 2 for s in ("adapter-activations", "mlp-neurons") for layer in range(4)
+    }
+    other = [x.feature for x, _ in equal_sample(pairs, ("mlp-neurons",), 4, seed=4)]
+    assert other != [x.feature for x, _ in equal_sample(pairs, ("mlp-neurons",), 4, seed=5)]
+    assert {e.source for _, e in equal_sample(pairs, ("nobody",), 3, seed=0)} == {e.source for _, e in pairs}
+    assert equal_sample([], ("mlp-neurons",), 3, seed=0) == []
+
+
+def test_a_run_without_a_provider_is_refused(batch, context):
+    with pytest.raises(UsageError, match="--provider"):
+        list(make().explain([batch["wait"]], context()))
+
+
+@pytest.mark.parametrize("given", [0, 0.0, "0", "0.0", " <0> ", "Class 0", "0: monosemantic", "grade: 0", "0 (clear)"])
+def test_grades_as_models_write_them(given):
+    assert Judgement(explanation=" two\n words ", classification=given).model_dump() == {
+        "explanation": "two words", "classification": 0, "classification_reasoning": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [True, 3, -1, "-1", 0.5, "0 or 1", "<0, 1, or 2>", "", None, [0], "monosemantic"])
+def test_what_is_no_grade(given):
+    with pytest.raises(ValueError, match="classification"):
+        Judgement(explanation="x", classification=given)
+
+
+def test_chosen_id():
+    ids = {"digits", "other_things"}
+    assert chosen_id("digits", ids) == chosen_id(' **"Digits"**\n', ids) == "digits"
+    assert chosen_id("digits, digits", ids) == "digits"
+    assert chosen_id("digits or other_things", ids) is None
+    assert chosen_id("other_things_2", ids) is None
+    assert chosen_id("", ids) is None

@@ -1,0 +1,154 @@
+"""The client, with a provider in memory."""
+
+import asyncio
+import random
+import signal
+
+import pytest
+
+from harness.calls import LLMReply, LLMRequest
+from harness.errors import ProviderError, UsageError
+from harness.llm.client import Client
+from harness.llm.errors import BudgetSpent, MissingKey, Refused, Retryable
+
+
+class Journal:
+    def __init__(self):
+        self.calls = []
+
+    def lookup(self, key):
+        return next((c for c in reversed(self.calls) if c.key == key and c.status == "ok"), None)
+
+    def store(self, call):
+        self.calls.append(call)
+
+
+class Fake:
+    """Answers with the prompt; `plan` maps a prompt to failures that come first."""
+
+    name = "fake"
+
+    def __init__(self, plan=None, delays=None):
+        self.plan, self.delays = plan or {}, delays or {}
+        self.sent, self.closed = [], 0
+
+    async def complete(self, request):
+        self.sent.append(request.user)
+        await asyncio.sleep(self.delays.get(request.user, 0))
+        failures = self.plan.get(request.user, [])
+        if failures:
+            raise failures.pop(0)
+        return LLMReply(text=request.user.upper(), finish_reason="stop", model=request.model)
+
+    async def aclose(self):
+        self.closed += 1
+
+
+def requests(*users):
+    return [LLMRequest(model="m", user=u) for u in users]
+
+
+async def no_sleep(_):
+    await asyncio.sleep(0)
+
+
+def test_order_is_the_requests_order_and_progress_is_the_answers():
+    fake, seen = Fake(delays={"a": 0.05}), []
+    calls = list(Client(fake, Journal(), "explainer").run(requests("a", "b", "a"), on_call=lambda c: seen.append(c)))
+    assert [c.reply.text for c in calls] == ["A", "B", "A"]
+    assert [c.request.user for c in seen] == ["b", "a"]
+    assert sorted(fake.sent) == ["a", "b"]
+    assert fake.closed == 1
+    assert calls[0].role == "explainer"
+
+
+def test_key_depends_on_provider_and_request_alone():
+    client = Client(Fake(), Journal(), "a")
+    one, two = requests("x", "y")
+    assert client.key(one) == Client(Fake(), Journal(), "b").key(one)
+    assert len({client.key(one), client.key(two), client.key(one.model_copy(update={"repeat": 1}))}) == 3
+
+
+def test_failed_calls_are_stored_and_asked_again():
+    journal = Journal()
+    plan = {"a": [Refused("no"), Retryable("busy")], "b": [Retryable("busy")] * 3}
+    fake = Fake(plan)
+    settings = {"max_attempts": 3, "sleep": no_sleep}
+    a, b = Client(fake, journal, "r", **settings).run(requests("a", "b"))
+    assert (a.status, a.error, a.n_attempts) == ("failed", "no", 1)
+    assert (b.status, b.error, b.n_attempts) == ("failed", "busy", 3)
+    a, b = Client(fake, journal, "r", **settings).run(requests("a", "b"))
+    assert (a.status, a.n_attempts, b.status, b.n_attempts) == ("ok", 2, "ok", 1)
+    assert [c.status for c in journal.calls].count("ok") == 2
+
+
+def test_pauses_grow_obey_retry_after_and_are_capped():
+    pauses = []
+
+    async def sleep(seconds):
+        pauses.append(seconds)
+
+    waits = [None, None, 5.0, 500.0]
+    fake = Fake({"a": [Retryable("busy", retry_after_s=w) for w in waits]})
+    list(Client(fake, Journal(), "r", rng=random.Random(1), sleep=sleep, max_retry_sleep_s=60).run(requests("a")))
+    assert 0.25 <= pauses[0] <= 0.5 <= pauses[1] <= 1.0
+    assert 5.0 <= pauses[2] <= 5.5
+    assert pauses[3] == 60
+
+
+def test_an_attempt_that_takes_too_long_is_retried():
+    fake = Fake(delays={"a": 5})
+    (call,) = Client(fake, Journal(), "r", timeout_s=0.02, max_attempts=2, sleep=no_sleep).run(requests("a"))
+    assert (call.status, call.error, call.n_attempts) == ("failed", "no answer within 0.02 s", 2)
+
+
+def test_the_budget_stops_the_run_and_the_next_goes_on():
+    fake, journal = Fake({"b": [Retryable("busy")]}), Journal()
+    client = Client(fake, journal, "r", max_calls=3, sleep=no_sleep)
+    got = []
+    with pytest.raises(BudgetSpent, match="max_calls"):
+        got.extend(c.reply.text for c in client.run(requests(*"abcabcde")))
+    assert len(journal.calls) == 3
+    assert client.n_sent == 3
+    assert [c.reply.text for c in Client(fake, journal, "r", max_calls=2).run(requests(*"abcde"))] == list("ABCDE")
+    assert sorted(fake.sent) == list("abbcde")
+
+
+def test_a_fatal_error_keeps_what_is_in_flight():
+    fake, journal = Fake({"b": [MissingKey("fake", "FAKE_KEY")]}, delays={"a": 0.05, "b": 0.01}), Journal()
+    with pytest.raises(ProviderError, match="FAKE_KEY"):
+        list(Client(fake, journal, "r", concurrency=2).run(requests("a", "b", "c", "d")))
+    assert [c.request.user for c in journal.calls] == ["a"]
+    assert fake.sent == ["a", "b"]
+    assert fake.closed == 1
+
+
+def test_closing_the_iterator_or_ctrl_c_loses_only_calls_in_flight():
+    fake, journal = Fake(delays={"b": 5}), Journal()
+    calls = Client(fake, journal, "r").run(requests("a", "b"))
+    assert next(calls).status == "ok"
+    calls.close()
+    assert [c.request.user for c in journal.calls] == ["a"]
+
+    def interrupt(call):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(Client(fake, journal, "r").run(requests("c", "b"), on_call=interrupt))
+    assert [c.request.user for c in journal.calls] == ["a", "c"]
+    assert fake.closed == 2
+
+
+def test_one_run_at_a_time():
+    client = Client(Fake(), Journal(), "r")
+    first = client.run(requests("a", "b"))
+    next(first)
+    with pytest.raises(RuntimeError, match="one run at a time"):
+        next(client.run(requests("c")))
+    assert next(first).status == "ok"
+    assert list(client.run([])) == []
+
+
+def test_settings_are_checked():
+    with pytest.raises(UsageError, match="concurrency"):
+        Client(Fake(), Journal(), "r", concurrency=0)

@@ -1,0 +1,57 @@
+"""The splice: 0 for a perfect dictionary, the base model for one that writes zeros."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.model.kl import kl_nats
+from harness.model.splice import splice_kl
+from harness.model.subject import Subject
+from harness.stages import RunContext
+from harness.testing import tiny_traces
+
+
+class Scale:
+    """Reconstructs the scalars times a factor."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z * self.factor
+
+
+def measure(subject: Subject, factor: float, batch_tokens: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    documents = [subject.chat.document(subject.tokenizer, t) for t in tiny_traces(4)]
+    run = RunContext(out_dir=Path("unused"), seed=0)
+    sums = splice_kl(subject, documents, Scale(factor), run, batch_tokens=batch_tokens)
+    return sums.splice_nats, sums.base_nats, sums.n_tokens
+
+
+def test_a_perfect_dictionary_costs_nothing(tiny_subject: Subject) -> None:
+    splice, base, _ = measure(tiny_subject, 1.0)
+    assert np.all(splice < 1e-5 * base)
+
+
+def test_writing_zeros_is_the_base_model(tiny_subject: Subject) -> None:
+    splice, base, n_tokens = measure(tiny_subject, 0.0)
+    np.testing.assert_array_equal(splice, base)
+    for trace, kl, n in zip(tiny_traces(4), base, n_tokens, strict=True):
+        ids = torch.tensor([tiny_subject.chat.document(tiny_subject.tokenizer, trace).ids])
+        with torch.no_grad():
+            full = tiny_subject.model(ids, use_cache=False).logits
+            with tiny_subject.model.disable_adapter():
+                unadapted = tiny_subject.model(ids, use_cache=False).logits
+        np.testing.assert_allclose(kl, float(kl_nats(full, unadapted).sum()), rtol=1e-3)
+        assert n == ids.shape[1]
+
+
+def test_batches_do_not_matter(tiny_subject: Subject) -> None:
+    alone, together = measure(tiny_subject, 0.5, 1)[0], measure(tiny_subject, 0.5, 10_000)[0]
+    np.testing.assert_allclose(alone, together, rtol=1e-3)

@@ -1,0 +1,58 @@
+"""Swapping the LLM in a study, through the command line and the real SDK, against a server on the loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RUN = [
+    sys.executable, "-m", "harness.cli", "run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu",
+    "--only", "interpret", "--provider", "openai:some-model",
+]  # fmt: skip
+
+
+def in_the_papers_form(body: dict[str, Any], answer: Any) -> Any:
+    """Answer each of the three prompts of appendix B."""
+    prompt = body["messages"][-1]["content"]
+    if "identify high-level functional role categories" in prompt:
+        names = ("tokens", "contexts")
+        found = [{"string_id": n, "name": n.title(), "definition": "Some of them.", "examples": []} for n in names]
+        return answer(text=json.dumps({"categories": found, "summary": "two"}))
+    if "Reply with ONLY the category string_id" in prompt:
+        return answer(text="tokens")
+    return answer()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_another_provider_runs_only_the_interpretation_pays_once_and_leaves_no_key(
+    vendor: Any, answer: Any, canary: str, tmp_path: Path
+) -> None:
+    vendor.choose = lambda body: in_the_papers_form(body, answer)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(RUN, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(tmp_path / "results.db") as connection:
+        ((explained, graded),) = connection.execute("SELECT count(*), count(grade) FROM explanation").fetchall()
+        calls = connection.execute("SELECT count(*) FROM llm_call WHERE status = 'ok'").fetchone()[0]
+        assigned = connection.execute("SELECT DISTINCT category FROM category_assignment").fetchall()
+        dead = connection.execute("SELECT count(*) FROM explanation WHERE reason LIKE 'dead%'").fetchone()[0]
+    assert explained == graded + dead > 300
+    assert calls == len(vendor.seen), "every request that was sent is in the journal, once"
+    assert ("tokens",) in assigned
+    other_setting = ["--set", "autointerp.concurrency=3"]  # another key, so the steps run again; the same requests
+    again = subprocess.run([*RUN, *other_setting], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "5 steps done, 5 reused" in again.stderr
+    assert calls == len(vendor.seen), "steps that run again replay the journal and send nothing"
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            assert canary.encode() not in file.read_bytes(), file
+    assert canary not in done.stdout + done.stderr

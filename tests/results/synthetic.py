@@ -1,0 +1,279 @@
+"""A results database of plausible synthetic records, hostile text included."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.calls import LLMCall, LLMReply, LLMRequest
+from harness.config import digest
+from harness.records import (
+    AblationScore,
+    ActivationSet,
+    AnyRecord,
+    Category,
+    CategoryAssignment,
+    Checkpoint,
+    Dictionary,
+    DictionaryScore,
+    EvaluationResult,
+    Exemplar,
+    Explanation,
+    Feature,
+    ModelRef,
+    Sample,
+)
+from harness.results.store import Store
+
+HOSTILE = '[red]a[/red] </script> b\u2028c | d % e \\f {g} $h$ & _i_ `j` "k" \x1b[31m \n l'
+"""Text as a model could write it: markup, HTML, line separators, escapes of terminals."""
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class FakeProvenance:
+    git_sha: str | None = "0123456789abcdef"
+    git_dirty: bool | None = True
+    versions: dict[str, str] = field(default_factory=lambda: {"python": "3.11.7", "torch": "2.13.0"})
+    argv: tuple[str, ...] = ("harness", "run", "--plugin", "rank1-lora")
+
+
+PROVENANCE = FakeProvenance()
+
+
+def step_values(name: str, stage: str = "probe", plugin: str | None = "adapter-activations") -> dict[str, object]:
+    """Arguments of `begin_step`."""
+    return {
+        "key": digest(name),
+        "name": name,
+        "stage": stage,
+        "plugin": plugin,
+        "plugin_version": "1",
+        "config": {"k": 4},
+        "inputs": [],
+        "seed": 7,
+        "provenance": PROVENANCE,
+        "device": "cpu",
+        "artifact": name.replace("/", "-"),
+    }
+
+
+def evaluation(variant: str, benchmark: str, scores: list[int], *, engine: str = "hf fp32") -> EvaluationResult:
+    samples = tuple(
+        Sample(doc_id=i, prompt="p", prompt_hash="h", response=HOSTILE, extracted=str(s), target="1", score=s)
+        for i, s in enumerate(scores)
+    )
+    return EvaluationResult(
+        item=f"{variant}/{benchmark}",
+        variant=variant,
+        benchmark=benchmark,
+        n_items=len(scores),
+        score=sum(scores) / len(scores),
+        samples=samples,
+        chat_hash="c",
+        engine=engine,
+    )
+
+
+def ablation(scope: str, kl: float, **where: object) -> AblationScore:
+    name = "/".join([scope, *(str(v) for v in where.values())])
+    return AblationScore.model_validate(
+        {
+            "item": name, "scope": scope, "kl_nats": kl, "kl_ci_low": kl * 0.8, "kl_ci_high": kl * 1.3,
+            "n_tokens": 20480, "n_documents": 16, "n_components": 1 if scope == "component" else 7, **where,
+        }
+    )  # fmt: skip
+
+
+def feature(source: str, name: str, layer: int | None, projection: str | None, weight: float) -> Feature:
+    tokens = (" so", " a", " =", " 3", ";", " Wait", ",", HOSTILE, " ×", " b", "\n")
+    exemplars = tuple(
+        Exemplar(
+            rank=rank,
+            document=f"trace-{rank}",
+            position=20 + rank,
+            start=15,
+            tokens=tokens,
+            activations=tuple(weight if i == 5 else 0.0 for i in range(len(tokens))),
+            target=5,
+        )
+        for rank in range(2)
+    )
+    return Feature(
+        item=name,
+        source=source,
+        feature=name,
+        layer=layer,
+        projection=projection,
+        density_per_token=0.037,
+        activation_sum=100 * weight,
+        activation_max=weight,
+        n_tokens=20480,
+        exemplars=exemplars,
+    )
+
+
+def fill(store: Store, *, n_layers: int = 4) -> int:
+    """A finished run with all kinds of records; returns its id."""
+    rng = random.Random(0)
+    run = store.begin_run(
+        study="rank1-lora",
+        preset="demo",
+        seed=0,
+        provenance=PROVENANCE,
+        device="cpu",
+        model="package://harness/organism/checkpoint",
+        paper_benchmarks={"organism_chain": "MATH500", "organism_long": "AIME24", "organism_choice": "GPQA-Diamond"},
+    )
+    position = 0
+    for name, stage, plugin, many in _steps(rng, n_layers):
+        step, _ = store.begin_step(run, position, **step_values(name, stage, plugin))  # type: ignore[arg-type]
+        store.write_many(step, many)
+        if stage == "interpret":
+            store.calls(step).store(_call(f"{name}-ok", "ok"))
+            store.calls(step).store(_call(f"{name}-bad", "failed"))
+        store.finish_step(step, status="done", wall_s=12.5 * (position + 1), output={})
+        position += 1
+    store.finish_run(run, status="done")
+    return run
+
+
+def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None, list[AnyRecord]]]:
+    lora = [
+        feature("adapter-activations", f"L{layer}.{p}{sign}", layer, p, rng.random())
+        for layer in range(n_layers)
+        for p in PROJECTIONS
+        for sign in "+-"
+    ]
+    latents = [feature("batch-topk", f"latent{i}", None, None, rng.random()) for i in range(40)]
+    return [
+        ("train/rank1-lora", "train", "rank1-lora", [_checkpoint()]),
+        *[(f"evaluate/{v}", "evaluate", None, list(_evaluations(v, rng))) for v in ("base", "adapter", "full")],
+        ("probe/adapter-activations", "probe", "adapter-activations", [_activation_set(), *lora]),
+        ("learn/batch-topk", "learn", "batch-topk", [*_dictionary(), *latents]),
+        *[
+            (f"interpret/lexical/{own[0].source}", "interpret", "lexical", _explanations(own))
+            for own in (lora, latents)
+        ],
+        ("categorise/lexical", "categorise", "lexical", _categories(lora + latents)),
+        ("ablate/leave-one-out", "ablate", "leave-one-out", _leave_one_out(rng, n_layers)),
+        ("ablate/groups", "ablate", "groups", _groups(rng)),
+    ]
+
+
+_RATES = {
+    "organism_chain": {"base": 0.25, "adapter": 0.9, "full": 0.95, "without-attention": 0.8, "without-mlp": 0.3},
+    "organism_long": {"base": 0.1, "adapter": 0.4, "full": 0.6, "without-attention": 0.3, "without-mlp": 0.1},
+    "organism_choice": {"base": 0.5, "adapter": 0.5, "full": 0.5, "without-attention": 0.5, "without-mlp": 0.4},
+}
+
+
+def _evaluations(variant: str, rng: random.Random) -> list[EvaluationResult]:
+    made = []
+    for benchmark, rates in _RATES.items():
+        if benchmark == "organism_choice" and variant in ("base", "full"):
+            scores = [1, 0] * 100  # no gap at all
+        else:
+            scores = [int(rng.random() < rates[variant]) for _ in range(200)]
+        made.append(evaluation(variant, benchmark, scores))
+    return made
+
+
+def _groups(rng: random.Random) -> list[AnyRecord]:
+    made: list[AnyRecord] = [ablation("adapter", 0.51), ablation("group", 0.04, group="attention")]
+    made += [ablation("group", 0.43, group="mlp"), ablation("group", 0.21, group="gate_proj")]
+    for variant in ("without-attention", "without-mlp"):
+        made += _evaluations(variant, rng)
+    return made
+
+
+def _leave_one_out(rng: random.Random, n_layers: int) -> list[AnyRecord]:
+    made: list[AnyRecord] = [ablation("adapter", 0.51)]
+    made += [ablation("layer", 0.05 + 0.2 * rng.random(), layer=layer) for layer in range(n_layers)]
+    made += [ablation("projection", 0.1 * rng.random(), projection=p) for p in PROJECTIONS]
+    for layer in range(n_layers):
+        for p in PROJECTIONS:
+            made.append(ablation("component", 0.08 * rng.random() ** 3, layer=layer, projection=p))
+    return made
+
+
+def _checkpoint() -> Checkpoint:
+    return Checkpoint(
+        kind="adapter",
+        path=Path("/artifacts/train"),
+        base=ModelRef(path="package://harness/organism/checkpoint"),
+        chat_hash="c",
+        n_parameters=4864,
+        n_examples=1000,
+        losses=((10, 1.5), (20, 0.7)),
+    )
+
+
+def _activation_set() -> ActivationSet:
+    return ActivationSet(
+        source="adapter-activations", path=Path("/artifacts/probe"), columns=("L0.q_proj",), layers=(0,),
+        projections=("q_proj",), signed=True, n_tokens=20480, n_documents=200, chat_hash="c", site="a·x",
+    )  # fmt: skip
+
+
+def _dictionary() -> list[AnyRecord]:
+    score = DictionaryScore(
+        name="batch-topk", n_latents=224, n_alive=187, k=4, fvu=0.187, fvu_ci_low=0.17, fvu_ci_high=0.21, l0=4.02,
+        n_tokens=4096, n_documents=40, kl_base_nats=0.51, kl_splice_nats=0.061, kl_recovered=0.88,
+    )  # fmt: skip
+    fitted = Dictionary(name="batch-topk", path=Path("/artifacts/learn"), columns=("L0.q_proj",), n_latents=224, k=4)
+    return [fitted, score]
+
+
+def _explanation(f: Feature, i: int) -> Explanation:
+    grade = (0, 1, 2, None)[i % 4]
+    return Explanation(
+        item=f.feature,
+        source=f.source,
+        feature=f.feature,
+        interpreter="lexical",
+        explanation=None if grade is None else f"operators {HOSTILE}",
+        grade=grade,  # type: ignore[arg-type]
+        reason="the reply was not JSON" if grade is None else "because",
+        n_exemplars=2,
+    )
+
+
+def _explanations(own: list[Feature]) -> list[AnyRecord]:
+    return [_explanation(f, i) for i, f in enumerate(own)]
+
+
+def _categories(found: list[Feature]) -> list[AnyRecord]:
+    made: list[AnyRecord] = [
+        Category(item="category:operators", category="operators", name="Mathematical operators", definition="+ - ×"),
+        Category(item="category:discourse", category="discourse", name=f"Discourse {HOSTILE}", definition="Wait"),
+    ]
+    for i, f in enumerate(found):
+        category = ("operators", "discourse", "uncategorised")[i % 3]
+        made.append(
+            CategoryAssignment(
+                item=f"{f.source}/{f.feature}",
+                source=f.source,
+                feature=f.feature,
+                category=category,
+                reason="no match" if category == "uncategorised" else None,
+            )
+        )
+    return made
+
+
+def _call(name: str, status: str) -> LLMCall:
+    reply = LLMReply(text="{}", finish_reason="stop", model="m", input_tokens=100, output_tokens=20)
+    return LLMCall(
+        key=digest(name),
+        provider="scripted",
+        role="explainer",
+        request=LLMRequest(model="m", user=HOSTILE),
+        status=status,  # type: ignore[arg-type]
+        reply=reply if status == "ok" else None,
+        error=None if status == "ok" else "429 after 5 attempts",
+        n_attempts=1 if status == "ok" else 5,
+        latency_s=0.5,
+    )

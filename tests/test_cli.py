@@ -1,0 +1,133 @@
+"""The command line, as a user meets it: exit codes, sentences, formats. The whole study runs in test_study.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HARNESS = [sys.executable, "-m", "harness.cli"]
+
+
+def harness(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a folder, without API keys."""
+    clean = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != "HARNESS_REGISTRY"}
+    return subprocess.run([*HARNESS, *args], cwd=cwd, capture_output=True, text=True, timeout=240, env={**clean, **env})
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run", "--plugin", "rank-1-lora"], ["no study or plugin 'rank-1-lora'", "'rank1-lora'"]),
+        (["run", "--plugin", "rank1-lora", "--preset", "dmo"], ["no preset", "'demo'"]),
+        (["run", "--plugin", "rank1-lora", "--set", "rank1-lora.epoch=1"], ["no key of rank1-lora", "'epochs'"]),
+        (["run", "--plugin", "rank1-lora", "--set", "rank1-lora.rank=-1"], ["rank1-lora.rank=-1"]),
+        (["run", "--plugin", "rank1-lora", "--set", "nonsense"], ["NAME.KEY=VALUE"]),
+        (["run", "--plugin", "rank1-lora", "--only", "trian"], ["no stage 'trian'", "'train'"]),
+        (
+            ["run", "--plugin", "rank1-lora", "--set", "evaluate.benchmarks=[organism_chian]"],
+            ["no benchmark 'organism_chian'", "'organism_chain'"],
+        ),
+        (["run", "--plugin", "rank1-lora", "--provider", "opnai"], ["no provider 'opnai'", "'openai'"]),
+        (["report", "recvery"], ["no report 'recvery'", "'recovery'"]),
+        (["plugins", "show", "batch-tpok"], ["'batch-topk'"]),
+        (["--registry", "gone.yaml", "plugins"], ["--registry: no file gone.yaml"]),
+        (["run"], ["Missing option '--plugin'"]),
+    ],
+)
+def test_a_users_mistake_exits_2_with_one_sentence(tmp_path: Path, args: list[str], words: list[str]) -> None:
+    done = harness(*args, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_roster_with_a_fault_names_file_line_and_field(tmp_path: Path) -> None:
+    roster = Path(__file__).parents[1].joinpath("registry.yaml").read_text()
+    (tmp_path / "registry.yaml").write_text(roster.replace("stage: probes", "stag: probes", 1))
+    done = harness("plugins", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "registry.yaml:" in done.stderr
+    assert "stag" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["data.path=gone.jsonl"], ["gone.jsonl"]),
+        (["data.path=empty.jsonl"], ["empty.jsonl", "holds no rows"]),
+        (["data.path=bad.jsonl"], ["bad.jsonl", "row 2"]),
+        (["data.path=other.jsonl"], ["row 1", "question"]),
+        (["model.path=./gone"], ["no model folder"]),
+        (["model.path=./hollow"], ["hollow", "no weights"]),
+    ],
+)
+def test_bad_input_is_named_and_ends_the_run_with_1(tmp_path: Path, settings: list[str], words: list[str]) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "bad.jsonl").write_text('{"question": "q", "trace": "t", "answer": "a"}\nnot json\n')
+    (tmp_path / "other.jsonl").write_text('{"prompt": "q"}\n')
+    checkpoint = Path(__file__).parents[1] / "harness" / "organism" / "checkpoint"
+    hollow = tmp_path / "hollow"
+    hollow.mkdir()
+    for file in checkpoint.iterdir():
+        if file.suffix != ".safetensors":
+            (hollow / file.name).write_bytes(file.read_bytes())
+    pairs = [part for setting in settings for part in ("--set", setting)]
+    done = harness("run", "--plugin", "rank1-lora", "--only", "train", *pairs, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_not_a_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "results.db").write_text("my shopping list, which is not a database at all")
+    done = harness("run", "--plugin", "rank1-lora", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "not a database" in done.stderr
+    assert "shopping" in (tmp_path / "results.db").read_text()
+
+
+def test_a_missing_api_key_is_named_and_debug_shows_the_traceback(tmp_path: Path) -> None:
+    code = (
+        "import asyncio\nfrom harness.host.manager import Manager\n"
+        "from harness.host.registry import find_roster, read_roster\n"
+        "m = Manager(read_roster(find_roster(None)))\n"
+        "from harness.calls import LLMRequest\n"
+        "p = m.implementation('openai', m.config('openai'))\n"
+        "asyncio.run(p.complete(LLMRequest(model='x', user='y')))"
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, timeout=60)
+    assert "OPENAI_API_KEY" in done.stderr.splitlines()[-1]
+
+
+def test_the_plan_is_printed_without_running_anything(tmp_path: Path) -> None:
+    done = harness("run", "--plugin", "rank1-lora", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "train/rank1-lora" in done.stdout
+    assert "to do" in done.stdout
+    assert "FLOP" in done.stdout
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_doctor_says_yes_or_no_and_never_a_key(tmp_path: Path) -> None:
+    done = harness("doctor", cwd=tmp_path, OPENAI_API_KEY="sk-canary-123")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "canary" not in done.stdout + done.stderr
+    assert "present: yes" in done.stdout
+    assert "present: no" in done.stdout
+    assert "torch" in done.stdout
+
+
+def test_every_command_has_help(tmp_path: Path) -> None:
+    for command in (["run"], ["plugins"], ["plugins", "show"], ["report"], ["db"], ["db", "upgrade"], ["doctor"]):
+        done = harness(*command, "--help", cwd=tmp_path)
+        assert done.returncode == 0
+        assert "Usage: harness" in done.stdout
+    assert "Examples:" in harness("run", "--help", cwd=tmp_path).stdout

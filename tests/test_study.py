@@ -1,0 +1,233 @@
+"""The whole study through the command line, at the `tiny` preset: run, run again, kill, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RUN = [sys.executable, "-m", "harness.cli", "run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu"]
+SOURCES = {"adapter-activations", "mlp-neurons", "random-directions", "batch-topk"}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def environment() -> dict[str, str]:
+    """One thread: bit-equal results need the same order of additions. No API keys."""
+    clean = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != "HARNESS_REGISTRY"}
+    return {**clean, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def harness(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness.cli", *args]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the study has run once, uninterrupted."""
+    folder = tmp_path_factory.mktemp("study")
+    done = subprocess.run(RUN, cwd=folder, env=environment(), capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def rows(folder: Path, section: str) -> list[dict[str, Any]]:
+    done = harness(folder, "report", section, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_a_second_run_says_that_everything_is_done_and_takes_at_most_5_seconds(study: Path) -> None:
+    began = time.monotonic()
+    done = harness(study, "run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu")
+    assert done.returncode == 0
+    assert "everything is done" in done.stderr
+    assert time.monotonic() - began < 5
+
+
+def test_recovery_has_the_keys_that_scripts_rely_on(study: Path) -> None:
+    found = rows(study, "recovery")
+    assert {r["benchmark"] for r in found} == {"organism_chain", "organism_long", "organism_choice"}
+    for row in found:
+        assert {
+            "n_items",
+            "base",
+            "adapter",
+            "full",
+            "recovery",
+            "recovery_ci_low",
+            "recovery_ci_high",
+            "p_value",
+        } <= set(row)
+        assert any(key.startswith("paper_") for key in row)
+        assert row["n_items"] == 8
+
+
+def test_components_have_a_row_per_cell_and_per_layer(study: Path) -> None:
+    found = rows(study, "components")
+    keys = {"layer", "projection", "kl_nats", "kl_ci_low", "kl_ci_high", "n_tokens", "n_documents"}
+    assert all(keys <= set(r) for r in found)
+    cells = [r for r in found if r["scope"] == "component"]
+    layers = [r for r in found if r["scope"] == "layer"]
+    assert len(cells) == 4 * 7
+    assert [r["layer"] for r in layers] == [0, 1, 2, 3]
+    assert all(r["projection"] is None for r in layers)
+    assert all(r["kl_nats"] >= 0 and r["kl_ci_low"] <= r["kl_nats"] <= r["kl_ci_high"] for r in found)
+
+
+def test_dictionaries_features_categories_and_groups_have_their_keys(study: Path) -> None:
+    (dictionary,) = rows(study, "dictionaries")
+    assert {"name", "n_latents", "n_alive", "k", "fvu", "l0", "kl_recovered"} <= set(dictionary)
+    assert dictionary["n_latents"] == 28 * 8
+    features = rows(study, "features")
+    assert {r["source"] for r in features} == SOURCES
+    for row in features:
+        assert {"source", "feature", "explanation", "grade", "reason"} <= set(row)
+        assert row["grade"] in (0, 1, 2, None)
+        assert row["reason"], "a grade has a justification and its absence has a reason"
+    groups = rows(study, "groups")
+    assert {"attention", "mlp"} <= {r["group"] for r in groups}
+    assert all({"group", "benchmark", "n_items", "score", "share_of_adapter_gap"} <= set(r) for r in groups)
+    assert {r["source"] for r in rows(study, "categories")} == SOURCES
+
+
+@pytest.mark.parametrize("form", ["table", "md", "latex"])
+def test_every_report_prints_in_every_format(study: Path, form: str) -> None:
+    done = harness(study, "report", "--format", form)
+    assert done.returncode == 0, done.stderr
+    assert "organism_chain" in done.stdout.replace("\\_", "_")
+    assert "\x1b" not in done.stdout, "a pipe gets no colours"
+
+
+def test_the_adapter_loads_with_plain_peft(study: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from harness.organism import MODEL
+
+    (folder,) = study.glob("artifacts/train-rank1-lora-*/adapter")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), str(folder))
+    assert sum(p.numel() for n, p in model.named_parameters() if "lora_" in n) == 4864
+
+
+def test_every_artefact_carries_the_hash_of_the_one_chat_format(study: Path) -> None:
+    with sqlite3.connect(study / "results.db") as connection:
+        hashes = {
+            row[0]
+            for table in ("checkpoint", "evaluation", "activation_set")
+            for row in connection.execute(f"SELECT DISTINCT chat_hash FROM {table}")
+        }
+    assert len(hashes) == 1
+
+
+def test_a_plugin_from_an_installed_package_runs_in_the_study(study: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    package = Path(__file__).parent / "third_party"
+    source = tmp_path / "package"
+    subprocess.run(["cp", "-r", str(package), str(source)], check=True)
+    install = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(site),
+        str(source),
+    ]
+    subprocess.run([sys.executable, *install], check=True, capture_output=True, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "harness.cli",
+        "run",
+        "--plugin",
+        "depth-halves",
+        "--preset",
+        "tiny",
+        "--device",
+        "cpu",
+    ]
+    env = {**environment(), "PYTHONPATH": str(site)}
+    done = subprocess.run(command, cwd=study, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "1 steps done, 1 reused" in done.stderr, "the adapter that the study trained is reused"
+    found = {r["group"]: r["kl_nats"] for r in rows(study, "groups")}
+    assert set(found) == {"lower-half", "upper-half"}, "the latest run is the plugin's"
+    assert all(kl > 0 for kl in found.values())
+
+
+_VOLATILE = {
+    "id", "step_id", "run_id", "evaluation_id", "feature_id", "wall_s", "started_at", "finished_at", "path",
+    "stored_at", "latency_s", "git_sha", "git_dirty", "artifact",
+}  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, list[str]]:
+    """Every stored record without ids and times, by table, sorted; children carry their parent's item."""
+    found: dict[str, list[str]] = {}
+    with sqlite3.connect(folder / "results.db") as connection:
+        connection.row_factory = sqlite3.Row
+        names = [r[0] for r in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in sorted(set(names) - {"study_run", "run_step", "alembic_version", "sqlite_sequence"}):
+            found[table] = sorted(
+                json.dumps({k: row[k] for k in row.keys() if k not in _VOLATILE}, sort_keys=True)
+                for row in connection.execute(f'SELECT * FROM "{table}"')
+            )
+    return found
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Weights and activations, by path."""
+    kept = [p for p in (folder / "artifacts").rglob("*") if p.suffix in {".safetensors", ".npy"}]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in kept}
+
+
+def test_a_run_killed_at_random_points_ends_with_the_same_results(study: Path, tmp_path: Path) -> None:
+    rng = random.Random(20)
+    statuses = []
+    for _ in range(3):
+        running = subprocess.Popen(
+            RUN, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            running.wait(timeout=rng.uniform(6, 14))
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGKILL)
+        statuses.append(running.wait())
+    assert -signal.SIGKILL in statuses, "at least one run was killed"
+    done = subprocess.run(RUN, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    expected, found = contents(study), contents(tmp_path)
+    for table in expected:
+        if table in ("step", "ablation_score"):  # the plugin test may have added its own to the first folder
+            assert set(found[table]) <= set(expected[table]), table
+        else:
+            assert found[table] == expected[table], table
+    assert files(tmp_path) == files(study)
+
+
+def test_ctrl_c_ends_cleanly_with_130_and_the_run_goes_on(tmp_path: Path) -> None:
+    running = subprocess.Popen(RUN, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    assert "train/rank1-lora" in running.stderr.readline()
+    time.sleep(2)
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 130, stderr
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    with sqlite3.connect(tmp_path / "results.db") as connection:
+        assert connection.execute("SELECT status FROM study_run").fetchone() == ("interrupted",)
+    assert harness(tmp_path, "run", "--plugin", "rank1-lora", "--preset", "tiny", "--only", "train").returncode == 0
