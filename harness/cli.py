@@ -314,13 +314,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         result: Any = cli.main(args, prog_name="harness", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        # Where Ctrl-C fell into code that was exec'ed from a string (dataclasses are made so while a library loads),
+        # CPython remembers an "unhandled" interrupt and ends with the signal instead of our code; an exec forgets it.
+        exec("")
         _fail("interrupted; what is done is kept, run again to go on", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; what is done is kept, run again to go on", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

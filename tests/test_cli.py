@@ -131,3 +131,13 @@ def test_every_command_has_help(tmp_path: Path) -> None:
         assert done.returncode == 0
         assert "Usage: harness" in done.stdout
     assert "Examples:" in harness("run", "--help", cwd=tmp_path).stdout
+
+
+def test_an_interrupt_inside_executed_text_still_ends_with_130(tmp_path: Path) -> None:
+    """Libraries make dataclasses by exec while they load; CPython would end such a process with the signal itself."""
+    module = "import click\nfrom harness import cli\n"
+    module += "@cli.cli.command()\ndef stop():\n    exec('raise KeyboardInterrupt')\ncli.main(['stop'])\n"
+    (tmp_path / "stopped.py").write_text(module)
+    done = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert "interrupted" in done.stderr
