@@ -18,14 +18,17 @@ demo: install
 	$(BIN)/harness run --plugin rank1-lora
 	$(BIN)/harness report
 
+# Two workers of one thread each: most of a test is Python, which a second thread does not help.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
 test: install
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: install
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: install
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 check: install
 	$(BIN)/ruff format --check .

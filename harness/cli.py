@@ -172,12 +172,13 @@ def _print_plan(plan: Plan, pending: Sequence[str], console: Console) -> None:
 
     costs = estimate(plan)
     table = Table(title=f"Plan of {plan.study}, preset {plan.preset or 'none'}, seed {plan.seed}", title_justify="left")
-    for column in ("step", "plugin", "key", "state", "estimated cost"):
+    table.add_column("step", overflow="fold")
+    for column in ("key", "state", "estimated cost"):
         table.add_column(column, no_wrap=True)
     for step in plan.steps:
         to_do = step.name in pending
         state = Text("to do", style="yellow") if to_do else Text("done", style="green")
-        table.add_row(step.name, step.plugin or "-", step.key[:12], state, costs[step.name].text() if to_do else "-")
+        table.add_row(Text(step.name), step.key[:12], state, costs[step.name].text() if to_do else "-")
     console.print(table)
     console.print(f"{len(pending)} of {len(plan.steps)} steps to do", markup=False)
 
