@@ -30,6 +30,7 @@ from harness.records import (
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
+    from scipy.sparse import csr_array
 
     from harness.model.chat import ChatFormat
     from harness.model.subject import Subject
@@ -156,6 +157,10 @@ class Codec(Protocol):
 
     def encode(self, x: Float[torch.Tensor, "token d_in"]) -> Float[torch.Tensor, "token n_latents"]:
         """Codes of tokens. A token's code does not depend on its batch."""
+        ...
+
+    def encode_sparse(self, x: Float[torch.Tensor, "token d_in"]) -> csr_array:
+        """The same codes, [token, n_latents] float32, holding only what is not 0."""
         ...
 
     def decode(self, z: Float[torch.Tensor, "token n_latents"]) -> Float[torch.Tensor, "token d_in"]:

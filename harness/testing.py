@@ -153,7 +153,10 @@ def tiny_activations(
     source: str = "adapter-activations",
     **writer: Any,
 ) -> ActivationSet:
-    """A set of given numbers: id -> array [token, column]. Its tokens are letters. `writer`: of ActivationWriter."""
+    """A set of given numbers: id -> [token, column], array or sparse. Its tokens are letters.
+
+    `writer`: settings of ActivationWriter.
+    """
     import numpy as np
 
     from harness.activations.store import ActivationWriter
@@ -167,9 +170,9 @@ def tiny_activations(
     }  # fmt: skip
     store = ActivationWriter(folder, source, columns, **settings)
     for name, values in list(documents.items())[store.n_documents_done :]:
-        n = len(values)
+        n = values.shape[0]
         text = "".join(chr(97 + i % 26) for i in range(n))
         spans = tuple((i, i + 1) for i in range(n))
         document = Document(name, text, tuple(range(n)), spans, tuple(["think"] * n), (False,) * n)
-        store.append(document, np.asarray(values, dtype=np.float32))
+        store.append(document, np.asarray(values, dtype=np.float32) if isinstance(values, np.ndarray) else values)
     return store.finish()

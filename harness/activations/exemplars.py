@@ -174,7 +174,7 @@ def evidence(features: Iterable[Feature], n_exemplars: int = 64) -> list[Evidenc
 def _exemplar(document: StoredDocument, rank: int, position: int, column: int, sign: int, window: int) -> Exemplar:
     start, stop = max(position - window, 0), min(position + window + 1, len(document.ids))
     start, stop = whole_characters(document, start, stop)
-    values = np.maximum(sign * document.values[start:stop, column].astype(np.float32), 0)
+    values = np.maximum(sign * document.window(start, stop, column), 0)
     values[document.special[start:stop]] = 0
     if start == 0:
         values[0] = 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.sparse import vstack
 
 from harness.activations.store import StoredActivations, StoredDocument
 from harness.activations.writer import ActivationWriter
@@ -22,7 +23,6 @@ from harness.stats import ratio_over_documents
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_SHARD_BYTES = 64 << 20
 _CHUNK_TOKENS = 4096
 
 
@@ -46,14 +46,16 @@ class Reconstruction:
 def encode_set(
     codec: Codec, stored: StoredActivations, path: Path, dictionary: Dictionary, *, dtype: str = "float16"
 ) -> ActivationSet:
-    """Encode a whole set; columns are `latent0`, `latent1`, ... Interrupted, it goes on at the last whole shard.
+    """Encode a whole set, stored sparse; columns are `latent0`, `latent1`, ...
+
+    Interrupted, it goes on at the last whole shard.
 
     Args:
         codec: the opened dictionary.
         stored: the set it was fitted on.
         path: folder of the new set.
         dictionary: names the new set.
-        dtype: of the stored codes; shards are sized to 64 MB of them.
+        dtype: of the stored codes.
 
     Raises:
         DataError: the dictionary was fitted on other columns.
@@ -71,11 +73,12 @@ def encode_set(
         site=f"codes of {dictionary.name} over {stored.set.source}",
         chat_hash=stored.set.chat_hash,
         dtype=dtype,
-        shard_tokens=max(1024, min(stored.manifest.header.shard_tokens, _SHARD_BYTES // (2 * n))),
+        shard_tokens=stored.manifest.header.shard_tokens,
+        sparse=True,
     )
     for document in stored.documents(stored.document_ids[writer.n_documents_done :]):
-        codes = torch.cat([codec.encode(x).cpu() for x in _chunks(document)])
-        writer.append(document.document(), codes.numpy())
+        codes = vstack([codec.encode_sparse(x) for x in _chunks(document)], format="csr")
+        writer.append(document.document(), codes)
     return writer.finish("latents")
 
 
@@ -159,7 +162,7 @@ def count_alive(latents: StoredActivations) -> int:
     """Latents active on at least one ranked token (no special tokens, no first tokens) of a full pass."""
     alive = np.zeros(len(latents.columns), dtype=bool)
     for document in latents.documents():
-        alive |= (document.values[document.ranked] != 0).any(0)
+        alive[document.csr[document.ranked].indices] = True
     return int(alive.sum())
 
 

@@ -1,6 +1,6 @@
 """What an activation set is made of on disk: a manifest, and shards of raw arrays beside their documents.
 
-A folder holds, per shard `shard-00000`, one file per part (`PARTS`), a `.json` that is written last (a shard without it
+A folder holds, per shard `shard-00000`, one file per part (`parts`), a `.json` that is written last (a shard without it
 does not count), and `manifest.json` once the set is complete. Arrays are raw `.npy`: fp16 activations do not compress
 (7 % at a twelfth of the speed), and raw files can be memory-mapped.
 """
@@ -19,15 +19,25 @@ from harness.config import digest
 from harness.errors import DataError, StorageError
 from harness.records import ActivationSet, Record
 
-PARTS = {
-    "values": ".values.npy",
+_TOKENS = {
     "ids": ".ids.npy",
     "offsets": ".offsets.npy",
     "segments": ".segments.npy",
     "special": ".special.npy",
     "documents": ".documents.jsonl",
 }
-"""Part -> file ending. values [token, column]; ids, segments, special [token]; offsets [token, 2] characters."""
+_DENSE = {"values": ".values.npy"}
+_SPARSE = {"row_offsets": ".row_offsets.npy", "columns": ".columns.npy", "values": ".values.npy"}
+
+
+def parts(*, sparse: bool) -> dict[str, str]:
+    """Part -> file ending.
+
+    ids, segments, special [token]; offsets [token, 2] characters; values [token, column], or compressed sparse rows:
+    row_offsets [token + 1], columns [value], values [value].
+    """
+    return (_SPARSE if sparse else _DENSE) | _TOKENS
+
 
 ValueType = Literal["float16", "float32"]
 
@@ -51,6 +61,8 @@ class Header(Record):
     """Hash of the ChatFormat that rendered the documents."""
     dtype: ValueType = "float16"
     """Dtype of the values."""
+    sparse: bool = False
+    """Whether shards are compressed sparse rows: most values are 0."""
     shard_tokens: int = 65536
     """A shard is closed once it holds this many tokens."""
 

@@ -8,12 +8,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array, vstack
 
-from harness.activations.manifest import PARTS, Manifest, ShardEntry, read_manifest, sha256_of
+from harness.activations.manifest import Manifest, ShardEntry, parts, read_manifest, sha256_of
+from harness.activations.sparse import SparseRows, widened
 from harness.activations.writer import ActivationWriter
 from harness.errors import DataError
 from harness.model.chat import SEGMENTS, Document
@@ -39,7 +41,8 @@ class StoredDocument:
         offsets: [token, 2] characters in `text`.
         segments: [token] index into SEGMENTS.
         special: [token] whether it is a special token.
-        values: [token, column].
+        activations: [token, column] as they are stored: dense, or sparse rows. Use `values` or `csr`, which both work
+            for either.
     """
 
     id: str
@@ -48,7 +51,30 @@ class StoredDocument:
     offsets: Int[np.ndarray, "token two"]
     segments: np.ndarray
     special: np.ndarray
-    values: Float[np.ndarray, "token column"]
+    activations: Float[np.ndarray, "token column"] | SparseRows
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the set is stored sparse, so that `csr` is the cheap way to read it and `values` the dear one."""
+        return isinstance(self.activations, SparseRows)
+
+    @property
+    def values(self) -> Float[np.ndarray, "token column"]:
+        """All activations, zeros included, in the stored dtype."""
+        return self.activations.dense() if isinstance(self.activations, SparseRows) else self.activations
+
+    @property
+    def csr(self) -> csr_array:
+        """Activations that are not 0, float32, [token, column]."""
+        if isinstance(self.activations, SparseRows):
+            return self.activations.csr()
+        return csr_array(widened(self.activations))
+
+    def window(self, start: int, stop: int, column: int) -> Float[np.ndarray, " token"]:
+        """One column of the tokens start..stop, float32."""
+        if isinstance(self.activations, SparseRows):
+            return widened(self.activations.rows(start, stop).column(column))
+        return widened(self.activations[start:stop, column])
 
     @property
     def ranked(self) -> np.ndarray:
@@ -91,6 +117,7 @@ class _Shard:
     entry: ShardEntry
     texts: dict[str, str]
     arrays: dict[str, np.ndarray]
+    activations: np.ndarray | SparseRows
     starts: tuple[int, ...]
 
 
@@ -117,6 +144,11 @@ class StoredActivations:
     def columns(self) -> tuple[str, ...]:
         """Column names."""
         return self.set.columns
+
+    @property
+    def sparse(self) -> bool:
+        """Whether shards hold only what is not 0 (see `StoredDocument.sparse`)."""
+        return self.manifest.header.sparse
 
     def n_tokens(self, documents: Collection[str] | None = None) -> int:
         """Tokens of these documents; None is all."""
@@ -178,32 +210,35 @@ class StoredActivations:
         chosen = set(self.document_ids if documents is None else documents)
         with_any = [i for i, shard in enumerate(self.manifest.shards) if any(d in chosen for d, _ in shard.documents)]
         order = torch.randperm(len(with_any), generator=generator).tolist()
-        left = torch.empty(0, len(self.columns))
+        left: torch.Tensor | csr_array | None = None
         for at, index in enumerate(order):
-            rows = torch.cat([left, self._tokens_of(with_any[index], chosen)])
-            rows = rows[torch.randperm(len(rows), generator=generator)]
+            rows = _stack(left, self._tokens_of(with_any[index], chosen))
+            rows = rows[torch.randperm(rows.shape[0], generator=generator).numpy()]
             last = at == len(order) - 1
-            stop = len(rows) if last else len(rows) // 2 // size * size
+            stop = rows.shape[0] if last else rows.shape[0] // 2 // size * size
             for start in range(0, stop, size):
-                yield rows[start : min(start + size, stop)]
+                batch = rows[start : min(start + size, stop)]
+                yield batch if isinstance(batch, torch.Tensor) else torch.from_numpy(batch.toarray())
             left = rows[stop:]
 
     def moments(self, documents: Collection[str] | None = None) -> Moments:
         """Mean and standard deviation per column over these documents, one shard in memory (Chan's pairwise update)."""
         n, mean, m2 = 0, np.zeros(len(self.columns)), np.zeros(len(self.columns))
         for document in self.documents(documents):
-            values = document.values.astype(np.float64)
-            delta = values.mean(0) - mean
-            total = n + len(values)
-            m2 += values.var(0) * len(values) + delta**2 * n * len(values) / total
-            mean += delta * len(values) / total
+            tokens, average, squares = _sums(document)
+            delta = average - mean
+            total = n + tokens
+            m2 += squares + delta**2 * n * tokens / total
+            mean += delta * tokens / total
             n = total
         return Moments(mean=mean, std=np.sqrt(m2 / max(n, 1)), n_tokens=n)
 
-    def _tokens_of(self, index: int, documents: Collection[str]) -> torch.Tensor:
+    def _tokens_of(self, index: int, documents: Collection[str]) -> torch.Tensor | csr_array:
         shard = self._shard(index)
         keep = np.concatenate([np.full(n, d in documents) for d, n in shard.entry.documents])
-        return torch.from_numpy(shard.arrays["values"][keep]).float()
+        if isinstance(shard.activations, SparseRows):
+            return shard.activations.csr()[keep]
+        return torch.from_numpy(shard.activations[keep]).float()
 
     def _open_shard(self, index: int) -> _Shard:
         entry = self.manifest.shards[index]
@@ -213,16 +248,20 @@ class StoredActivations:
         arrays = {
             # A plain view of the map: slicing np.memmap itself is ten times slower.
             part: np.asarray(np.load(self.path / (entry.name + ending), mmap_mode="r"))
-            for part, ending in PARTS.items()
+            for part, ending in parts(sparse=self.sparse).items()
             if ending.endswith(".npy")
         }
-        lines = (self.path / (entry.name + PARTS["documents"])).read_text(encoding="utf-8").splitlines()
+        lines = (self.path / f"{entry.name}.documents.jsonl").read_text(encoding="utf-8").splitlines()
         texts = {row["id"]: row["text"] for row in map(json.loads, lines)}
         starts = np.cumsum([0, *(n for _, n in entry.documents)]).tolist()
-        return _Shard(entry, texts, arrays, tuple(starts))
+        values = arrays.pop("values")
+        activations: np.ndarray | SparseRows = values
+        if self.sparse:
+            activations = SparseRows(arrays.pop("row_offsets"), arrays.pop("columns"), values, len(self.columns))
+        return _Shard(entry, texts, arrays, activations, tuple(starts))
 
     def _verify(self, entry: ShardEntry) -> None:
-        for part, ending in PARTS.items():
+        for part, ending in parts(sparse=self.sparse).items():
             file = self.path / (entry.name + ending)
             cure = f"delete {self.path} and capture again"
             if not file.is_file():
@@ -276,6 +315,27 @@ def whole_characters(document: StoredDocument, start: int, stop: int) -> tuple[i
 
 def _view(shard: _Shard, index: int) -> StoredDocument:
     document_id = shard.entry.documents[index][0]
-    rows = slice(shard.starts[index], shard.starts[index + 1])
-    arrays = {part: array[rows] for part, array in shard.arrays.items()}
-    return StoredDocument(id=document_id, text=shard.texts[document_id], **arrays)
+    start, stop = shard.starts[index], shard.starts[index + 1]
+    arrays = {part: array[start:stop] for part, array in shard.arrays.items()}
+    whole = shard.activations
+    rows = whole.rows(start, stop) if isinstance(whole, SparseRows) else whole[start:stop]
+    return StoredDocument(id=document_id, text=shard.texts[document_id], activations=rows, **arrays)
+
+
+def _stack(above: torch.Tensor | csr_array | None, below: torch.Tensor | csr_array) -> Any:
+    if above is None:
+        return below
+    return torch.cat([above, below]) if isinstance(below, torch.Tensor) else csr_array(vstack([above, below], "csr"))
+
+
+def _sums(document: StoredDocument) -> tuple[int, np.ndarray, np.ndarray]:
+    """Tokens, mean and sum of squared distances from it, per column, float64."""
+    n = len(document.ids)
+    if not document.sparse:
+        values = document.values.astype(np.float64)
+        return n, values.mean(0), values.var(0) * n
+    csr = document.csr.astype(np.float64)
+    mean = np.asarray(csr.sum(0)) / n
+    active = np.bincount(csr.indices, minlength=csr.shape[1])
+    squares = np.bincount(csr.indices, (csr.data - mean[csr.indices]) ** 2, minlength=csr.shape[1])
+    return n, mean, squares + (n - active) * mean**2

@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
 
 from harness.activations.manifest import (
-    PARTS,
     Header,
     Manifest,
     ShardEntry,
     header_digest,
+    parts,
     read_shard_entry,
     write_atomically,
 )
+from harness.activations.sparse import SparseRows, narrowed
 from harness.errors import DataError, HarnessError
 from harness.model.chat import SEGMENTS, Document
 from harness.records import ActivationSet
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from scipy.sparse import csr_array
 
 
 class ActivationWriter:
@@ -46,18 +47,20 @@ class ActivationWriter:
         chat_hash: str,
         dtype: str = "float16",
         shard_tokens: int = 65536,
+        sparse: bool = False,
     ) -> None:
         self.path = Path(path)
         self.header = Header.model_validate(
             {
                 "source": source, "columns": columns, "layers": layers, "projections": projections, "signed": signed,
                 "site": site, "chat_hash": chat_hash, "dtype": dtype, "shard_tokens": shard_tokens,
+                "sparse": sparse,
             }
         )  # fmt: skip
         self._digest = header_digest(self.header)
         self._shards: list[ShardEntry] = self._complete_shards()
         self._documents: list[Document] = []
-        self._values: list[np.ndarray] = []
+        self._values: list[np.ndarray | SparseRows] = []
         self._n_tokens = 0
         self._n_truncated = 0
 
@@ -71,12 +74,14 @@ class ActivationWriter:
         """How many documents are in whole shards."""
         return sum(len(shard.documents) for shard in self._shards)
 
-    def append(self, document: Document, values: Float[np.ndarray, "token column"], *, truncated: bool = False) -> None:
+    def append(
+        self, document: Document, values: Float[np.ndarray, "token column"] | csr_array, *, truncated: bool = False
+    ) -> None:
         """Add a document. A shard is written once it holds `shard_tokens` tokens.
 
         Args:
             document: tokens, text and segments.
-            values: one row per token.
+            values: one row per token, as an array or sparse; either way it is stored as the set is (`sparse`).
             truncated: the document lost tokens; counted in the manifest.
 
         Raises:
@@ -87,10 +92,16 @@ class ActivationWriter:
         expected = (len(document.ids), len(self.header.columns))
         if values.shape != expected:
             raise DataError(f"document {document.id!r}: activations have shape {values.shape}, expected {expected}")
-        stored = torch.from_numpy(np.ascontiguousarray(values)).to(getattr(torch, self.header.dtype)).numpy()
-        self._refuse_not_finite(document, values, stored)
+        if self.header.sparse:
+            rows = SparseRows.of(values, self.header.dtype)
+            self._refuse_not_finite(document, values, rows.values, rows)
+            self._values.append(rows)
+        else:
+            array = values if isinstance(values, np.ndarray) else values.toarray()
+            stored = narrowed(array, self.header.dtype)
+            self._refuse_not_finite(document, array, stored)
+            self._values.append(stored)
         self._documents.append(document)
-        self._values.append(stored)
         self._n_tokens += len(document.ids)
         self._n_truncated += truncated
         if self._n_tokens >= self.header.shard_tokens:
@@ -127,7 +138,8 @@ class ActivationWriter:
                     f"{path} belongs to another activation set (other columns, chat format or dtype); "
                     f"delete {self.path} or write elsewhere"
                 )
-            missing = [part for part, ending in PARTS.items() if not (self.path / (entry.name + ending)).is_file()]
+            endings = parts(sparse=self.header.sparse).values()
+            missing = [ending for ending in endings if not (self.path / (entry.name + ending)).is_file()]
             if missing:
                 break
             shards.append(entry)
@@ -136,11 +148,14 @@ class ActivationWriter:
                 break
         return shards
 
-    def _refuse_not_finite(self, document: Document, values: np.ndarray, stored: np.ndarray) -> None:
-        bad = ~np.isfinite(stored)
-        if not bad.any():
+    def _refuse_not_finite(
+        self, document: Document, values: Any, stored: np.ndarray, rows: SparseRows | None = None
+    ) -> None:
+        finite = np.isfinite(stored)
+        if finite.all():
             return
-        token, column = (int(i) for i in np.argwhere(bad)[0])
+        at = np.argwhere(~finite)[0]
+        token, column = at if rows is None else (rows.row_of_value()[at[0]], rows.columns[at[0]])
         name, value = self.header.columns[column], float(values[token, column])
         what = f"document {document.id!r}, token {token}, column {name!r}"
         if np.isfinite(value):
@@ -150,8 +165,7 @@ class ActivationWriter:
     def _close_shard(self) -> None:
         name = f"shard-{len(self._shards):05d}"
         documents = self._documents
-        arrays = {
-            "values": np.concatenate(self._values),
+        arrays = self._value_arrays() | {
             "ids": np.concatenate([np.asarray(d.ids, dtype=np.int32) for d in documents]),
             "offsets": np.concatenate([np.asarray(d.offsets, dtype=np.int32).reshape(-1, 2) for d in documents]),
             "segments": np.concatenate(
@@ -161,7 +175,7 @@ class ActivationWriter:
         }
         sha256 = {part: self._write_array(name, part, array) for part, array in arrays.items()}
         lines = "".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in documents).encode()
-        sha256["documents"] = write_atomically(self.path / (name + PARTS["documents"]), lambda s: s.write(lines))
+        sha256["documents"] = write_atomically(self._file(name, "documents"), lambda s: s.write(lines))
         entry = ShardEntry(
             name=name,
             n_tokens=self._n_tokens,
@@ -175,8 +189,17 @@ class ActivationWriter:
         self._shards.append(entry)
         self._documents, self._values, self._n_tokens, self._n_truncated = [], [], 0, 0
 
+    def _value_arrays(self) -> dict[str, np.ndarray]:
+        if not self.header.sparse:
+            return {"values": np.concatenate(self._values)}  # type: ignore[arg-type]
+        rows = SparseRows.concatenate([v for v in self._values if isinstance(v, SparseRows)])
+        return {"row_offsets": rows.row_offsets, "columns": rows.columns, "values": rows.values}
+
+    def _file(self, name: str, part: str) -> Path:
+        return self.path / (name + parts(sparse=self.header.sparse)[part])
+
     def _write_array(self, name: str, part: str, array: np.ndarray) -> str:
         def write(stream: BinaryIO) -> Any:
             np.save(stream, array, allow_pickle=False)
 
-        return write_atomically(self.path / (name + PARTS[part]), write)
+        return write_atomically(self._file(name, part), write)

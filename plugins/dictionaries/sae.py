@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import nn
 
 if TYPE_CHECKING:
@@ -129,6 +130,10 @@ class JumpRelu(nn.Module):
         self.to(x.device)
         pre = (x.float() - self.b_dec) @ self.W_enc + self.b_enc
         return torch.relu(pre) * (pre > self.threshold)
+
+    def encode_sparse(self, x: Float[torch.Tensor, "token d_in"]) -> csr_array:
+        """The same codes as `encode`, without the zeros."""
+        return csr_array(self.encode(x).cpu().numpy())
 
     @torch.no_grad()
     def decode(self, z: Float[torch.Tensor, "token n_latents"]) -> Float[torch.Tensor, "token d_in"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from harness.activations.exemplars import collect_features
 from harness.activations.latents import count_alive, encode_set, reconstruction, score_dictionary
@@ -24,6 +25,9 @@ class Halves:
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         z = torch.cat([x, -x], dim=1).clamp(min=0)
         return z * (z > 0.5)
+
+    def encode_sparse(self, x: torch.Tensor) -> csr_array:
+        return csr_array(self.encode(x).numpy())
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         plus, minus = z.chunk(2, dim=1)
@@ -52,6 +56,7 @@ def test_codes_are_stored_beside_the_same_documents(tmp_path: Path) -> None:
     latents = open_set(encode_set(Halves(), stored, tmp_path / "z", dictionary, dtype="float32"))
     assert latents.columns == tuple(f"latent{i}" for i in range(6))
     assert (latents.set.signed, latents.set.source, latents.set.layers) == (False, "halves", (None,) * 6)
+    assert latents.sparse
     for document in stored.documents():
         expected = Halves().encode(torch.tensor(np.array(document.values)))
         np.testing.assert_array_equal(latents.document(document.id).values, expected)

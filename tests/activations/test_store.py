@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.activations.manifest import PARTS
+from harness.activations.manifest import parts
 from harness.activations.store import ActivationWriter, open_set
 from harness.errors import DataError, HarnessError
 from harness.model.chat import Document
@@ -54,9 +54,12 @@ def test_halves_are_stored_by_default(tmp_path: Path) -> None:
     assert read.values.dtype == np.float16
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize(("value", "cure"), [(np.nan, "another dtype"), (np.inf, "another dtype"), (1e5, "float32")])
-def test_a_value_that_cannot_be_stored_names_document_and_column(tmp_path: Path, value: float, cure: str) -> None:
-    store = writer(tmp_path)
+def test_a_value_that_cannot_be_stored_names_document_and_column(
+    tmp_path: Path, value: float, cure: str, sparse: bool
+) -> None:
+    store = writer(tmp_path, sparse=sparse)
     with pytest.raises(HarnessError, match=f"'bad', token 1, column 'column'.*{cure}"):
         store.append(document("bad", 2), np.array([[0.0], [value]], dtype=np.float32))
 
@@ -82,11 +85,11 @@ def test_an_unfinished_set_cannot_be_opened(tmp_path: Path) -> None:
         open_set(tmp_path)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(("sparse", "part"), [(sparse, p) for sparse in (False, True) for p in parts(sparse=sparse)])
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
-def test_a_damaged_shard_file_is_named(tmp_path: Path, part: str, damage: str) -> None:
-    record = tiny_activations(tmp_path, numbers(), shard_tokens=25)
-    file = tmp_path / ("shard-00001" + PARTS[part])
+def test_a_damaged_shard_file_is_named(tmp_path: Path, sparse: bool, part: str, damage: str) -> None:
+    record = tiny_activations(tmp_path, numbers(), shard_tokens=25, sparse=sparse)
+    file = tmp_path / ("shard-00001" + parts(sparse=sparse)[part])
     if damage == "missing":
         file.unlink()
     else:

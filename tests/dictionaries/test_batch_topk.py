@@ -109,6 +109,7 @@ def test_encode_and_decode_take_raw_units(small: StoredActivations, tmp_path: Pa
     pre = (x / scale - model.b_dec) @ model.W_enc + model.b_enc
     expected = torch.where(pre > 0.3, pre, 0)
     torch.testing.assert_close(codec.encode(x), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(torch.from_numpy(codec.encode_sparse(x).toarray()), codec.encode(x))
     rebuilt = (expected @ model.W_dec + model.b_dec) * scale
     torch.testing.assert_close(codec.decode(expected), rebuilt, rtol=1e-4, atol=1e-5)
 
