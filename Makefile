@@ -1,11 +1,12 @@
 # Everything a person or CI does. `make demo` and `make test` need Python 3.11+ and nothing else.
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-fast test-slow check format bench docs clean
+.PHONY: install demo test test-fast test-slow check format bench docs clean peers
 
 install: $(VENV)/.installed
 
@@ -44,8 +45,18 @@ format: install
 bench: install
 	$(BIN)/python -m bench
 
+# The rival libraries (SAELens, dictionary_learning), 2 GB. dictionary-learning pulls torchvision, whose PyPI build
+# breaks `import transformers` beside a CPU torch; it imports without.
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: bench/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r bench/peers.txt
+	$(PEERS)/bin/pip uninstall --quiet --yes torchvision
+	touch $@
+
 docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) artifacts results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) artifacts results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

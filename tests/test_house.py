@@ -104,7 +104,17 @@ def test_every_hook_is_documented_with_its_exact_arguments_and_has_a_test() -> N
 
 def test_nothing_names_a_machine_or_a_workplace() -> None:
     words = ["/work/" + "main", "/work/" + "shared", "pypi" + "-more"]
-    skip = {".git", ".venv", "artifacts", "__pycache__", ".ruff_cache", ".mypy_cache", ".pytest_cache", ".hypothesis"}
+    skip = {
+        ".git",
+        ".venv",
+        ".venv-peers",
+        "artifacts",
+        "__pycache__",
+        ".ruff_cache",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".hypothesis",
+    }
     for file in ROOT.rglob("*"):
         if (
             file.is_file()
