@@ -44,7 +44,7 @@ def _grid(rows: Sequence[Any], mode: str) -> RenderableType | None:
         if r.mode == mode and r.layer is not None and (r.scope == "component" or r.scope == "layer"):
             place = (r.projection if r.scope == "component" else _LAYER, r.layer)
             cells[place] = max(cells.get(place, r.kl_nats), r.kl_nats)
-    names = sorted({name for name, _ in cells} - {_LAYER}, key=lambda n: (_rank(n), n))
+    names = sorted({name for name, _ in cells} - {_LAYER}, key=lambda n: (projection_rank(n), n))
     if not names:
         return None
     layers = sorted({layer for _, layer in cells})
@@ -69,7 +69,8 @@ def _grid(rows: Sequence[Any], mode: str) -> RenderableType | None:
     return Group(Text(title, style="bold"), table)
 
 
-def _rank(name: str) -> int:
+def projection_rank(name: str) -> int:
+    """Place of a projection in the paper's order (q, k, v, o, gate, up, down); others after these."""
     return _ORDER.index(name) if name in _ORDER else len(_ORDER)
 
 

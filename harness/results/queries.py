@@ -15,6 +15,7 @@ from harness.errors import ResultsError
 from harness.results.query_ablations import ComponentRow, DictionaryRow, components, dictionaries
 from harness.results.query_benchmarks import GroupRow, RecoveryRow, groups, recovery
 from harness.results.query_features import CategoryRow, FeatureRow, GradeRow, categories, features, grades
+from harness.results.query_training import ConfusionRow, TrainingRow, confusion, training
 from harness.results.tables import LLMCall, RunStep, Step, StudyRun
 
 
@@ -185,6 +186,7 @@ def _seconds(start: str, end: str | None) -> float | None:
 __all__ = [
     "CategoryRow",
     "ComponentRow",
+    "ConfusionRow",
     "DictionaryRow",
     "FeatureRow",
     "GradeRow",
@@ -192,8 +194,10 @@ __all__ = [
     "OverviewRow",
     "RecoveryRow",
     "StepRow",
+    "TrainingRow",
     "categories",
     "components",
+    "confusion",
     "dictionaries",
     "features",
     "grades",
@@ -202,5 +206,6 @@ __all__ = [
     "recovery",
     "resolve_run",
     "steps",
+    "training",
     "why_empty",
 ]
