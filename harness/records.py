@@ -98,6 +98,12 @@ class Sample(Record):
     """The gold answer."""
     score: float
     """1 correct, 0 wrong."""
+    finish: Literal["stop", "length"] | None = None
+    """`length`: the token limit cut the answer; None where nothing was generated (multiple choice by likelihood)."""
+    n_tokens: NonNegativeInt | None = None
+    """Tokens written; None where nothing was generated."""
+    loops: bool = False
+    """Whether the answer ends in a loop: one unit over and over."""
 
 
 class EvaluationResult(Record):

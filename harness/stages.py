@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
 from harness.calls import LLMCall, LLMReply, LLMRequest
 from harness.config import Config
 from harness.records import (
@@ -98,6 +100,39 @@ class CallStore(Protocol):
         ...
 
 
+class EvaluateConfig(Config):
+    """How benchmarks are run, the same for every model variant. What is None is left to each task."""
+
+    benchmarks: tuple[str, ...] = ()
+    """lm-eval task names: the harness's own, those in `task_paths`, or lm-eval's."""
+    limit: PositiveInt | None = None
+    """First n items of each benchmark; None is all."""
+    task_paths: tuple[str, ...] = ()
+    """Folders with lm-eval task YAMLs of your own."""
+    data: dict[str, str] = Field(default_factory=dict)
+    """Benchmark -> local JSON Lines or Parquet file that takes the place of its hub data set (same fields)."""
+    batch_size: PositiveInt = 256
+    """Most prompts generated together."""
+    max_gen_toks: PositiveInt | None = None
+    """Most tokens of an answer, its reasoning included."""
+    temperature: NonNegativeFloat | None = None
+    """0 is greedy."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus of sampled answers."""
+    repeats: PositiveInt | None = None
+    """Answers per item: the score is avg@k, and pass@j is reported for j up to k. Needs a temperature above 0."""
+    thinking_tokens: PositiveInt | None = None
+    """Budget forcing: the reasoning trace is closed after so many tokens; None lets the model end it."""
+    thinking_waits: NonNegativeInt = 0
+    """Budget forcing: how many times a trace that ends before the budget is continued with "Wait"."""
+
+    @model_validator(mode="after")
+    def _repeats_differ(self) -> EvaluateConfig:
+        if (self.repeats or 1) > 1 and self.temperature == 0:
+            raise ValueError("repeats of a greedy answer are copies of it: set evaluate.temperature above 0")
+        return self
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What a run hands to a step.
@@ -110,9 +145,7 @@ class RunContext:
         progress: where to report how far the step is.
         calls: journal of LLM calls (interpreters only).
         provider: role (`explainer`, `categories`, `categoriser`) -> (provider, model name); interpreters only.
-        benchmarks: names of the study's benchmarks.
-        benchmark_limit: items per benchmark; None is all of them.
-        task_paths: folders searched for lm-eval tasks beside the package's own.
+        evaluate: how the study runs its benchmarks.
     """
 
     out_dir: Path
@@ -122,9 +155,7 @@ class RunContext:
     progress: Progress = field(default_factory=SilentProgress)
     calls: CallStore | None = None
     provider: Callable[[str], tuple[Provider, str]] | None = None
-    benchmarks: tuple[str, ...] = ()
-    benchmark_limit: int | None = None
-    task_paths: tuple[Path, ...] = ()
+    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig())
 
     def generator(self) -> torch.Generator:
         """A CPU generator seeded with this step's seed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,39 +35,98 @@ def check_benchmarks(names: Sequence[str], task_paths: Sequence[Path] = ()) -> N
             raise UnknownName("benchmark", name, [*own, *_lm_eval_tasks().all_subtasks])
 
 
-def load_task(name: str, task_paths: Sequence[Path] = ()) -> Any:
+def load_task(
+    name: str,
+    task_paths: Sequence[Path] = (),
+    *,
+    data: Mapping[str, str] | None = None,
+    repeats: int | None = None,
+) -> Any:
     """The lm-eval task of this name.
+
+    Args:
+        name: of a task.
+        task_paths: folders with tasks of the user's.
+        data: benchmark -> local file that takes the place of its data set.
+        repeats: answers per item; None leaves it to the task.
 
     Raises:
         UnknownName: no such task.
-        UsageError: the name stands for a group of tasks.
+        UsageError: the name stands for a group of tasks, or a setting does not reach a task of lm-eval's own.
         DataError: the task's data cannot be read.
     """
     from lm_eval.tasks import TaskManager
 
+    local = (data or {}).get(name)
     own = _user_tasks(task_paths)
+    config: dict[str, Any] | None = None
     if name in task_names():
-        spec: Any = _localised(task_configs([name])[0], Path.cwd())
+        config = _localised(task_configs([name])[0], Path.cwd())
         manager = TaskManager(include_defaults=False)
     elif name in own:
-        config = own[name][1]
+        file, config = own[name]
+        config = None if config is None else _localised(config, file.parent)
         manager = TaskManager(include_path=[str(p) for p in task_paths], include_defaults=False)
-        spec = name if config is None else _localised(config, own[name][0].parent)
     else:
         manager = _lm_eval_tasks()
-        spec = name
         if name not in manager.all_tasks:
             raise UnknownName("benchmark", name, [*list_benchmarks(task_paths), *manager.all_subtasks])
+    if config is None and (local or repeats):
+        raise UsageError(
+            f"evaluate.{'data' if local else 'repeats'} does not reach {name!r}, which only lm-eval can read; "
+            "copy its YAML into a folder of yours and name that in evaluate.task_paths"
+        )
+    if config is not None:
+        config = _with_repeats(_with_data(config, local), repeats)
     try:
-        tasks = manager.load([spec])["tasks"]
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise DataError(
-            f"benchmark {name!r} cannot be loaded: {first} (offline? use a task with local files)"
-        ) from error
+        tasks = manager.load([name if config is None else config])["tasks"]
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise DataError(_why_not(name, config, error)) from error
     if len(tasks) != 1:
         raise UsageError(f"{name!r} is a group of {len(tasks)} tasks; name them singly: {', '.join(sorted(tasks)[:8])}")
     return next(iter(tasks.values()))
+
+
+def _why_not(name: str, config: Mapping[str, Any] | None, error: Exception) -> str:
+    """A sentence that names the data set, the reason and both cures."""
+    first = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    place = (config or {}).get("dataset_path", "its data set")
+    gated = "gated" in str(error).lower() or type(error).__name__ == "GatedRepoError"
+    cure = "accept its terms on the hub and set HF_TOKEN" if gated else "offline or mistyped?"
+    return (
+        f"benchmark {name!r}: {place} cannot be loaded: {first} ({cure}; or use a local copy: "
+        f"--set evaluate.data='{{{name}: FILE.jsonl}}')"
+    )
+
+
+def _with_data(config: dict[str, Any], place: str | None) -> dict[str, Any]:
+    """The config with a local file in the place of its data set."""
+    if place is None:
+        return config
+    path = resolve(place)
+
+    def rows(**_: Any) -> dict[str, Any]:
+        from datasets import Dataset
+
+        found = Dataset.from_parquet(str(path)) if path.suffix == ".parquet" else Dataset.from_list(_read(path))
+        splits = {config.get(f"{s}_split") for s in ("training", "validation", "test", "fewshot")}
+        return {split: found for split in splits if split}
+
+    gone = {"dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset"}
+    return {**{k: v for k, v in config.items() if k not in gone}, "custom_dataset": rows}
+
+
+def _with_repeats(config: dict[str, Any], repeats: int | None) -> dict[str, Any]:
+    """The config with k answers per item, all of which its filters keep (take_first would drop k - 1 silently)."""
+    if repeats is None:
+        return config
+    keep = {"function": "take_first_k", "k": repeats}
+    filters = config.get("filter_list") or [{"name": "all", "filter": [keep]}]
+    kept = [
+        {**f, "filter": [keep if step["function"] in ("take_first", "take_first_k") else step for step in f["filter"]]}
+        for f in filters
+    ]
+    return {**config, "repeats": repeats, "filter_list": kept}
 
 
 @functools.cache

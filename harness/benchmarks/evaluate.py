@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks.catalogue import list_benchmarks, load_task
+from harness.benchmarks.grading import loops
 from harness.errors import DataError, ModelError
 from harness.records import EvaluationResult, Sample
+from harness.stages import EvaluateConfig
 
 if TYPE_CHECKING:
+    from harness.benchmarks.generation import Completion
     from harness.model.subject import Subject
     from harness.model.taps import Edit
     from harness.stages import Progress
 
 __all__ = ["check_bound", "evaluate", "list_benchmarks"]
 
-_NO_ANSWER = {"[invalid]", ""}
+_NO_ANSWER = {"[invalid]", "", None}
 
 
 def evaluate(
@@ -27,12 +30,10 @@ def evaluate(
     benchmark: str,
     *,
     variant: str,
+    settings: EvaluateConfig | None = None,
     edit: Edit | None = None,
-    limit: int | None = None,
     seed: int = 0,
-    batch_size: int = 256,
     tokens_per_batch: int = 65536,
-    task_paths: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Run a benchmark. Items without an answer count as wrong.
@@ -41,13 +42,11 @@ def evaluate(
         subject: the model.
         benchmark: name of an lm-eval task: the harness's, one of `task_paths`, or lm-eval's.
         variant: what the model is called: `base`, `adapter`, `full`, `without-attention`, ...
+        settings: limit, sampling, budget and data; the task's own where they are None.
         edit: applied to all components while answering (gates that switch some off); columns are the subject's
             components. Must not depend on the row of the batch: finished rows leave it.
-        limit: first n items; None is all.
         seed: of sampling, for tasks that sample.
-        batch_size: most items at once.
-        tokens_per_batch: most tokens at once, prompt and answer; lowers batch_size for long answers.
-        task_paths: folders with tasks of the user's.
+        tokens_per_batch: most tokens at once, prompt and answer; lowers the batch size for long answers.
         progress: told of every finished item.
 
     Returns:
@@ -64,23 +63,26 @@ def evaluate(
     from harness.benchmarks.lm import SubjectLM, quiet
     from harness.model.taps import component_sites, tap
 
+    settings = settings or EvaluateConfig()
     n_bound = check_bound(subject, probe=edit is None)
     with ExitStack() as stack:
         stack.enter_context(quiet())
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(seed)
-        task = load_task(benchmark, task_paths)
-        lm = SubjectLM(subject, batch_size=batch_size, tokens_per_batch=tokens_per_batch, progress=progress)
+        task = load_task(
+            benchmark, [Path(p) for p in settings.task_paths], data=settings.data, repeats=settings.repeats
+        )
+        lm = SubjectLM(subject, settings=settings, seed=seed, tokens_per_batch=tokens_per_batch, progress=progress)
         if edit is not None:
             stack.enter_context(tap(subject.model, component_sites(subject.components), edit, read=False))
         outcome = run_lm_eval(
             lm,
             {"tasks": {benchmark: task}, "groups": {}, "group_map": {}},
-            limit=limit,
+            limit=settings.limit,
             apply_chat_template=True,
             bootstrap_iters=0,
         )
-    samples = _samples(task, outcome["samples"][benchmark])
+    samples = _samples(task, outcome["samples"][benchmark], lm.completions)
     n_items = len({s.doc_id for s in samples})
     return EvaluationResult(
         item=f"{variant}/{benchmark}",
@@ -127,40 +129,46 @@ def _changes_logits(subject: Subject) -> bool:
     return not torch.equal(on, off)
 
 
-def _samples(task: Any, rows: Sequence[dict[str, Any]]) -> tuple[Sample, ...]:
+def _samples(
+    task: Any, rows: Sequence[dict[str, Any]], completions: Mapping[tuple[int, int], Completion]
+) -> tuple[Sample, ...]:
     """lm-eval's log (one row per document and filter) as samples of the task's first filter, sorted by document."""
     if not rows:
         raise DataError(f"benchmark {task.config.task!r} has no items")
     first = rows[0]["filter"]
     kept = sorted((r for r in rows if r["filter"] == first), key=lambda r: r["doc_id"])
-    choice = task.OUTPUT_TYPE == "multiple_choice"
-    return tuple(s for row in kept for s in (_chosen(task, row) if choice else _generated(task, row)))
+    if task.OUTPUT_TYPE == "multiple_choice":
+        return tuple(_chosen(task, row) for row in kept)
+    return tuple(s for row in kept for s in _generated(task, row, completions))
 
 
-def _generated(task: Any, row: dict[str, Any]) -> list[Sample]:
+def _generated(task: Any, row: dict[str, Any], completions: Mapping[tuple[int, int], Completion]) -> Iterator[Sample]:
     """The samples of one document: one per repeat, where the filter keeps repeats."""
     responses = list(row["resps"][0])
     filtered = row["filtered_resps"][0]
     repeats = list(filtered) if isinstance(filtered, list) else [filtered]
     metric = row["metrics"][0]
-    samples = []
-    for repeat, extracted in enumerate(repeats):
+    extract = getattr(task.config.process_results, "extract", None)
+    for repeat, kept in enumerate(repeats):
         # A metric over several repeats is their mean: each repeat is scored by the task's own metric.
-        score = row[metric] if len(repeats) == 1 else task.process_results(row["doc"], [extracted])[metric]
-        samples.append(
-            _sample(row, repeat, str(responses[repeat]), None if extracted in _NO_ANSWER else str(extracted), score)
-        )
-    return samples
+        score = row[metric] if len(repeats) == 1 else task.process_results(row["doc"], [kept])[metric]
+        answer = extract(str(kept)) if extract else kept
+        sample = _sample(row, repeat, str(responses[repeat]), None if answer in _NO_ANSWER else str(answer), score)
+        done = completions.get((sample.doc_id, repeat))
+        if done is not None:
+            update = {"finish": done.finish, "n_tokens": done.n_tokens, "loops": loops(sample.response)}
+            sample = sample.model_copy(update=update)
+        yield sample
 
 
-def _chosen(task: Any, row: dict[str, Any]) -> list[Sample]:
+def _chosen(task: Any, row: dict[str, Any]) -> Sample:
     """A multiple-choice document: the response is the choice with the highest log-likelihood."""
     choices = [str(c) for c in task.doc_to_choice(row["doc"])]
     logs = [float(r[0]) for r in row["filtered_resps"]]
     best = choices[max(range(len(choices)), key=logs.__getitem__)]
     target = row["target"]
     named = {**row, "target": choices[target] if isinstance(target, int) else target}
-    return [_sample(named, 0, best, best, row[row["metrics"][0]])]
+    return _sample(named, 0, best, best, row[row["metrics"][0]])
 
 
 def _sample(row: dict[str, Any], repeat: int, response: str, extracted: str | None, score: Any) -> Sample:

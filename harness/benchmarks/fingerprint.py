@@ -7,31 +7,35 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from harness.benchmarks.tasks import task_configs, task_names
+from harness.benchmarks.tasks import read_task, task_configs, task_names
 from harness.config import digest
+from harness.model.traces import resolve
 
 
-def benchmark_fingerprint(name: str, task_paths: Sequence[str | Path] = ()) -> str:
+def benchmark_fingerprint(name: str, task_paths: Sequence[str | Path] = (), local: str | None = None) -> str:
     """sha256 (hex) of a benchmark's definition.
 
     A task of the harness: its YAML and data files. A folder of the user's: every YAML, Python and data file in it. A
-    task of
-    lm-eval's: its name and lm-eval's version.
+    task of lm-eval's: its name and lm-eval's version. A local file in the place of the data: its bytes as well.
     """
+    data = [] if local is None else [_sha256(resolve(local))]
     if name in task_names():
         (config,) = task_configs([name])
-        files = [Path(p) for p in config["dataset_kwargs"]["data_files"].values()]
-        config["dataset_kwargs"]["data_files"] = {}
-        return digest([config, [_sha256(f) for f in files]])
+        files = [Path(p) for p in ((config.get("dataset_kwargs") or {}).get("data_files") or {}).values()]
+        definition = {k: v for k, v in read_task(name, resolve_functions=False).items() if k != "dataset_kwargs"}
+        return digest([definition, [_sha256(f) for f in files], *data])
     own = [
         f
         for p in task_paths
         for f in sorted(Path(p).rglob("*"))
         if f.suffix in {".yaml", ".yml", ".py", ".jsonl", ".json"}
     ]
-    return digest([name, version("lm-eval"), [[f.name, _sha256(f)] for f in own]])
+    return digest([name, version("lm-eval"), [[f.name, _sha256(f)] for f in own], *data])
 
 
 def _sha256(file: Path) -> str:
+    """sha256 of a file; that it is missing is said where it is read."""
+    if not file.is_file():
+        return "missing"
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from harness.benchmarks.decode import greedy, make_stop, supports_greedy
+from harness.benchmarks.decode import Stop, greedy, make_stop, supports_greedy
+from harness.benchmarks.generation import Completion, Sampling
+from harness.benchmarks.recording import Recorder, cut_at
 from harness.errors import UsageError
-from harness.stages import Progress, SilentProgress
+from harness.stages import EvaluateConfig, Progress, SilentProgress
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
 
 _NEUTRAL: dict[str, Any] = {"repetition_penalty": 1.0, "top_p": 1.0, "top_k": 0}
 """Given explicitly: a model's generation_config.json would otherwise change greedy answers (repetition_penalty)."""
-_IGNORED_BY_GREEDY = {"do_sample", "temperature", "top_p", "top_k"}
 
 
 class SubjectLM(HFLM):
@@ -33,13 +34,15 @@ class SubjectLM(HFLM):
         self,
         subject: Subject,
         *,
-        batch_size: int = 256,
+        settings: EvaluateConfig,
+        seed: int = 0,
         tokens_per_batch: int = 65536,
         progress: Progress | None = None,
     ) -> None:
         self._subject = subject
         self._progress = progress or SilentProgress()
-        self._most = batch_size
+        self._recorder = Recorder(self, subject.chat, settings, seed)
+        batch_size = self._most = settings.batch_size
         self._tokens_per_batch = tokens_per_batch
         with quiet():
             super().__init__(
@@ -48,7 +51,6 @@ class SubjectLM(HFLM):
         generation = getattr(subject.model, "generation_config", None)
         ends = getattr(generation, "eos_token_id", None)
         self._extra_ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
-        self._ends = frozenset(make_stop(self.tokenizer, (), self._extra_ends).ids)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The subject's ChatFormat; a begun answer (lm-eval's gen_prefix) is put behind it."""
@@ -56,32 +58,73 @@ class SubjectLM(HFLM):
             return self._subject.chat.chat_prompt(self.tokenizer, chat_history)
         return self._subject.chat.chat_prompt(self.tokenizer, chat_history[:-1]) + chat_history[-1]["content"]
 
-    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
-        """Text of a response up to the end of its turn, special tokens included."""
-        if isinstance(tokens, list):
-            end = next((i for i, t in enumerate(tokens) if t in self._ends), len(tokens))
-            tokens = tokens[:end]
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=False))
-
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Continue every request's prompt.
 
         Raises:
             UsageError: a prompt and its answer do not fit into the model's context.
         """
-        longest = 1
-        for prompt, settings in (r.args for r in requests):
-            new = int(settings.get("max_gen_toks", self.max_gen_toks))
-            needed = len(self.tok_encode(prompt)) + new
-            if needed > self.max_length:
-                raise UsageError(
-                    f"a prompt of {needed - new} tokens and max_gen_toks={new} do not fit into the model's "
-                    f"{self.max_length} tokens; lower max_gen_toks in the task"
-                )
-            longest = max(longest, needed)
-        self.batch_size_per_gpu = max(1, min(self._most, self._tokens_per_batch // longest))
         self._progress.start(len(requests), "item")
-        return super().generate_until(requests, disable_tqdm=True)
+        return self._recorder.answer(requests)
+
+    @property
+    def completions(self) -> Mapping[tuple[int, int], Completion]:
+        """(document, repeat) -> what was generated for it."""
+        return self._recorder.completions
+
+    def write(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """Continue prompts, the longest first, in batches. Sampled batches are seeded by their first prompt.
+
+        Raises:
+            UsageError: a prompt and its answer do not fit into the model's context.
+        """
+        lengths = [len(self.tok_encode(p)) for p in prompts]
+        longest = max(lengths, default=0) + sampling.max_tokens
+        if longest > self.max_length:
+            raise UsageError(
+                f"a prompt of {max(lengths)} tokens and {sampling.max_tokens} new ones do not fit into the model's "
+                f"{self.max_length} tokens; lower evaluate.max_gen_toks (it is {sampling.max_tokens})"
+            )
+        size = max(1, min(self._most, self._tokens_per_batch // max(longest, 1)))
+        order = sorted(range(len(prompts)), key=lambda i: (-lengths[i], i))
+        stop = make_stop(self.tokenizer, sampling.stop, self._extra_ends)
+        written: dict[int, Completion] = {}
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            torch.manual_seed(seeds[batch[0]])
+            ids, mask = self.tok_batch_encode([prompts[i] for i in batch])
+            rows = self._continue(ids.to(self.device), mask.to(self.device), sampling, stop)
+            written.update({i: self._completed(row, sampling, stop) for i, row in zip(batch, rows, strict=True)})
+            self._progress.advance(len(batch))
+        return [written[i] for i in range(len(prompts))]
+
+    def _continue(self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, stop: Stop) -> list[list[int]]:
+        """New tokens of left-padded contexts; rows may go on behind their end."""
+        if sampling.temperature == 0 and supports_greedy(self.model):
+            return greedy(self.model, ids, mask, sampling.max_tokens, stop).tolist()
+        chosen: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            chosen = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        with torch.inference_mode():
+            whole = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=sampling.max_tokens,
+                eos_token_id=list(stop.ids),
+                pad_token_id=stop.ids[0] if stop.ids else 0,
+                stop_strings=list(stop.strings) or None,
+                tokenizer=self.tokenizer,
+                **{**_NEUTRAL, **chosen},
+            )
+        return whole[:, ids.shape[1] :].tolist()
+
+    def _completed(self, tokens: list[int], sampling: Sampling, stop: Stop) -> Completion:
+        """A row of new tokens up to its end: the end-of-turn token, or the first stop string."""
+        n = next((i for i, t in enumerate(tokens) if t in stop.ids), len(tokens))
+        text = str(self.tokenizer.decode(tokens[:n], skip_special_tokens=False))
+        cut = cut_at(text, sampling.stop)
+        stopped = n < len(tokens) or len(cut) < len(text) or len(tokens) < sampling.max_tokens
+        return Completion(cut, "stop" if stopped else "length", min(n + 1, len(tokens)))
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihood of every request's continuation."""
@@ -90,20 +133,6 @@ class SubjectLM(HFLM):
         result = super().loglikelihood(requests, disable_tqdm=True)
         self._progress.advance(len(requests))
         return result
-
-    def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
-        mask = settings.pop("attention_mask")
-        for key, value in _NEUTRAL.items():
-            settings.setdefault(key, value)
-        penalised = set(settings) - _IGNORED_BY_GREEDY - {k for k, v in _NEUTRAL.items() if settings[k] == v}
-        if settings.get("do_sample") or penalised or not supports_greedy(self.model):
-            written = super()._model_generate(context, max_length, stop, attention_mask=mask, **settings)
-        else:
-            rule = make_stop(self.tokenizer, stop, self._extra_ends)
-            new = greedy(self.model, context, mask, max_length - context.shape[1], rule)
-            written = torch.cat([context, new], dim=1)
-        self._progress.advance(context.shape[0])
-        return written
 
 
 @contextmanager

@@ -17,11 +17,12 @@ from harness import __version__
 from harness.config import Config, digest
 from harness.errors import UnknownName, UsageError
 from harness.host.manager import Manager
-from harness.host.registry import SECTIONS, EvaluateConfig, FeaturesConfig, Roster, StudyRow, find_study
+from harness.host.registry import SECTIONS, FeaturesConfig, Roster, StudyRow, find_study
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig
 from harness.model.traces import fingerprint as data_fingerprint
 from harness.records import ModelRef
+from harness.stages import EvaluateConfig
 
 Kind = Literal["train", "evaluate", "probe", "learn", "interpret", "categorise", "ablate"]
 ONLY = {
@@ -238,7 +239,8 @@ class _Builder:
         }
         self.data = [row.data.model_dump(), data_fingerprint(row.data)]
         self.benchmarks = {
-            name: benchmark_fingerprint(name, row.evaluate.task_paths) for name in row.evaluate.benchmarks
+            name: benchmark_fingerprint(name, row.evaluate.task_paths, row.evaluate.data.get(name))
+            for name in row.evaluate.benchmarks
         }
 
     def build(self) -> tuple[Step, ...]:

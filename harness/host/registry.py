@@ -19,7 +19,7 @@ from harness.errors import RosterError, UnknownName
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig
 from harness.records import ModelRef
-from harness.stages import Stage
+from harness.stages import EvaluateConfig, Stage
 
 Location = tuple[str | int, ...]
 
@@ -35,19 +35,6 @@ class PluginRow(Config):
     """Importable module with the hook implementation."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings that differ from the plugin's defaults."""
-
-
-class EvaluateConfig(Config):
-    """How benchmarks are run, the same for every model variant."""
-
-    benchmarks: tuple[str, ...] = ()
-    """lm-eval task names: the harness's own, those in `task_paths`, or lm-eval's."""
-    limit: PositiveInt | None = None
-    """First n items of each benchmark; None is all."""
-    task_paths: tuple[str, ...] = ()
-    """Folders with lm-eval task YAMLs of your own."""
-    batch_size: PositiveInt = 256
-    """Prompts generated together."""
 
 
 class FeaturesConfig(Config):

@@ -218,7 +218,6 @@ class Runner:
         return stored
 
     def _context(self, step: Step, step_id: int, folder: Path, done: frozenset[str], progress: Progress) -> RunContext:
-        evaluate = self.plan.row.evaluate
         return RunContext(
             out_dir=folder,
             seed=step.seed,
@@ -227,9 +226,7 @@ class Runner:
             progress=progress,
             calls=self.store.calls(step_id),
             provider=provider_for(self.bench),
-            benchmarks=evaluate.benchmarks,
-            benchmark_limit=evaluate.limit,
-            task_paths=tuple(Path(p) for p in evaluate.task_paths),
+            evaluate=self.plan.row.evaluate,
         )
 
     def device(self) -> str:

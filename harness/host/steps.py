@@ -124,10 +124,8 @@ def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyReco
                 subject,
                 benchmark,
                 variant=step.variant,
-                limit=config.limit,
+                settings=config,
                 seed=run.seed,
-                batch_size=config.batch_size,
-                task_paths=run.task_paths,
                 progress=run.progress,
             )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
 NAMING = {
@@ -158,6 +158,12 @@ class Sample(Base):
     extracted: Mapped[str | None]
     target: Mapped[str]
     score: Mapped[float]
+    finish: Mapped[str | None]
+    """`stop`, or `length` for an answer that the token limit cut."""
+    n_tokens: Mapped[int | None]
+    """Tokens written."""
+    loops: Mapped[bool] = mapped_column(server_default=false())
+    """Whether the answer ends in a loop."""
 
 
 class ActivationSet(Stored, Base):

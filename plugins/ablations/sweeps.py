@@ -155,9 +155,9 @@ class Groups:
 
     def _benchmarks(self, subject: Subject, group: Cell, run: RunContext) -> Iterator[EvaluationResult]:
         variant = f"without-{group.where['group']}"
-        limits = [run.benchmark_limit, self.config.projection_items if "projection" in group.where else None]
+        limits = [run.evaluate.limit, self.config.projection_items if "projection" in group.where else None]
         limit = min((n for n in limits if n is not None), default=None)
-        for benchmark in run.benchmarks:
+        for benchmark in run.evaluate.benchmarks:
             if f"{variant}/{benchmark}" in run.done:
                 continue
             yield evaluate(
@@ -165,9 +165,9 @@ class Groups:
                 benchmark,
                 variant=variant,
                 edit=ablate(subject.components, group.off),
-                limit=limit,
+                settings=run.evaluate.model_copy(
+                    update={"limit": limit, "batch_size": self.config.evaluation_batch_size}
+                ),
                 seed=run.seed,
-                batch_size=self.config.evaluation_batch_size,
-                task_paths=run.task_paths,
                 progress=run.progress,
             )

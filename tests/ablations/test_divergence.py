@@ -16,7 +16,7 @@ from harness.model.chat import ChatFormat
 from harness.model.components import Component
 from harness.model.subject import Subject, load_subject
 from harness.records import AblationScore, EvaluationResult
-from harness.stages import RunContext
+from harness.stages import EvaluateConfig, RunContext
 from harness.testing import Architecture, tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.ablations.config import KLConfig
 from harness_plugins.ablations.divergence import Divergence, choose
@@ -157,7 +157,10 @@ def test_groups_partition_the_components(subject: Subject, other: Subject) -> No
 
 def test_groups_are_measured_and_benchmarked(subject: Subject, tmp_path: Path) -> None:
     run = RunContext(
-        tmp_path, seed=0, benchmarks=("organism_chain",), benchmark_limit=2, done=frozenset({"group:attention"})
+        tmp_path,
+        seed=0,
+        evaluate=EvaluateConfig(benchmarks=("organism_chain",), limit=2),
+        done=frozenset({"group:attention"}),
     )
     plugin = Groups(GroupsConfig(n_documents=2, benchmark_groups="blocks"))
     records = list(plugin.measure(subject, TRACES, run))

@@ -1,0 +1,38 @@
+"""What our tasks do to their data sets before the first question (lm-eval's `process_docs`)."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_FIGURE = re.compile(r"\s*\[asy\].*?\[/asy\]\s*", re.DOTALL)
+_LETTERS = "ABCD"
+
+
+def without_figures(documents: Dataset) -> Dataset:
+    """Problems without the code of their figures (AIME "nofigures")."""
+    return documents.map(lambda row: {"problem": _FIGURE.sub("\n", row["problem"]).strip()}, load_from_cache_file=False)
+
+
+def with_shuffled_options(documents: Dataset) -> Dataset:
+    """GPQA's rows as a question with options A to D and the gold `letter`.
+
+    The order is drawn from a hash of the question: the same for every model and run, and not the data set's, in which
+    the correct answer comes first.
+    """
+    return documents.map(_asked, load_from_cache_file=False)
+
+
+def _asked(row: dict[str, Any]) -> dict[str, str]:
+    question = str(row["Question"]).strip()
+    names = ["Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3))]
+    seed = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big")
+    random.Random(seed).shuffle(names)
+    options = "\n".join(f"{letter}) {str(row[name]).strip()}" for letter, name in zip(_LETTERS, names, strict=True))
+    text = f"{question}\n\n{options}\n\nAnswer with the letter of the correct option: put it within \\boxed{{}}."
+    return {"question": text, "letter": _LETTERS[names.index("Correct Answer")]}
