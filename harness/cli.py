@@ -12,6 +12,8 @@ import click
 
 from harness import __version__
 from harness.errors import HarnessError
+from harness.report.commands import figures, report
+from harness.report.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,10 +22,6 @@ if TYPE_CHECKING:
     from harness.host.plan import Plan
     from harness.host.registry import Roster
 
-REPORTS = (
-    "overview", "steps", "recovery", "groups", "components", "dictionaries", "grades", "features", "categories",
-)  # fmt: skip
-FORMATS = ("table", "json", "csv", "md", "latex")
 STAGES_HELP = "train, evaluate, probe, learn, interpret or ablate"
 
 
@@ -68,13 +66,6 @@ def _load(ctx: click.Context) -> tuple[Roster, Manager]:
 
     roster = read_roster(find_roster(ctx.obj["registry"]))
     return roster, Manager(roster)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
-    return Console(stderr=stderr, width=width, soft_wrap=False)
 
 
 @cli.command(
@@ -131,7 +122,7 @@ def run(
     from harness.report.live import LiveDisplay
     from harness.results.store import Store
 
-    console = _console(stderr=True)
+    console = make_console(stderr=True)
     roster, manager = _load(ctx)
     plan = make_plan(
         roster,
@@ -148,7 +139,7 @@ def run(
         runner = Runner(plan, manager, store, Path(artifacts), device=device, force=force, display=display)
         runner.check()
         if dry_run:
-            _print_plan(plan, runner.pending(), _console())
+            _print_plan(plan, runner.pending(), make_console())
             return
         pending = runner.pending()
         if not pending:
@@ -198,7 +189,7 @@ def plugins_list(ctx: click.Context) -> None:
     from harness.report.roster import plugin_table, study_table
 
     roster, manager = _load(ctx)
-    console = _console()
+    console = make_console()
     console.print(study_table(roster))
     console.print(plugin_table(manager))
 
@@ -212,7 +203,7 @@ def plugins_show(ctx: click.Context, name: str) -> None:
 
     roster, manager = _load(ctx)
     for part in describe(roster, manager, name):
-        _console().print(part)
+        make_console().print(part)
 
 
 @plugins.command("hooks")
@@ -220,32 +211,11 @@ def plugins_hooks() -> None:
     """The hook reference: every hook with its arguments and meaning."""
     from harness.report.roster import hook_reference
 
-    _console().print(hook_reference(), markup=False, highlight=False)
+    make_console().print(hook_reference(), markup=False, highlight=False)
 
 
-@cli.command(
-    epilog="""\b
-Examples:
-  harness report
-  harness report recovery groups
-  harness report components --format json | jq '.[] | select(.projection == null)'
-  harness report features --format csv > features.csv
-  harness report recovery --run 3 --format latex"""
-)
-@click.argument("sections", nargs=-1, metavar=f"[{'|'.join(REPORTS)}]...")
-@click.option("--run", "run_id", default="latest", show_default=True, metavar="latest|ID", help="Which run.")
-@click.option("--format", "form", default="table", show_default=True, type=click.Choice(FORMATS), help="Output format.")
-@click.option("--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL.")
-def report(sections: Sequence[str], run_id: str, form: str, db: str) -> None:
-    """Tables of a run; all of them where none is named. Every number has its n and an interval or a unit."""
-    from harness.errors import UnknownName
-    from harness.report.render import render
-
-    for section in sections:
-        if section not in REPORTS:
-            raise UnknownName("report", section, REPORTS)
-    console = _console()
-    render(sections or REPORTS, db=db, run=run_id, form=form, console=console)
+for _command in (report, figures):
+    cli.add_command(_command)
 
 
 @cli.group()
@@ -295,7 +265,7 @@ def doctor(ctx: click.Context, url: str) -> None:
     """Versions, devices, extras, API keys (present: yes or no), database and roster."""
     from harness.report.doctor import checks
 
-    console = _console()
+    console = make_console()
     failed = False
     for name, ok, text in checks(ctx.obj["registry"], url):
         failed |= ok is False

@@ -65,12 +65,16 @@ def test_light_commands_import_no_torch(command: list[str]) -> None:
 
 
 def test_the_command_line_knows_every_report() -> None:
-    from harness.cli import FORMATS, REPORTS
+    from harness.report.commands import FIGURE_FORMATS, FIGURES, FORMATS, REPORTS
+    from harness.report.figures.catalogue import FIGURES as DRAWN
+    from harness.report.figures.writer import FORMATS as WRITTEN
     from harness.report.render import FORMATS as RENDERED
     from harness.report.sections import SECTIONS
 
     assert set(REPORTS) == set(SECTIONS)
     assert FORMATS == RENDERED
+    assert FIGURES == tuple(DRAWN)
+    assert FIGURE_FORMATS == WRITTEN
 
 
 def test_plugins_is_not_importable_under_a_second_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from harness.results.database import open_database, sentences
 
 FORMATS = ("table", "json", "csv", "md", "latex")
 """`table` is for terminals, `json` and `csv` have every column and row, `md` and `latex` are for papers."""
+
+MOST_KEYS = 6
+"""Step keys named below a section; `harness report steps` has all."""
 
 
 def render(
@@ -55,11 +59,42 @@ def render(
         with sentences(str(db)), engine.connect() as connection:
             run_id = queries.resolve_run(connection, run)
             if form in ("json", "csv"):
-                _print_data(connection, run_id, SECTIONS[sections[0]], form, console)
+                loaded = load_section(connection, run_id, sections[0])
+                print_section(loaded, form, console)
+                if not loaded.rows:
+                    Console(stderr=True).print(Text(loaded.why), soft_wrap=True)
             else:
-                _print_document(connection, run_id, sections, form, console)
+                print_header(queries.overview(connection, run_id)[0], form, console)
+                for name in _with_companions(sections):
+                    print_section(load_section(connection, run_id, name), form, console)
     finally:
         engine.dispose()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A section's rows.
+
+    Attributes:
+        section: which report.
+        rows: as its query gave them.
+        why: the sentence that says why there are no rows; empty where there are some.
+        steps: the steps that can have made the rows, with their keys.
+    """
+
+    section: Section
+    rows: Sequence[Any]
+    why: str
+    steps: Sequence[queries.StepRow]
+
+
+def load_section(connection: Connection, run_id: int, name: str) -> Loaded:
+    """Query a section once; it can then be printed in every format."""
+    section = SECTIONS[name]
+    rows = section.query(connection, run_id)
+    why = "" if rows else visible(queries.why_empty(connection, run_id, section.stages, section.what))
+    steps = [s for s in queries.steps(connection, run_id) if s.stage in section.stages]
+    return Loaded(section, rows, why, steps)
 
 
 def header(row: queries.OverviewRow) -> str:
@@ -71,42 +106,43 @@ def header(row: queries.OverviewRow) -> str:
     )
 
 
-def _print_data(connection: Connection, run_id: int, section: Section, form: str, console: Console) -> None:
-    rows = section.query(connection, run_id)
-    _raw(console, as_json(rows) if form == "json" else as_csv(type(rows[0]) if rows else None, rows))
-    if not rows:
-        why = queries.why_empty(connection, run_id, section.stages, section.what)
-        Console(stderr=True).print(Text(visible(why)), soft_wrap=True)
+def origin(steps: Sequence[queries.StepRow]) -> str:
+    """The steps behind a section, with the keys under which they are stored."""
+    named = [f"{s.step} {s.key[:12]}" for s in steps[:MOST_KEYS]]
+    more = [f"and {len(steps) - MOST_KEYS} more (harness report steps)"] if len(steps) > MOST_KEYS else []
+    return visible("Step keys: " + ", ".join([*named, *more]) + ".") if steps else ""
 
 
-def _print_document(connection: Connection, run_id: int, sections: Sequence[str], form: str, console: Console) -> None:
-    title = header(queries.overview(connection, run_id)[0])
+def print_header(overview: queries.OverviewRow, form: str, console: Console) -> None:
+    """Say which run it is, in a format for people."""
+    title = header(overview)
     if form == "table":
         console.print(Text(title, style="bold"))
     else:
         _raw(console, f"{markdown_text(title)}\n\n" if form == "md" else f"% {title}\n")
-    for name in _with_companions(sections):
-        _print_section(connection, run_id, SECTIONS[name], form, console)
 
 
-def _print_section(connection: Connection, run_id: int, section: Section, form: str, console: Console) -> None:
-    rows: Sequence[Any] = section.query(connection, run_id)
+def print_section(loaded: Loaded, form: str, console: Console) -> None:
+    """Print a section in one of `FORMATS`."""
+    section, rows = loaded.section, loaded.rows
+    if form in ("json", "csv"):
+        _raw(console, as_json(rows) if form == "json" else as_csv(type(rows[0]) if rows else None, rows))
+        return
     if form == "table":
         console.print()
         console.print(Text(section.title, style="bold underline"))
     elif form == "md":
         _raw(console, f"## {markdown_text(section.title)}\n\n")
-    if not rows:
-        why = visible(queries.why_empty(connection, run_id, section.stages, section.what))
-        if form == "table":
-            console.print(Text(why, style="yellow"))
-        else:
-            _raw(console, f"{markdown_text(why)}\n\n" if form == "md" else f"% {why}\n")
-    elif form == "table":
-        for part in section_tables(section, rows):
+    said = origin(loaded.steps) if rows else loaded.why
+    if form == "table":
+        for part in section_tables(section, rows) if rows else ():
             console.print(part)
+        console.print(Text(said, style="dim" if rows else "yellow"), end="\n" if said else "")
     else:
-        _raw(console, (as_markdown if form == "md" else as_latex)(section, rows) + "\n")
+        if rows:
+            _raw(console, (as_markdown if form == "md" else as_latex)(section, rows) + "\n")
+        if said:
+            _raw(console, f"{markdown_text(said)}\n\n" if form == "md" else f"% {said}\n")
 
 
 def _with_companions(sections: Sequence[str]) -> list[str]:

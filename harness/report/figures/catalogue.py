@@ -45,6 +45,7 @@ class Plot:
 
     Attributes:
         name: what users type.
+        section: the report whose numbers it shows.
         summary: what it shows.
         query: connection and run id -> rows.
         draw: rows (at least one) and theme -> pictures.
@@ -53,6 +54,7 @@ class Plot:
     """
 
     name: str
+    section: str
     summary: str
     query: Callable[[Connection, int], Sequence[Any]]
     draw: Callable[[Sequence[Any], Theme], Iterator[Picture]]
@@ -167,16 +169,18 @@ def _confusion(rows: Sequence[queries.ConfusionRow], theme: Theme) -> Iterator[P
 FIGURES: dict[str, Plot] = {
     plot.name: plot
     for plot in (
-        Plot("recovery", "scores and recovery with intervals (table 1)", queries.recovery, _recovery,
+        Plot("recovery", "recovery", "scores and recovery with intervals (table 1)", queries.recovery, _recovery,
              ("evaluate",), "evaluations"),
-        Plot("figure1", "category shares by source", queries.categories, _figure1, ("categorise",), "categories"),
-        Plot("figure2", "activation density by category and subcategory", queries.categories, _figure2,
+        Plot("figure1", "categories", "category shares by source", queries.categories, _figure1,
              ("categorise",), "categories"),
-        Plot("figure3", "KL by layer and component", queries.components, _figure3, ("ablate",),
+        Plot("figure2", "categories", "activation density by category and subcategory", queries.categories, _figure2,
+             ("categorise",), "categories"),
+        Plot("figure3", "components", "KL by layer and component", queries.components, _figure3, ("ablate",),
              "components switched off"),
-        Plot("frontier", "FVU by L0 of the dictionaries", queries.dictionaries, _frontier, ("learn",), "dictionaries"),
-        Plot("training", "losses by step", queries.training, _training, ("train", "learn"), "losses"),
-        Plot("confusion", "agreement of judges", queries.confusion, _confusion, ("interpret",),
+        Plot("frontier", "dictionaries", "FVU by L0 of the dictionaries", queries.dictionaries, _frontier,
+             ("learn",), "dictionaries"),
+        Plot("training", "steps", "losses by step", queries.training, _training, ("train", "learn"), "losses"),
+        Plot("confusion", "grades", "agreement of judges", queries.confusion, _confusion, ("interpret",),
              "features explained by two interpreters"),
     )
 }  # fmt: skip
