@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,25 @@ def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("the shared data folder is not beside this checkout")
     return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def qwen25_tokenizer(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The real Qwen2.5 tokenizer with its chat template, as AutoTokenizer loads it from a folder (ten seconds)."""
+    import importlib.util
+
+    from transformers import AutoTokenizer, Qwen2TokenizerFast
+
+    spec = importlib.util.spec_from_file_location("qwen25", shared_data.parent / "tools" / "qwen25_tokenizer.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    folder = tmp_path_factory.mktemp("qwen25")
+    fast = Qwen2TokenizerFast(tokenizer_object=tool.build(tool.DATA), pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    fast.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text((tool.DATA / "qwen2.5_chat_template.jinja").read_text())
+    return AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

@@ -174,6 +174,10 @@ def _resolve_sections(row: StudyRow, layers: Sequence[Settings]) -> StudyRow:
     }  # fmt: skip
     for name, kind in kinds.items():
         update[name] = kind.merged(name, getattr(row, name).model_dump(), *(layer.get(name, {}) for layer in layers))
+    reading = [layer.get("read_chat", {}) for layer in layers]
+    if row.read_chat is not None or any(reading):
+        own = row.read_chat.model_dump(exclude_unset=True) if row.read_chat else {}
+        update["read_chat"] = ChatFormat.merged("read_chat", update["chat"].model_dump(), own, *reading)
     model = row.model.model_dump()
     providers = dict(row.providers)
     for layer in layers:
@@ -272,7 +276,8 @@ class _Builder:
 
     def _sources(self, adapter: str) -> list[str]:
         """Probe and dictionary steps: everything that has features."""
-        read = [self.data, self.row.features.model_dump()]
+        other = self.row.read_chat.model_dump() if self.row.read_chat else None
+        read = [self.data, self.row.features.model_dump(), *([other] if other else [])]
         probes = [self._plugin("probe", "probes", name, (adapter,), read) for name in self.row.probes]
         learned = []
         for name in self.row.dictionaries:

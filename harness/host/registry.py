@@ -61,6 +61,8 @@ class StudyRow(Config):
     """Training traces, also the documents that are read and ablated on."""
     chat: ChatFormat = ChatFormat()
     """The one format of all text."""
+    read_chat: ChatFormat | None = None
+    """Another format for what probes read, as in the paper's code, which read other text than it trained on."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Benchmarks."""
     features: FeaturesConfig = FeaturesConfig()
@@ -87,7 +89,7 @@ class StudyRow(Config):
     """Named sets of `name.key: value` settings."""
 
 
-SECTIONS = ("model", "data", "chat", "evaluate", "features", "providers")
+SECTIONS = ("model", "data", "chat", "read_chat", "evaluate", "features", "providers")
 """Parts of a study that `--set SECTION.KEY=VALUE` reaches, beside the plugins."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,11 @@ class Workbench:
             raise UsageError(f"{step.name} needs an adapter, and {step.inputs[0]} makes a full model")
         return self.subject(checkpoint, device)
 
+    def reading_subject(self, step: Step, device: str) -> Subject:
+        """The same, with the format of the text that probes read."""
+        subject, chat = self.adapter_subject(step, device), self.plan.row.read_chat
+        return subject if chat is None else replace(subject, chat=chat, chat_hash=chat.hash(subject.tokenizer))
+
     def activations(self, step: Step) -> ActivationSet:
         """The activation set among a step's inputs."""
         found = next(
@@ -132,7 +137,7 @@ def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyReco
 
 def _probe(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
     probe = _implementation(step, bench)
-    activations = probe.read(bench.adapter_subject(step, run.device), bench.documents(), run)
+    activations = probe.read(bench.reading_subject(step, run.device), bench.documents(), run)
     yield activations
     yield from _features(activations, bench, run)
 
@@ -149,7 +154,7 @@ def _learn(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]
     stored = open_set(activations)
     latents = encode_set(codec, stored, run.out_dir / "latents", dictionary)
     yield latents
-    subject = bench.adapter_subject(step, run.device)
+    subject = bench.reading_subject(step, run.device)
     yield score_dictionary(dictionary, codec, stored, open_set(latents), subject, run)
     yield from _features(latents, bench, run)
 

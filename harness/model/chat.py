@@ -60,8 +60,9 @@ class Document:
 class ChatFormat(Config):
     """How a question, a trace and an answer become text."""
 
-    template: Literal["tokenizer", "plain"] = "tokenizer"
-    """`tokenizer`: the model's own chat template; `plain`: the question and a line break, for models without one."""
+    template: Literal["tokenizer", "plain", "unclosed"] = "tokenizer"
+    """`tokenizer`: the model's own chat template; `plain`: the question and a line break, for models without one;
+    `unclosed`: ChatML whose turns are not ended, as the paper's interpretation code renders them."""
     system: str | None = None
     """System prompt; None leaves it to the template (Qwen2.5's inserts its default)."""
     think_header: str = "<|im_start|>think\n"
@@ -85,6 +86,10 @@ class ChatFormat(Config):
         """Turns as a prompt; the format's system prompt is put first where it has one."""
         if self.template == "plain":
             return "\n".join(turn["content"] for turn in turns) + "\n"
+        if self.template == "unclosed":
+            system = [{"role": "system", "content": self.system}] if self.system is not None else []
+            opened = [f"<|im_start|>{turn['role']}\n{turn['content']}\n" for turn in [*system, *turns]]
+            return "".join(opened) + "<|im_start|>assistant\n"
         if not tokenizer.chat_template:
             raise ModelError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; "

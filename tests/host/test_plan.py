@@ -105,3 +105,10 @@ def test_settings_are_yaml_and_malformed_ones_are_named() -> None:
     }
     with pytest.raises(UsageError, match=r"write NAME\.KEY=VALUE"):
         parse_settings(["epochs=3"])
+
+
+def test_another_format_for_reading_changes_what_reads_and_nothing_else() -> None:
+    before = keys(plan())
+    after = keys(plan(settings={"read_chat": {"template": "unclosed", "system": "Be helpful."}}))
+    changed = {name.partition("/")[0] for name in before if before[name] != after[name]}
+    assert changed == {"probe", "learn", "interpret", "categorise"}

@@ -1,0 +1,79 @@
+"""s1K-1.1 as it really is: 100 of its rows, the real Qwen2.5 tokenizer, both renderings that the paper used."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.model.chat import ChatFormat
+from harness.model.traces import DataConfig, load_traces
+from harness.records import Trace
+
+SYSTEM = "You are a helpful mathematics assistant."
+PAPER_CODE = ChatFormat(template="unclosed", system=SYSTEM, answer_prefix="")
+TURNS = re.compile(
+    r"<\|im_start\|>system\n(?P<system>.*?)\n<\|im_start\|>user\n(?P<question>.*?)\n<\|im_start\|>assistant\n"
+    r"<\|im_start\|>think\n(?P<trace>.*?)\n<\|im_start\|>answer\n(?P<answer>.*)<\|im_end\|>",
+    re.DOTALL,
+)
+
+
+@pytest.fixture(scope="module")
+def texts(shared_data: Path) -> list[str]:
+    """The rows as the paper's interpretation code rendered them."""
+    rows = json.loads((shared_data / "s1k11_rollouts100" / "rollout_contexts.json").read_text(encoding="utf-8"))
+    return [rows[str(i)] for i in range(len(rows))]
+
+
+@pytest.fixture(scope="module")
+def traces(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[Trace]:
+    """The rows, parsed back into their parts and read from a file with s1K-1.1's field names."""
+    file = tmp_path_factory.mktemp("s1k") / "train.jsonl"
+    names = {"question": "question", "trace": "deepseek_thinking_trajectory", "answer": "deepseek_attempt"}
+    with file.open("w", encoding="utf-8") as stream:
+        for text in texts:
+            parts = TURNS.fullmatch(text)
+            assert parts is not None
+            assert parts["system"] == SYSTEM
+            stream.write(json.dumps({names[k]: parts[k] for k in names}) + "\n")
+    return load_traces(DataConfig(path=str(file)))
+
+
+def test_the_other_rendering_is_the_paper_codes_byte_for_byte(
+    traces: list[Trace], texts: list[str], qwen25_tokenizer: Any
+) -> None:
+    assert len(traces) == 100
+    for trace, text in zip(traces, texts, strict=True):
+        assert PAPER_CODE.render(qwen25_tokenizer, trace).text == text
+
+
+def test_the_training_text_is_s1s(traces: list[Trace], qwen25_tokenizer: Any) -> None:
+    for trace in traces[:20]:
+        text = ChatFormat().render(qwen25_tokenizer, trace).text
+        assert text == (
+            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+            f"<|im_start|>user\n{trace.question}<|im_end|>\n<|im_start|>assistant\n"
+            f"<|im_start|>think\n{trace.trace}\n<|im_start|>answer\nAnswer: {trace.answer}<|im_end|>"
+        )
+
+
+def test_supervision_begins_at_the_first_token_after_the_assistants_header(
+    traces: list[Trace], qwen25_tokenizer: Any
+) -> None:
+    n_tokens = 0
+    for trace in traces:
+        document = ChatFormat().document(qwen25_tokenizer, trace)
+        first = document.response_token
+        ids = qwen25_tokenizer.convert_ids_to_tokens(list(document.ids[first - 3 : first + 2]))
+        assert ids == ["<|im_start|>", "assistant", "Ċ", "<|im_start|>", "think"]
+        assert qwen25_tokenizer.decode(document.ids[-1]) == "<|im_end|>"
+        n_tokens += len(document.ids)
+    assert n_tokens == pytest.approx(979_730, rel=0.01), "the other rendering's count: prompts differ by a few tokens"
+
+
+def test_the_two_renderings_have_two_hashes(qwen25_tokenizer: Any) -> None:
+    assert PAPER_CODE.hash(qwen25_tokenizer) != ChatFormat().hash(qwen25_tokenizer)
