@@ -275,6 +275,10 @@ class Evidence(Record):
     """Highest activations, sorted; empty for a dead feature."""
 
 
+Status = Literal["graded", "unparsed", "failed", "too-few-contexts", "dead"]
+"""What became of a grading. `unparsed`: the reply cannot be read; `failed`: there is none; `dead`: no context."""
+
+
 class Explanation(Record):
     """What an interpreter made of one feature."""
 
@@ -290,12 +294,23 @@ class Explanation(Record):
     """A few words; None with a reason."""
     grade: Literal[0, 1, 2] | None
     """0 monosemantic, 1 broad but consistent, 2 polysemantic (appendix B.1); None with a reason, and still counted."""
+    status: Status = "graded"
+    """What became of it; `failed` where there is no grade and nothing else is said."""
     reason: str
     """The judge's justification, or why there is no grade."""
     raw: str | None = None
     """The raw reply where it could not be parsed."""
+    rule: str | None = None
+    """What the explanation says in the interpreter's own notation, where it has one to predict by."""
     n_exemplars: NonNegativeInt
     """Contexts shown."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_grade(cls, values: dict[str, object]) -> dict[str, object]:
+        if values.get("grade") is None and values.get("status", "graded") == "graded":
+            return {**values, "status": "failed"}
+        return values
 
 
 class Category(Record):
@@ -305,6 +320,8 @@ class Category(Record):
     """`category:` and the string_id."""
     category: str
     """string_id, snake_case."""
+    parent: str | None = None
+    """string_id of the category that this is a subcategory of."""
     name: str
     """For people."""
     definition: str
@@ -326,6 +343,10 @@ class CategoryAssignment(Record):
     """A string_id, or `uncategorised` with a reason."""
     reason: str | None = None
     """Why it is uncategorised."""
+    subcategory: str | None = None
+    """A subcategory of it, `uncategorised` with a reason, or None where the category has none."""
+    subcategory_reason: str | None = None
+    """Why the subcategory is `uncategorised`."""
 
 
 class AblationScore(Record):

@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from harness.calls import LLMCall, LLMReply, LLMRequest
 from harness.config import Config
+from harness.judgements import ScoringAnswer, ScoringTest
 from harness.records import (
     AblationScore,
     ActivationSet,
@@ -55,6 +56,7 @@ class Registration(Generic[T_co]):
         load: imports the implementation and returns a callable `config -> implementation`. Heavy imports belong here.
         summary: one line for `harness plugins`.
         version: part of every step's key: raise it when results change.
+        scores: whether an interpreter also answers scoring tests (`Scorer`).
         asks_llm: whether an interpreter asks a provider; `--provider` chooses those that do.
         needs: names of plugins whose output this one reads (a dictionary needs its probe).
     """
@@ -66,6 +68,7 @@ class Registration(Generic[T_co]):
     version: str = "1"
     needs: tuple[str, ...] = ()
     asks_llm: bool = False
+    scores: bool = False
 
 
 class Progress(Protocol):
@@ -141,16 +144,19 @@ class RunContext:
         out_dir: the step's own folder, kept across interruptions; write nowhere else.
         seed: this step's seed, derived from the run's seed and the step's name.
         device: torch device, e.g. `cpu` or `cuda:0`.
+        repeat: index among repetitions of the same work; LLM requests carry it, so that each is answered anew.
         done: items of this step already stored by an attempt that was interrupted; skip them.
         progress: where to report how far the step is.
         calls: journal of LLM calls (interpreters only).
-        provider: role (`explainer`, `categories`, `categoriser`) -> (provider, model name); interpreters only.
+        provider: role (`explainer`, `categories`, `categoriser`, `scorer`, `second-judge`) -> (provider, model name);
+            interpreters only.
         evaluate: how the study runs its benchmarks.
     """
 
     out_dir: Path
     seed: int
     device: str = "cpu"
+    repeat: int = 0
     done: frozenset[str] = frozenset()
     progress: Progress = field(default_factory=SilentProgress)
     calls: CallStore | None = None
@@ -225,6 +231,14 @@ class Interpreter(Protocol):
         ...
 
 
+class Scorer(Protocol):
+    """What an interpreter can do besides: say which contexts an explanation fits (`Registration.scores`)."""
+
+    def answer(self, tests: Sequence[tuple[Explanation, ScoringTest]], run: RunContext) -> Iterator[ScoringAnswer]:
+        """One answer per test, in any order, also for those that fail (with a reason)."""
+        ...
+
+
 class Ablation(Protocol):
     """Measures what parts of an adapter do, by switching them off through the tap."""
 
@@ -269,6 +283,7 @@ __all__ = [
     "Provider",
     "Registration",
     "RunContext",
+    "Scorer",
     "SilentProgress",
     "Stage",
     "Trainer",

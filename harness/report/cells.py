@@ -107,3 +107,9 @@ def with_interval(
         return (form(value), "[unbounded]")
     low_text, high_text = (form(b).removesuffix(" %") for b in (low, high))
     return (form(value), f"[{low_text}, {high_text}]")
+
+
+def inline(value: float | None, low: float | None, high: float | None, form: Callable[..., str]) -> str:
+    """A number and its interval on one line."""
+    cell = with_interval(value, low, high, form)
+    return cell if isinstance(cell, str) else " ".join(cell)

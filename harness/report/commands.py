@@ -11,7 +11,8 @@ from harness.errors import UnknownName, UsageError
 from harness.report.terminal import make_console
 
 REPORTS = (
-    "overview", "steps", "recovery", "groups", "components", "dictionaries", "grades", "features", "categories",
+    "overview", "steps", "recovery", "groups", "components", "dictionaries", "grades", "grade-tests",
+    "features", "categories",
 )  # fmt: skip
 FORMATS = ("table", "json", "csv", "md", "latex")
 FIGURES = ("recovery", "figure1", "figure2", "figure3", "frontier", "training", "confusion")

@@ -12,7 +12,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from harness.report.cells import lines, visible
-from harness.report.sections import Block, Section
+from harness.report.section import Block, Section
 from harness.report.tables import notes
 
 _LINE_BREAKING = re.compile("[\x7f-\x9f\u2028\u2029]")

@@ -14,7 +14,8 @@ from sqlalchemy import Connection
 from harness.errors import UnknownName, UsageError
 from harness.report.cells import visible
 from harness.report.formats import as_csv, as_json, as_latex, as_markdown, markdown_text
-from harness.report.sections import SECTIONS, Section
+from harness.report.section import Section
+from harness.report.sections import SECTIONS
 from harness.report.tables import section_tables
 from harness.results import queries
 from harness.results.database import open_database, sentences

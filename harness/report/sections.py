@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from rich.console import RenderableType
-from sqlalchemy import Connection
-
-from harness.report.cells import Column, count, fixed, p_value, percent, short, significant, text, with_interval
+from harness.report.cells import Column, count, fixed, inline, p_value, percent, short, significant, text, with_interval
 from harness.report.heatmap import heatmap
+from harness.report.section import Block, Section
+from harness.report.sections_judgements import JUDGEMENTS
 from harness.results import queries
 
 TOP_FEATURES = 10
@@ -18,51 +16,6 @@ TOP_FEATURES = 10
 
 TOP_COMPONENTS = 12
 """Layers and components listed below the heat map; JSON and CSV have all."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows under one title."""
-
-    title: str
-    rows: Sequence[Any]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One report.
-
-    Attributes:
-        name: what users type.
-        title: above the table.
-        query: connection and run id -> rows.
-        columns: what people see of a row.
-        stages: kinds of step that make such rows, for saying why there are none.
-        what: the rows' name, plural.
-        label: row -> what its notes are filed under; None: its rows have no notes.
-        legend: what to know to read the table.
-        blocks: rows -> titled groups of the rows that people see.
-        picture: rows -> something above the table, on terminals.
-        before: sections shown with it, above it, to people.
-        after: sections shown with it, below it, to people.
-    """
-
-    name: str
-    title: str
-    query: Callable[[Connection, int], Sequence[Any]]
-    columns: tuple[Column, ...]
-    stages: tuple[str, ...] = ()
-    what: str = "rows"
-    label: Callable[[Any], str] | None = None
-    legend: str = ""
-    blocks: Callable[[Sequence[Any]], list[Block]] | None = None
-    picture: Callable[[Sequence[Any]], RenderableType | None] | None = None
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-
-    def parts(self, rows: Sequence[Any]) -> list[Block]:
-        """The rows that people see, grouped."""
-        return self.blocks(rows) if self.blocks else [Block(self.title, rows)]
 
 
 def _recovery_paper(row: Any) -> tuple[str, ...] | str:
@@ -219,7 +172,7 @@ _COMPONENTS = Section(
     (
         Column("off", lambda r: r.component, "left"),
         Column("set to", lambda r: r.mode, "left"),
-        Column("KL (nats)", lambda r: _inline(r.kl_nats, r.kl_ci_low, r.kl_ci_high, significant)),
+        Column("KL (nats)", lambda r: inline(r.kl_nats, r.kl_ci_low, r.kl_ci_high, significant)),
         Column("of adapter's", lambda r: percent(r.share_of_adapter_kl, 1)),
         Column("components", lambda r: count(r.n_components)),
         Column("tokens", lambda r: count(r.n_tokens)),
@@ -257,23 +210,6 @@ _DICTIONARIES = Section(
     ),
 )
 
-_GRADES = Section(
-    "grades",
-    "Grades: how monosemantic the explained features are",
-    queries.grades,
-    (
-        Column("source", lambda r: r.source, "left"),
-        Column("interpreter", lambda r: r.interpreter, "left"),
-        Column("grade", lambda r: f"{text(r.grade)} {r.label}", "left"),
-        Column("features", lambda r: f"{count(r.n)} of {count(r.n_features)}"),
-        Column("share", lambda r: _inline(r.share, r.share_ci_low, r.share_ci_high, percent)),
-        Column("paper", lambda r: percent(r.paper_share)),
-    ),
-    ("interpret",),
-    "explanations",
-    legend="Failed explanations stay in the denominator. 95 % intervals: bootstrap by layer, Wilson at least.",
-)
-
 _FEATURES = Section(
     "features",
     "Features",
@@ -302,7 +238,7 @@ _CATEGORIES = Section(
         Column("category", lambda r: short(r.name), "left", wrap=True, ratio=2),
         Column("id", lambda r: short(r.category), "left", wrap=True, ratio=1),
         Column("features", lambda r: count(r.n_features)),
-        Column("share", lambda r: _inline(r.share, r.share_ci_low, r.share_ci_high, percent)),
+        Column("share", lambda r: inline(r.share, r.share_ci_low, r.share_ci_high, percent)),
         Column("activation density", lambda r: percent(r.activation_density, 1)),
     ),
     ("categorise",),
@@ -321,18 +257,12 @@ SECTIONS = {
         _GROUPS,
         _COMPONENTS,
         _DICTIONARIES,
-        _GRADES,
         _FEATURES,
         _CATEGORIES,
+        *JUDGEMENTS,
     )
 }
 """Every report by name, in the order of the paper."""
-
-
-def _inline(value: float | None, low: float | None, high: float | None, form: Callable[..., str]) -> str:
-    """A number and its interval on one line."""
-    cell = with_interval(value, low, high, form)
-    return cell if isinstance(cell, str) else " ".join(cell)
 
 
 def _duration(seconds: float | None) -> str:

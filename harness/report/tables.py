@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report.cells import lines, visible
-from harness.report.sections import Block, Section
+from harness.report.section import Block, Section
 
 _MOST_LABELS = 4
 """Rows that a note names before it counts them."""

@@ -14,7 +14,8 @@ from sqlalchemy import Connection, func, select
 from harness.errors import ResultsError
 from harness.results.query_ablations import ComponentRow, DictionaryRow, components, dictionaries
 from harness.results.query_benchmarks import GroupRow, RecoveryRow, groups, recovery
-from harness.results.query_features import CategoryRow, FeatureRow, GradeRow, categories, features, grades
+from harness.results.query_features import CategoryRow, FeatureRow, categories, features
+from harness.results.query_grades import GradeRow, GradeTestRow, grade_tests, grades
 from harness.results.query_training import ConfusionRow, TrainingRow, confusion, training
 from harness.results.tables import LLMCall, RunStep, Step, StudyRun
 
@@ -190,6 +191,7 @@ __all__ = [
     "DictionaryRow",
     "FeatureRow",
     "GradeRow",
+    "GradeTestRow",
     "GroupRow",
     "OverviewRow",
     "RecoveryRow",
@@ -200,6 +202,7 @@ __all__ = [
     "confusion",
     "dictionaries",
     "features",
+    "grade_tests",
     "grades",
     "groups",
     "overview",

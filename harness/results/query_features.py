@@ -1,7 +1,4 @@
-"""Features with their explanations, the shares of grades per source, and categories.
-
-A feature whose explanation failed stays in every denominator, as a class of its own.
-"""
+"""Features with their explanations, and categories."""
 
 from __future__ import annotations
 
@@ -13,12 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from harness import stats
-from harness.results.claims import PAPER_SOURCES
-from harness.results.query_common import claims, finite, own_steps
+from harness.judgements import PLANTED
+from harness.results.query_common import finite, own_steps
 from harness.results.tables import Category, CategoryAssignment, Exemplar, Explanation, Feature, Step
-
-GRADES = {0: "monosemantic", 1: "broad but consistent", 2: "polysemantic", None: "failed"}
-"""Grade -> its name; None is an explanation that failed."""
 
 CONTEXT_TOKENS = 8
 """Tokens of the highest exemplar's context kept on either side of its token."""
@@ -44,23 +38,6 @@ class FeatureRow:
     n_exemplars: int
     top_token: str | None
     top_token_context: str | None
-
-
-@dataclass(frozen=True)
-class GradeRow:
-    """The share of a source's explained features with one grade; null is `failed`. 95 % interval clustered by layer."""
-
-    source: str
-    interpreter: str
-    grade: int | None
-    label: str
-    n: int
-    n_features: int
-    share: float
-    share_ci_low: float | None
-    share_ci_high: float | None
-    paper_source: str | None
-    paper_share: float | None
 
 
 @dataclass(frozen=True)
@@ -123,37 +100,6 @@ def features(connection: Connection, run_id: int) -> list[FeatureRow]:
     return rows
 
 
-def grades(connection: Connection, run_id: int) -> list[GradeRow]:
-    """Shares of the grades among the features that each interpreter was shown, failures included."""
-    stored, printed = _features(connection, run_id), claims(connection)
-    shown: dict[tuple[str, str], list[Any]] = defaultdict(list)
-    for e in _explanations(connection, run_id):
-        shown[e.source, e.interpreter].append(e)
-    rows = []
-    for (source, interpreter), own in shown.items():
-        layers = [stored[e.source, e.feature].layer if (e.source, e.feature) in stored else None for e in own]
-        paper = PAPER_SOURCES.get(source)
-        for grade, label in GRADES.items():
-            hits = [e.grade == grade for e in own]
-            found = stats.clustered_share(hits, layers)
-            rows.append(
-                GradeRow(
-                    source=source,
-                    interpreter=interpreter,
-                    grade=grade,
-                    label=label,
-                    n=sum(hits),
-                    n_features=len(own),
-                    share=found.estimate,
-                    share_ci_low=finite(found.low),
-                    share_ci_high=finite(found.high),
-                    paper_source=paper,
-                    paper_share=printed.get((f"grade/{grade}", str(paper))),
-                )
-            )
-    return rows
-
-
 def categories(connection: Connection, run_id: int) -> list[CategoryRow]:
     """Categories per source, largest first; features without a category are the category `uncategorised`."""
     stored = _features(connection, run_id)
@@ -168,7 +114,9 @@ def categories(connection: Connection, run_id: int) -> list[CategoryRow]:
         by_source[a.source, a.plugin, a.step_id].append(a)
     named = {
         (c.step_id, c.category): c
-        for c in connection.execute(select(Category.__table__).where(Category.step_id.in_(own_steps(run_id))))
+        for c in connection.execute(
+            select(Category.__table__).where(Category.step_id.in_(own_steps(run_id)), Category.parent.is_(None))
+        )
     }
     rows = []
     for (source, plugin, step_id), own in by_source.items():
@@ -201,7 +149,9 @@ def _features(connection: Connection, run_id: int) -> dict[tuple[str, str], Any]
     """(source, feature) -> row, in the order in which they were stored; the newest of each."""
     columns = (Feature.id, Feature.source, Feature.feature, Feature.layer, Feature.projection,
                Feature.density_per_token, Feature.activation_max, Feature.activation_sum, Feature.n_tokens)  # fmt: skip
-    rows = connection.execute(select(*columns).where(Feature.step_id.in_(own_steps(run_id))).order_by(Feature.id))
+    rows = connection.execute(
+        select(*columns).where(Feature.step_id.in_(own_steps(run_id)), Feature.source != PLANTED).order_by(Feature.id)
+    )
     return {(r.source, r.feature): r for r in rows}
 
 
@@ -210,7 +160,9 @@ def _explanations(connection: Connection, run_id: int) -> list[Any]:
     columns = (Explanation.source, Explanation.feature, Explanation.interpreter, Explanation.explanation,
                Explanation.grade, Explanation.reason)  # fmt: skip
     rows = connection.execute(
-        select(*columns).where(Explanation.step_id.in_(own_steps(run_id))).order_by(Explanation.id)
+        select(*columns)
+        .where(Explanation.step_id.in_(own_steps(run_id)), Explanation.source != PLANTED)
+        .order_by(Explanation.id)
     )
     return list({(r.source, r.feature, r.interpreter): r for r in rows}.values())
 

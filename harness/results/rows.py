@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import records
-from harness.results import tables
+from harness import judgements, records
+from harness.results import tables, tables_judgements
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Row:
     children: list[dict[str, Any]] = field(default_factory=list)
 
 
-def row_of(record: records.AnyRecord) -> Row:
+def row_of(record: judgements.StoredRecord) -> Row:
     """The row of a record.
 
     Raises:
@@ -101,6 +101,29 @@ def _category(record: records.Category) -> Row:
     return Row(tables.Category, values, identity=("category",))
 
 
+def _planted(record: judgements.PlantedFeature) -> Row:
+    values = _plain(record, "concepts")
+    values["concepts_json"] = list(record.concepts)
+    return Row(tables_judgements.PlantedFeature, values, identity=("source", "feature"))
+
+
+def _score(record: judgements.ExplanationScore) -> Row:
+    values = _plain(record, "contexts")
+    values["contexts_json"] = [context.model_dump() for context in record.contexts]
+    return Row(tables_judgements.ExplanationScore, values, identity=("source", "feature", "kind"))
+
+
+def _enrichment(record: judgements.Enrichment) -> Row:
+    return Row(
+        tables_judgements.Enrichment,
+        _plain(record, "events"),
+        identity=("source", "feature"),
+        child_table=tables_judgements.EventAssociation,
+        parent_column="enrichment_id",
+        children=[event.model_dump() for event in record.events],
+    )
+
+
 _ROWS: dict[type[records.Record], Callable[[Any], Row]] = {
     records.Checkpoint: _checkpoint,
     records.EvaluationResult: _evaluation,
@@ -111,5 +134,10 @@ _ROWS: dict[type[records.Record], Callable[[Any], Row]] = {
     records.Explanation: lambda r: Row(tables.Explanation, _plain(r), identity=("source", "feature")),
     records.Category: _category,
     records.CategoryAssignment: lambda r: Row(tables.CategoryAssignment, _plain(r), identity=("source", "feature")),
+    judgements.PlantedFeature: _planted,
+    judgements.JudgeTrial: lambda r: Row(tables_judgements.JudgeTrial, _plain(r), identity=("source", "feature")),
+    judgements.ExplanationScore: _score,
+    judgements.Enrichment: _enrichment,
+    judgements.CategoryTrial: lambda r: Row(tables_judgements.CategoryTrial, _plain(r), identity=("source", "feature")),
     records.AblationScore: lambda r: Row(tables.AblationScore, r.model_dump(exclude={"item"}), identity=("scope",)),
 }

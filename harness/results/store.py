@@ -16,7 +16,8 @@ from sqlalchemy.exc import IntegrityError
 
 from harness import records
 from harness.errors import ResultsError
-from harness.results import tables
+from harness.judgements import StoredRecord
+from harness.results import tables, tables_judgements
 from harness.results.claims import CLAIMS
 from harness.results.database import database_url, now, open_database, sentences, sqlite_path, transaction
 from harness.results.journal import Journal
@@ -213,7 +214,7 @@ class Store:
                 if found.status == "done" and not restart:
                     raise ResultsError(f"{name} is done already (step {step_id}); use restart to do it again")
                 if restart:
-                    for table in tables.RECORDS:
+                    for table in tables_judgements.RECORDS:
                         connection.execute(delete(table).where(table.step_id == step_id))
                 connection.execute(update(step).where(step.id == step_id).values(**values))
             _link(connection, run_id, step_id, position, reused=False)
@@ -251,7 +252,7 @@ class Store:
 
     # records
 
-    def write(self, step_id: int, record: records.AnyRecord) -> None:
+    def write(self, step_id: int, record: StoredRecord) -> None:
         """Store one record in a transaction of its own; the same item again replaces it.
 
         Raises:
@@ -260,7 +261,7 @@ class Store:
         """
         self.write_many(step_id, [record])
 
-    def write_many(self, step_id: int, many: Iterable[records.AnyRecord]) -> None:
+    def write_many(self, step_id: int, many: Iterable[StoredRecord]) -> None:
         """Store records, all or none."""
         with self._transaction() as connection:
             for record in many:
@@ -298,7 +299,7 @@ class Store:
         return transaction(self.engine, self.name)
 
 
-def _write(connection: Connection, step_id: int, record: records.AnyRecord) -> None:
+def _write(connection: Connection, step_id: int, record: StoredRecord) -> None:
     row = row_of(record)
     table = row.table
     same = [table.step_id == step_id, table.item == record.item]
@@ -333,5 +334,5 @@ def _link(connection: Connection, run_id: int, step_id: int, position: int, *, r
 
 
 def _items(connection: Connection, step_id: int) -> frozenset[str]:
-    each = (select(table.item).where(table.step_id == step_id) for table in tables.RECORDS)
+    each = (select(table.item).where(table.step_id == step_id) for table in tables_judgements.RECORDS)
     return frozenset(connection.execute(union_all(*each)).scalars())

@@ -260,8 +260,10 @@ class Explanation(Stored, Base):
     interpreter: Mapped[str]
     explanation: Mapped[str | None]
     grade: Mapped[int | None]
+    status: Mapped[str] = mapped_column(server_default="graded")
     reason: Mapped[str]
     raw: Mapped[str | None]
+    rule: Mapped[str | None]
     n_exemplars: Mapped[int]
 
 
@@ -271,6 +273,7 @@ class Category(Stored, Base):
     __tablename__ = "category"
 
     category: Mapped[str]
+    parent: Mapped[str | None]
     name: Mapped[str]
     definition: Mapped[str]
     examples_json: Mapped[list[Any]]
@@ -285,6 +288,8 @@ class CategoryAssignment(Stored, Base):
     feature: Mapped[str]
     category: Mapped[str]
     reason: Mapped[str | None]
+    subcategory: Mapped[str | None]
+    subcategory_reason: Mapped[str | None]
 
 
 class AblationScore(Stored, Base):

@@ -57,9 +57,9 @@ class CategoryAnswer(BaseModel):
 
 
 class CategoriesAnswer(BaseModel):
-    """The answer to appendix B.2, step 1. The paper asks for 5 to 8 categories; 2 to 20 are taken."""
+    """The answer to appendix B.2, step 1: 5 to 8 categories."""
 
-    categories: Annotated[tuple[CategoryAnswer, ...], Field(min_length=2, max_length=20)]
+    categories: Annotated[tuple[CategoryAnswer, ...], Field(min_length=5, max_length=8)]
     summary: str = ""
 
     @model_validator(mode="after")
@@ -68,6 +68,18 @@ class CategoriesAnswer(BaseModel):
         if len(set(ids)) < len(ids) or "uncategorised" in ids:
             raise ValueError("string_ids must be distinct, and `uncategorised` is taken")
         return self
+
+
+class SubcategoriesAnswer(CategoriesAnswer):
+    """Subcategories of one category: 2 to 8."""
+
+    categories: Annotated[tuple[CategoryAnswer, ...], Field(min_length=2, max_length=8)]
+
+
+class RatingsAnswer(BaseModel):
+    """One rating per example, 0 to 10."""
+
+    ratings: tuple[Annotated[float, Field(ge=0, le=10)], ...]
 
 
 def chosen_id(text: str, ids: Collection[str]) -> str | None:
@@ -107,5 +119,10 @@ CATEGORIES_SCHEMA: dict[str, Any] = _object(
         ),
     },
     summary=_text(2000),
+)
+"""For providers that constrain the reply."""
+
+RATINGS_SCHEMA: dict[str, Any] = _object(
+    ratings={"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 10}},
 )
 """For providers that constrain the reply."""

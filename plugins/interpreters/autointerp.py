@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from harness import Config, Interpreter, Registration, hookimpl
 
+from .evidence_presets import PRESETS, EvidenceFormat, Preset
+
 
 class AutointerpConfig(Config):
     """What the LLM is shown and how it is asked. The same for every source."""
 
-    n_contexts: PositiveInt = 64
-    """Contexts shown per feature, the highest activations (the paper: top 64)."""
-    tokens_per_context: PositiveInt = 10
-    """Most tokens listed with their strength under each context."""
-    min_strength: NonNegativeFloat = 0.5
-    """Weakest strength listed, on the scale of 0 to 10; a context's own token is always listed."""
+    evidence: Preset = "corrected"
+    """How contexts are shown: `paper-text`, `paper-code` (what its code did), or `corrected` (strongest marked)."""
+    n_contexts: PositiveInt | None = None
+    """Contexts shown per feature, the highest activations; None is the preset's (the paper's text: 64)."""
+    tokens_per_context: PositiveInt | None = None
+    """Most tokens listed with their strength under each context; None is the preset's."""
+    min_strength: NonNegativeFloat | None = None
+    """Weakest strength listed, on the scale of 0 to 10; None is the preset's."""
     n_min: PositiveInt = 1
     """Fewest contexts that are explained."""
     max_tokens: PositiveInt = 16_000
@@ -43,6 +48,15 @@ class AutointerpConfig(Config):
     """Most explanations per source shown to make categories."""
     n_category_examples: PositiveInt = 5
     """Contexts shown to assign a category."""
+    subcategories: bool = True
+    """Divide the latents of each category into subcategories, which the LLM proposes for it."""
+    n_min_subcategorised: PositiveInt = 8
+    """Fewest latents of a category that are divided."""
+
+    def form(self) -> EvidenceFormat:
+        """The preset with what was set besides."""
+        given = {name: getattr(self, name) for name in ("n_contexts", "tokens_per_context", "min_strength")}
+        return replace(PRESETS[self.evidence], **{name: value for name, value in given.items() if value is not None})
 
 
 def _load() -> Callable[[Any], Interpreter]:
@@ -60,6 +74,8 @@ def harness_interpreters() -> Sequence[Registration[Interpreter]]:
             config=AutointerpConfig,
             load=_load,
             summary="an LLM explains, grades and categorises features, with the paper's prompts",
+            version="2",
             asks_llm=True,
+            scores=True,
         )
     ]

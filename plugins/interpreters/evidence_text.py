@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 
 from harness.records import Exemplar
 
+from .evidence_presets import EvidenceFormat
 
-def activations_text(exemplars: Sequence[Exemplar], *, max_tokens: int = 10, min_strength: float = 0.5) -> str:
-    """All contexts, strongest first.
+MARKS = ("<<", ">>")
+"""Round a marked token."""
 
-    Strength is 10 * activation / the largest activation in the contexts shown, so the strongest token reads 10.00.
-    Only tokens that are active in this feature's own polarity are listed (a negative value is the other polarity's).
+
+def activations_text(exemplars: Sequence[Exemplar], form: EvidenceFormat, *, seed: str = "") -> str:
+    """The contexts that a format shows, as text.
+
+    Strength is 10 * activation / the largest activation (of the contexts that the format scales by), so the strongest
+    token reads 10.00. Only tokens that are active in this feature's own polarity are listed (a negative value is the
+    other polarity's), strongest first.
 
     Args:
         exemplars: contexts of one feature.
-        max_tokens: most tokens listed per context.
-        min_strength: weakest token listed; the exemplar's own token is listed whatever its strength.
+        form: what is shown.
+        seed: of the order, where it is shuffled.
     """
-    shown = sorted(exemplars, key=lambda e: e.rank)
-    largest = max((a for e in shown for a in e.activations), default=0.0)
-    return "\n\n".join(
-        f"Example {i}:\n{_context(e, largest, max_tokens, min_strength)}" for i, e in enumerate(shown, start=1)
-    )
+    ranked = sorted(exemplars, key=lambda e: e.rank)
+    shown = [_cut(e, form.window) for e in ranked[: form.n_contexts]]
+    scale = max((a for e in (shown if form.scale_of == "shown" else ranked) for a in e.activations), default=0.0)
+    if form.shuffled:
+        random.Random(seed).shuffle(shown)
+    return "\n\n".join(f"Example {i}:\n{_context(e, scale, form)}" for i, e in enumerate(shown, start=1))
 
 
 def strengths(exemplar: Exemplar, largest: float) -> list[tuple[int, float]]:
@@ -32,6 +40,28 @@ def strengths(exemplar: Exemplar, largest: float) -> list[tuple[int, float]]:
         return []
     active = [(i, 10.0 * a / largest) for i, a in enumerate(exemplar.activations) if a > 0]
     return sorted(active, key=lambda pair: (-pair[1], pair[0]))
+
+
+def marked_text(tokens: Sequence[str], marked: Sequence[int]) -> str:
+    """The tokens as one text with << >> round some of them, leading spaces outside; neighbours share their marks.
+
+    A token that holds only part of a character's bytes is empty: the token with the character is marked then.
+    """
+    chosen = {max((i for i in range(index + 1) if tokens[i]), default=index) for index in marked}
+    parts, inside = [], False
+    for i, token in enumerate(tokens):
+        if not token:
+            continue
+        if inside and i not in chosen:
+            parts.append(MARKS[1])
+            inside = False
+        if i in chosen and not inside:
+            bare = token.lstrip(" ") or token
+            parts += [token[: len(token) - len(bare)], MARKS[0], bare]
+            inside = True
+        else:
+            parts.append(token)
+    return "".join(parts) + (MARKS[1] if inside else "")
 
 
 def token_text(tokens: Sequence[str], index: int) -> str:
@@ -45,11 +75,28 @@ def token_text(tokens: Sequence[str], index: int) -> str:
     return bare if plain else json.dumps(token, ensure_ascii=not token.isprintable())
 
 
-def _context(exemplar: Exemplar, largest: float, max_tokens: int, min_strength: float) -> str:
-    ranked = strengths(exemplar, largest)
-    listed = [pair for pair in ranked if pair[1] >= min_strength][:max_tokens]
+def _cut(exemplar: Exemplar, window: int | None) -> Exemplar:
+    """The exemplar with at most `window` tokens on either side of its own."""
+    if window is None:
+        return exemplar
+    start = max(0, exemplar.target - window)
+    kept = slice(start, exemplar.target + window + 1)
+    return exemplar.model_copy(
+        update={
+            "start": exemplar.start + start,
+            "tokens": exemplar.tokens[kept],
+            "activations": exemplar.activations[kept],
+            "target": exemplar.target - start,
+        }
+    )
+
+
+def _context(exemplar: Exemplar, scale: float, form: EvidenceFormat) -> str:
+    ranked = strengths(exemplar, scale)
+    listed = [pair for pair in ranked if pair[1] >= form.min_strength][: form.tokens_per_context]
     own = next((pair for pair in ranked if pair[0] == exemplar.target), (exemplar.target, 0.0))
-    if own not in listed:
-        listed = [*listed[: max_tokens - 1], own]
+    if form.own_token and own not in listed:
+        listed = [*listed[: (form.tokens_per_context or len(listed) + 1) - 1], own]
     lines = [f"{token_text(exemplar.tokens, i)} {strength:.2f}" for i, strength in listed]
-    return "\n".join(["".join(exemplar.tokens), *lines])
+    text = marked_text(exemplar.tokens, [ranked[0][0]] if form.mark and ranked else [])
+    return "\n".join([text, *lines])

@@ -46,5 +46,7 @@ def harness_interpreters() -> Sequence[Registration[Interpreter]]:
             config=LexicalConfig,
             load=_load,
             summary="explains features by shared tokens and neighbours, without an LLM",
+            version="2",
+            scores=True,
         )
     ]

@@ -6,20 +6,24 @@ contexts. 1: a class, two or three tokens of one class, or one certain neighbour
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.judgements import ScoringAnswer, ScoringTest
 from harness.records import Category, CategoryAssignment, Evidence, Exemplar, Explanation
 from harness.stages import RunContext
 
 from .lexical import LexicalConfig
 from .lexical_rules import Background, Occurrence, Place, Rule, occurrence_of, quoted, tail, with_neighbour
-from .sampling import equal_sample
+from .lexical_scoring import answer, written
+from .sampling import equal_sample, is_latent
 from .token_classes import PLURAL, ROLE_OF, ROLES, classify
 
 NAME = "lexical"
 UNCATEGORISED = "uncategorised"
+_MOST_CATEGORIES = 8
 
 
 @dataclass(frozen=True)
@@ -63,24 +67,35 @@ class Lexical:
     def categorise(
         self, explained: Sequence[tuple[Explanation, Evidence]], run: RunContext
     ) -> Iterator[Category | CategoryAssignment]:
-        """The roles that occur in an equal sample of the sources, then one role per feature."""
+        """The roles that occur most in an equal sample of the sources, at most eight; then one role per feature.
+
+        Latents get a subcategory too: the class of the tokens that lead.
+        """
         config = self._config
         sample = equal_sample(explained, config.category_sources, config.n_category_explanations, run.seed)
-        examples: dict[str, list[str]] = {}
+        found: dict[str, list[str]] = defaultdict(list)
         for explanation, shown in sample:
-            texts = examples.setdefault(role(explanation, shown), [])
-            if explanation.explanation not in texts:
-                texts.append(str(explanation.explanation))
+            found[role(explanation, shown)].append(str(explanation.explanation))
+        leading = sorted(found, key=lambda string_id: -len(found[string_id]))[:_MOST_CATEGORIES]
+        examples = {string_id: list(dict.fromkeys(found[string_id])) for string_id in leading}
         for string_id, (name, definition) in ROLES.items():
             item = f"category:{string_id}"
             if string_id in examples and item not in run.done:
                 chosen = tuple(examples[string_id][:5])
                 yield Category(item=item, category=string_id, name=name, definition=definition, examples=chosen)
+        yield from _subcategories(explained, examples, run.done)
         run.progress.start(len(explained), "features")
         for explanation, shown in explained:
             item = f"{explanation.source}/{explanation.feature}"
             if item not in run.done:
                 yield self._assign(item, explanation, shown, examples)
+            run.progress.advance()
+
+    def answer(self, tests: Sequence[tuple[Explanation, ScoringTest]], run: RunContext) -> Iterator[ScoringAnswer]:
+        """Ratings by the explanations' own rules."""
+        run.progress.start(len(tests), "scoring tests")
+        for explanation, test in tests:
+            yield answer(explanation, test)
             run.progress.advance()
 
     def _assign(
@@ -91,17 +106,20 @@ class Lexical:
             category = role(explanation, shown)
             reason = f"{category} does not occur in the sample that categories were made from"
         known = category in roles
+        divided = known and is_latent(shown) and category != "mixed"
         return CategoryAssignment(
             item=item,
             source=explanation.source,
             feature=explanation.feature,
             category=category if known else UNCATEGORISED,
             reason=None if known else reason,
+            subcategory=_leading_class(_shown(shown.exemplars)) if divided else None,
         )
 
     def _explain(self, evidence: Evidence, background: Background) -> Explanation:
         n = len(evidence.exemplars)
         text: str | None = None
+        rules: list[Rule] = []
         grade: Literal[0, 1, 2] | None = None
         if n == 0:
             reason = "dead: no activating context"
@@ -112,8 +130,9 @@ class Lexical:
             rule = self._rule(shown, background)
             if rule is None:
                 text, grade, reason = _mixture(shown), 2, self._why_mixed(shown)
+                rules = [Rule(place) for place in _parts(shown)]
             else:
-                text, grade = rule.phrase(), _grade(rule)
+                text, grade, rules = rule.phrase(), _grade(rule), [rule]
                 chance = 100 * background.share(rule)
                 reason = f"{shown.hits(rule)} of {n} exemplars; expected {chance:.2g} % by chance"
         return Explanation(
@@ -123,7 +142,9 @@ class Lexical:
             interpreter=NAME,
             explanation=text,
             grade=grade,
+            status="graded" if n >= self._config.n_min else "too-few-contexts" if n else "dead",
             reason=reason,
+            rule=written(rules) if rules else None,
             n_exemplars=n,
         )
 
@@ -199,6 +220,29 @@ class Lexical:
         )
 
 
+def _subcategories(
+    explained: Sequence[tuple[Explanation, Evidence]], roles: Collection[str], done: Collection[str]
+) -> Iterator[Category]:
+    """The classes that latents of each role lead with."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for explanation, shown in explained:
+        if explanation.explanation is not None and is_latent(shown):
+            string_id = role(explanation, shown)
+            if string_id in roles and string_id != "mixed":
+                found[string_id, _leading_class(_shown(shown.exemplars))].append(explanation.explanation)
+    for (string_id, class_), texts in sorted(found.items()):
+        item = f"category:{string_id}::{class_}"
+        if item not in done:
+            yield Category(
+                item=item,
+                category=class_,
+                parent=string_id,
+                name=PLURAL[class_].capitalize(),
+                definition=f"Latents that fire mostly on {PLURAL[class_]}.",
+                examples=tuple(dict.fromkeys(texts))[:5],
+            )
+
+
 def role(explanation: Explanation, evidence: Evidence) -> str:
     """The functional role of an explained feature: its class's, or `mixed` where the grade is 2 or no class leads."""
     shown = _shown(evidence.exemplars)
@@ -232,11 +276,20 @@ def _places(shown: _Shown, side: str) -> list[Place]:
     return [*([Place((token,))] if token else []), *([Place(class_=class_)] if class_ else [])]
 
 
-def _mixture(shown: _Shown) -> str:
-    """The leading classes, or the token where one stands for its class."""
+def _parts(shown: _Shown) -> list[Place]:
+    """The leading classes of a mixture, or the token where one stands for its class."""
     targets = [o.target for o in shown.occurrences]
-    parts = []
+    places = []
     for class_ in shown.ranked([classify(t) for t in targets])[:3]:
         members = {t for t in targets if classify(t) == class_}
-        parts.append(quoted(members.pop()) if len(members) == 1 else PLURAL[class_])
-    return "mixed: " + ", ".join(parts)
+        places.append(Place((members.pop(),)) if len(members) == 1 else Place(class_=class_))
+    return places
+
+
+def _mixture(shown: _Shown) -> str:
+    named = [quoted(place.tokens[0]) if place.tokens else PLURAL[place.class_] for place in _parts(shown)]
+    return "mixed: " + ", ".join(named)
+
+
+def _leading_class(shown: _Shown) -> str:
+    return shown.ranked([classify(o.target) for o in shown.occurrences])[0]

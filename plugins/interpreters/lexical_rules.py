@@ -116,6 +116,12 @@ def occurrence_of(exemplar: Exemplar) -> Occurrence:
     return _occurrence(tokens, exemplar.target)
 
 
+def occurrences(tokens: Sequence[str]) -> list[Occurrence]:
+    """Every token of a window with its neighbours."""
+    texts = {i: normal(tokens, i) for i in range(len(tokens))}
+    return [_occurrence(texts, i) for i in texts]
+
+
 def normal(tokens: Sequence[str], index: int) -> str:
     """A token without leading spaces; a part of a multi-byte character as that character; spaces as one space."""
     token = next((t for t in (*tokens[index::-1], *tokens[index:]) if t), "")

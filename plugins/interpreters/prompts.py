@@ -56,6 +56,13 @@ Respond with JSON in exactly this format:
 }}"""
 """Appendix B.1: explains and grades one feature."""
 
+EXPLAIN_MARKED = EXPLAIN.replace(
+    "For example:\ncat and mouse ran around the tree.",
+    "The strongest token of each text is marked <<like this>> in it.\n"
+    "For example:\ncat and mouse ran around the <<tree>>.",
+)
+"""The same with one sentence more, for evidence whose strongest tokens are marked."""
+
 CATEGORIES = """\
 You will be provided with a list of interpretations of MLP neurons from a \
 large language model. Each interpretation describes what a particular learned \
@@ -108,6 +115,70 @@ Based on the feature explanation and activation examples, which category best fi
 Reply with ONLY the category string_id, nothing else.
 Your response:"""
 """Appendix B.2, step 2: puts one feature into a category."""
+
+SUBCATEGORIES = """\
+You will be provided with a list of interpretations of features of a large language model. All of them belong to one \
+functional category:
+{name}: {definition}
+Divide the category into 2-6 subcategories by what the features do more specifically. Subcategories should be mutually \
+exclusive when possible.
+Output your response as a JSON object with the following structure:
+{{
+"categories": [
+{{
+"string_id": "subcategory_identifier_in_snake_case",
+"name": "Human Readable Subcategory Name",
+"definition": "A 1-2 sentence description of what these features do.",
+"examples": ["exact feature interpretation from the list"]
+}}
+],
+"summary": "Your overall logic"
+}}
+Ensure your response contains ONLY the JSON object, with no additional text before or after.
+Here are the feature interpretations to divide:
+{feature_list}"""
+"""The paper has subcategories of its dictionary's latents and does not print their prompt; this one is ours."""
+
+_RATE = """\
+Reply with ONLY a JSON object {{"ratings": [...]}} that holds one whole number from 0 (certainly not) to 10 \
+(certainly) for each of the {n} examples, in order."""
+
+DETECTION = (
+    """\
+A feature of a neural network activates on some texts. This is what it is said to respond to:
+"{explanation}"
+For each of the {n} examples below, judge whether the feature activates somewhere in the text.
+{examples_str}
+
+"""
+    + _RATE
+)
+"""Detection: which contexts activate."""
+
+FUZZING = (
+    """\
+A feature of a neural network activates on some tokens. This is what it is said to respond to:
+"{explanation}"
+In each of the {n} examples below, some tokens are marked <<like this>>. Judge whether they are the tokens on which \
+the feature activates.
+{examples_str}
+
+"""
+    + _RATE
+)
+"""Fuzzing: which contexts have the right tokens marked."""
+
+INTRUDER = (
+    """\
+A feature of a neural network activates on the tokens marked <<like this>> in all but one of the {n} examples below. \
+The other one is an intruder, in which the marks have nothing to do with the feature. Find the intruder: rate how \
+likely each example is to be it.
+{examples_str}
+
+"""
+    + _RATE
+)
+"""Intruder: which context does not belong. The explanation is not shown."""
 
 REPAIR = """\
 {prompt}

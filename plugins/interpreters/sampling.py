@@ -33,6 +33,11 @@ def equal_sample(
     return [pair for source in chosen for pair in _over_layers(by_source[source], n, f"{seed}/{source}")]
 
 
+def is_latent(shown: Evidence) -> bool:
+    """Whether a feature is a dictionary's: latents alone belong to no layer."""
+    return shown.layer is None
+
+
 def _over_layers(pairs: list[tuple[Explanation, Evidence]], n: int, seed: str) -> list[tuple[Explanation, Evidence]]:
     rng = random.Random(seed)
     layers: dict[int, list[tuple[Explanation, Evidence]]] = defaultdict(list)

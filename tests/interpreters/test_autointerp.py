@@ -19,6 +19,7 @@ CATEGORIES = {
     "categories": [
         {"string_id": "digits", "name": "Digits", "definition": "Digits.", "examples": ["digits"]},
         {"string_id": "Other Things", "name": "Other", "definition": "Else.", "examples": []},
+        *({"string_id": f"spare_{i}", "name": "Spare", "definition": "Spare.", "examples": []} for i in range(3)),
     ],
     "summary": "s",
 }
@@ -94,7 +95,7 @@ def test_unreadable_replies_get_one_repair_turn_and_stay_counted(batch, context,
     def rule(request):
         if "previous_reply" in request.user:
             return json.dumps(GOOD) if "operand {x}" in request.user else "no {idea}"
-        return "operand {x}" if " Wait" in request.user.split("Example 2")[0] else '{"explanation": "x", "classif'
+        return "operand {x}" if "Wait" in request.user.split("Example 2")[0] else '{"explanation": "x", "classif'
 
     fake = Fake(rule)
     shown = [batch["wait"], batch["arrow"], batch["dead"]]
@@ -141,7 +142,7 @@ def test_categorise_in_two_steps(batch, context, journal):
     pairs = list(explanations(batch))
     out = list(make().categorise(pairs, context(fake, journal)))
     categories = [r for r in out if isinstance(r, Category)]
-    assert [c.category for c in categories] == ["digits", "other_things"]
+    assert [c.category for c in categories] == ["digits", "other_things", "spare_0", "spare_1", "spare_2"]
     assigned = {r.item: r for r in out if isinstance(r, CategoryAssignment)}
     assert len(assigned) == len(pairs)
     assert assigned["mlp-neurons/wait"].category == "other_things"

@@ -8,10 +8,20 @@ from pathlib import Path
 
 from harness.calls import LLMCall, LLMReply, LLMRequest
 from harness.config import digest
+from harness.judgements import (
+    PLANTED,
+    CategoryTrial,
+    Enrichment,
+    EventAssociation,
+    ExplanationScore,
+    JudgeTrial,
+    PlantedFeature,
+    RatedContext,
+)
+from harness.judgements import StoredRecord as AnyRecord
 from harness.records import (
     AblationScore,
     ActivationSet,
-    AnyRecord,
     Category,
     CategoryAssignment,
     Checkpoint,
@@ -158,6 +168,10 @@ def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None
             for own in (lora, latents)
         ],
         ("categorise/lexical", "categorise", "lexical", _categories(lora + latents)),
+        ("plant/planted", "plant", None, _planted()),
+        ("score/lexical/adapter-activations", "score", "lexical", _scores(lora)),
+        ("judge/lexical", "judge", "lexical", _trials(lora)),
+        ("enrich/features", "enrich", None, _enrichment(lora)),
         ("ablate/leave-one-out", "ablate", "leave-one-out", _leave_one_out(rng, n_layers)),
         ("ablate/groups", "ablate", "groups", _groups(rng)),
     ]
@@ -229,6 +243,7 @@ def _dictionary() -> list[AnyRecord]:
 
 def _explanation(f: Feature, i: int) -> Explanation:
     grade = (0, 1, 2, None)[i % 4]
+    status = "graded" if grade is not None else "dead" if i == 3 else ("unparsed", "failed")[i // 4 % 2]
     return Explanation(
         item=f.feature,
         source=f.source,
@@ -236,6 +251,7 @@ def _explanation(f: Feature, i: int) -> Explanation:
         interpreter="lexical",
         explanation=None if grade is None else f"operators {HOSTILE}",
         grade=grade,  # type: ignore[arg-type]
+        status=status,  # type: ignore[arg-type]
         reason="the reply was not JSON" if grade is None else "because",
         n_exemplars=2,
     )
@@ -259,9 +275,71 @@ def _categories(found: list[Feature]) -> list[AnyRecord]:
                 feature=f.feature,
                 category=category,
                 reason="no match" if category == "uncategorised" else None,
+                subcategory="plus" if f.layer is None and category == "operators" else None,
             )
         )
+        made.append(
+            CategoryTrial(item=f"0/{f.source}/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",
+                          trial=0, category="operators" if i % 3 == 0 else "the_rest")
+        )  # fmt: skip
     return made
+
+
+def _planted() -> list[AnyRecord]:
+    made: list[AnyRecord] = []
+    for kind, grade in (("monosemantic", 0), ("mixture", 2), ("random", 2)):
+        for i in range(5):
+            name = f"{kind}-{i}"
+            made.append(feature(PLANTED, name, None, None, 1.0))
+            made.append(PlantedFeature(item=name, feature=name, kind=kind, concepts=(HOSTILE,), right_grade=grade))  # type: ignore[arg-type]
+            made.append(
+                Explanation(item=name, source=PLANTED, feature=name, interpreter="lexical", explanation="x",
+                            grade=grade if i else 1, reason="because", n_exemplars=2)
+            )  # fmt: skip
+    return made
+
+
+def _scores(found: list[Feature]) -> list[AnyRecord]:
+    return [
+        ExplanationScore(
+            item=f"{kind}/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",
+            kind=kind,  # type: ignore[arg-type]
+            n_positive=5, n_negative=5, n_hard=2, n_unanswered=i % 2, balanced_accuracy=0.5 + i / 40 if i else None,
+            auc=None if i == 0 or kind == "intruder" else 0.6,
+            reason="1 held-out context, and 5 are needed" if i == 0 else None,
+            contexts=(RatedContext(document=HOSTILE, start=3, label=True, hard=False, rating=0.5),),
+        )
+        for i, f in enumerate(found[:10])
+        for kind in ("detection", "fuzzing", "intruder")
+    ]  # fmt: skip
+
+
+def _trials(found: list[Feature]) -> list[AnyRecord]:
+    return [
+        JudgeTrial(
+            item=f"{condition}/{trial}/{f.source}/{f.feature}", source=f.source, feature=f.feature,
+            interpreter="lexical", condition=condition,  # type: ignore[arg-type]
+            trial=trial, explanation="operators", grade=(0, 1, 2)[i % 3], status="graded", reason="because",
+        )
+        for i, f in enumerate(found[:12])
+        for condition in ("repeat", "shuffle")
+        for trial in range(2)
+    ]  # fmt: skip
+
+
+def _enrichment(found: list[Feature]) -> list[AnyRecord]:
+    return [
+        Enrichment(
+            item=f"{f.source}/{f.feature}", source=f.source, feature=f.feature, active_above=0.1, n_active=100,
+            n_tokens=1000, n_documents=10, top_class="operator", top_class_share=0.9,
+            events=tuple(
+                EventAssociation(family="event", event=event, n_event=50, n_both=30, activation_share=0.4,
+                                 odds_ratio=3.0 + i, ci_low=2.0, ci_high=9.0, p_value=0.001, q_value=0.01)
+                for event in ("wait", "digit")
+            ),
+        )
+        for i, f in enumerate(found)
+    ]  # fmt: skip
 
 
 def _call(name: str, status: str) -> LLMCall:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import create_engine, inspect, text
 
 from harness.errors import ResultsError, StorageError
 from harness.results.database import (
@@ -171,3 +171,26 @@ def test_schema_is_printable() -> None:
     assert "CREATE TABLE sample" in sql
     assert "CREATE VIEW v_recovery" not in sql
     sqlite3.connect(":memory:").executescript(sql)
+
+
+def test_explanations_of_an_older_database_get_their_status(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'old.db'}")
+    step = "INSERT INTO step (id, key, name, stage, config_json, inputs_json, seed, status, started_at) VALUES "
+    explanation = (
+        "INSERT INTO explanation (step_id, item, source, feature, interpreter, grade, reason, raw, n_exemplars) "
+    )
+    with engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        connection.execute(text(step + "(1, 'k', 's', 'interpret', '{}', '[]', 0, 'done', '')"))
+        for item, grade, reason, raw in [
+            ("a", 0, "because", None), ("b", None, "dead: no activating context", None), ("c", None, "no JSON", "{"),
+            ("d", None, "call failed: 500", None), ("e", None, "too few contexts: 3", None),
+        ]:  # fmt: skip
+            values = {"item": item, "grade": grade, "reason": reason, "raw": raw}
+            connection.execute(
+                text(explanation + "VALUES (1, :item, 's', :item, 'x', :grade, :reason, :raw, 1)"), values
+            )
+    engine.dispose()
+    with Store.open(str(tmp_path / "old.db")) as store:
+        found = {e.feature: e.status for e in store.explanations(1)}
+    assert found == {"a": "graded", "b": "dead", "c": "unparsed", "d": "failed", "e": "too-few-contexts"}

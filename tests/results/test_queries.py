@@ -62,7 +62,7 @@ def test_rows_are_flat_and_unbounded_is_none(full: Connection) -> None:
 
 def test_overview_counts(full: Connection) -> None:
     (row,) = queries.overview(full, 1)
-    assert (row.n_steps, row.n_steps_done, row.n_steps_reused) == (11, 11, 0)
+    assert (row.n_steps, row.n_steps_done, row.n_steps_reused) == (15, 15, 0)
     assert (row.n_llm_calls, row.n_llm_calls_failed, row.llm_input_tokens) == (4, 2, 200)
     assert row.git_dirty is True
     assert row.status == "done"
@@ -132,11 +132,23 @@ def test_components_are_shares_of_the_whole_adapter(full: Connection) -> None:
 
 def test_failed_explanations_stay_in_the_denominator(full: Connection) -> None:
     rows = [r for r in queries.grades(full, 1) if r.source == "adapter-activations"]
-    assert [r.label for r in rows] == ["monosemantic", "broad but consistent", "polysemantic", "failed"]
-    assert [r.n for r in rows] == [14] * 4
+    labels = ["monosemantic", "broad but consistent", "polysemantic", "unparsed reply", "failed"]
+    assert [r.label for r in rows] == labels
+    assert [r.n for r in rows] == [14, 14, 14, 6, 7]
+    assert {(r.n_features, r.n_dead) for r in rows} == {(55, 1)}
     assert sum(r.share for r in rows) == pytest.approx(1)
     assert rows[0].paper_share == 0.22
     assert rows[3].grade is None
+
+
+def test_every_pair_of_sources_is_tested_on_every_grade(full: Connection) -> None:
+    rows = queries.grade_tests(full, 1)
+    assert len(rows) == 5
+    assert {(r.source, r.other_source) for r in rows} == {("adapter-activations", "batch-topk")}
+    assert not any(r.within_layers for r in rows)  # latents have no layer
+    assert all(r.p_value <= r.p_holm <= 1 for r in rows)
+    assert [r.p_value for r in rows] == sorted(r.p_value for r in rows)
+    assert rows[0].difference == pytest.approx(rows[0].share - rows[0].other_share)
 
 
 def test_features_have_explanation_category_and_context(full: Connection) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text
 from harness.calls import LLMCall, LLMRequest
 from harness.errors import ResultsError, StorageError
 from harness.records import Category, Explanation
-from harness.results import tables
+from harness.results import tables, tables_judgements
 from harness.results.store import Store
 
 
@@ -96,10 +96,10 @@ def test_every_record_comes_back_as_it_went(store: Store, run: int, synthetic: M
         step_ids = connection.execute(select(tables.RunStep.step_id).where(tables.RunStep.run_id == finished)).scalars()
         found = [e for s in step_ids for e in store.explanations(s)]
         samples = connection.execute(select(tables.Sample.response)).scalars().all()
-    assert len(found) == 96
+    assert len(found) == 111
     assert found[0].explanation == f"operators {synthetic.HOSTILE}"
     assert set(samples) == {synthetic.HOSTILE}
-    for table in tables.RECORDS:
+    for table in tables_judgements.RECORDS:
         assert _rows(store, table) > 0
 
 
@@ -107,7 +107,7 @@ def test_deleting_a_step_deletes_its_records(store: Store, synthetic: ModuleType
     synthetic.fill(store)
     with store.engine.execution_options(write=True).begin() as connection:
         connection.execute(text("DELETE FROM step"))
-    for table in (*tables.RECORDS, tables.Sample, tables.Exemplar, tables.RunStep):
+    for table in (*tables_judgements.RECORDS, tables.Sample, tables.Exemplar, tables.RunStep):
         assert _rows(store, table) == 0
     assert _rows(store, tables.LLMCall) == 4  # paid for: they outlive the step
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from alembic import context
 
 from harness.results.tables import Base
+from harness.results.tables_judgements import RECORDS
 
+assert RECORDS  # importing them puts them into the metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,

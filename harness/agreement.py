@@ -1,0 +1,243 @@
+"""How well two readings agree, and how well ratings tell yes from no: kappa, adjusted Rand, AUC, tests of shares.
+
+Pure numerics. scikit-learn has most of these, takes seconds to import and does not resample; the tests hold each
+function against it (or against statsmodels' formula, scipy, brute force).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from harness.stats import Interval, Undefined
+
+N_RESAMPLES = 2000
+"""Bootstrap resamples."""
+
+
+def fleiss_kappa(ratings: Sequence[Sequence[Hashable]], *, seed: int = 0, level: float = 0.95) -> Interval | Undefined:
+    """Agreement of raters beyond chance: 1 is perfect, 0 is what chance gives; it can be negative.
+
+    Fleiss (1971), with a percentile bootstrap over the cases. With two raters this is Scott's pi, which differs from
+    Cohen's kappa only in pooling the raters' margins.
+
+    Args:
+        ratings: per case, what each rater said; None is a class like any other. As many raters for every case.
+        seed: of the resampling.
+        level: of the interval.
+
+    Returns:
+        The kappa; Undefined where there are fewer than two raters or cases, or all ratings are one class.
+
+    Raises:
+        ValueError: cases differ in the number of ratings.
+    """
+    n_raters = len(ratings[0]) if ratings else 0
+    if len(ratings) < 2 or n_raters < 2:
+        return Undefined(f"agreement needs two cases and two ratings, not {len(ratings)} and {n_raters}")
+    if any(len(case) != n_raters for case in ratings):
+        raise ValueError("every case needs as many ratings")
+    classes = {c: i for i, c in enumerate(dict.fromkeys(r for case in ratings for r in case))}
+    if len(classes) == 1:
+        return Undefined("all ratings are the same, so that chance alone would agree")
+    counts = np.zeros((len(ratings), len(classes)))
+    for row, case in enumerate(ratings):
+        for rating in case:
+            counts[row, classes[rating]] += 1
+    agreement = (counts * (counts - 1)).sum(1) / (n_raters * (n_raters - 1))
+
+    def kappa(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        margins = counts[rows].sum(1) / (rows.shape[1] * n_raters)
+        chance = (margins**2).sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return cast("NDArray[np.float64]", (agreement[rows].mean(1) - chance) / (1 - chance))
+
+    return _bootstrapped(kappa, len(ratings), seed, level)
+
+
+def cohen_kappa(
+    pairs: Sequence[tuple[Hashable, Hashable]], *, seed: int = 0, level: float = 0.95
+) -> Interval | Undefined:
+    """Agreement of two raters beyond chance, each with margins of its own: Cohen (1960).
+
+    Args:
+        pairs: per case, what the two said; None is a class like any other.
+        seed: of the bootstrap over cases.
+        level: of the interval.
+
+    Returns:
+        The kappa; Undefined with fewer than two cases, or where both always say the same one thing.
+    """
+    if len(pairs) < 2:
+        return Undefined(f"agreement needs two cases, not {len(pairs)}")
+    classes = {c: i for i, c in enumerate(dict.fromkeys(r for pair in pairs for r in pair))}
+    if len(classes) == 1:
+        return Undefined("all ratings are the same, so that chance alone would agree")
+    codes = np.array([[classes[a], classes[b]] for a, b in pairs])
+    one_hot = np.eye(len(classes))[codes]
+
+    def kappa(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        same = (codes[rows, 0] == codes[rows, 1]).mean(1)
+        margins = one_hot[rows].mean(1)
+        chance = (margins[:, 0] * margins[:, 1]).sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return cast("NDArray[np.float64]", (same - chance) / (1 - chance))
+
+    return _bootstrapped(kappa, len(pairs), seed, level)
+
+
+def adjusted_rand(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | Undefined:
+    """Agreement of two partitions of the same cases, whatever their parts are called: 1 is the same, 0 is chance.
+
+    Hubert and Arabie (1985).
+
+    Raises:
+        ValueError: another number of cases.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} cases")
+    if len(set(first)) == len(set(second)) == 1:
+        return Undefined("both partitions have one part")
+    table = np.zeros((len(set(first)), len(set(second))))
+    rows, columns = ({c: i for i, c in enumerate(dict.fromkeys(side))} for side in (first, second))
+    for a, b in zip(first, second, strict=True):
+        table[rows[a], columns[b]] += 1
+
+    def pairs(n: NDArray[np.float64] | float) -> float:
+        return float(np.sum(np.asarray(n) * (np.asarray(n) - 1) / 2))
+
+    together, of_first, of_second = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
+    all_pairs = pairs(float(len(first)))
+    if all_pairs == 0:
+        return Undefined("one case has no pairs")
+    expected = of_first * of_second / all_pairs
+    largest = (of_first + of_second) / 2
+    return (together - expected) / (largest - expected) if largest != expected else 1.0
+
+
+def auc(labels: ArrayLike, ratings: ArrayLike) -> float | Undefined:
+    """Probability that a yes is rated above a no, ties counting half (Mann-Whitney).
+
+    Raises:
+        ValueError: another number of ratings than of labels.
+    """
+    yes, rated = np.asarray(labels, dtype=bool), np.asarray(ratings, dtype=np.float64)
+    if yes.shape != rated.shape:
+        raise ValueError(f"{yes.shape} labels and {rated.shape} ratings")
+    if yes.all() or not yes.any():
+        return Undefined("needs cases of both kinds")
+    above = rated[yes][:, None] - rated[~yes][None, :]
+    return float((above > 0).mean() + 0.5 * (above == 0).mean())
+
+
+def balanced_accuracy(labels: ArrayLike, said: ArrayLike) -> float | Undefined:
+    """Mean of the share of yes that was said yes and the share of no that was said no: 0.5 is chance.
+
+    Raises:
+        ValueError: another number of answers than of labels.
+    """
+    yes, answer = np.asarray(labels, dtype=bool), np.asarray(said, dtype=bool)
+    if yes.shape != answer.shape:
+        raise ValueError(f"{yes.shape} labels and {answer.shape} answers")
+    if yes.all() or not yes.any():
+        return Undefined("needs cases of both kinds")
+    return float((answer[yes].mean() + (~answer[~yes]).mean()) / 2)
+
+
+def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int = 0, level: float = 0.95) -> Interval:
+    """Mean of cases that come in clusters (features of the same layer): percentile bootstrap of clusters and of cases.
+
+    Clusters are drawn, then cases within each, so that a single cluster still has an interval. One case has none.
+
+    Raises:
+        ValueError: no case, or another number of clusters.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    if given.ndim != 1 or len(given) != len(clusters) or not len(given):
+        raise ValueError(f"{given.shape} values and {len(clusters)} clusters: need one of each per case, at least one")
+    estimate = float(given.mean())
+    if len(given) == 1:
+        return Interval(estimate, -np.inf, np.inf)
+    names = list(dict.fromkeys(clusters))
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(len(names), [1 / len(names)] * len(names), size=N_RESAMPLES)  # [resample, cluster]
+    total, n_cases = np.zeros(N_RESAMPLES), np.zeros(N_RESAMPLES)
+    for k, name in enumerate(names):
+        own = given[[c == name for c in clusters]]
+        total += rng.multinomial(times[:, k] * len(own), [1 / len(own)] * len(own)) @ own
+        n_cases += times[:, k] * len(own)
+    low, high = np.quantile(total / n_cases, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(min(low, estimate)), float(max(high, estimate)))
+
+
+def stratified_permutation(
+    first: Sequence[bool],
+    second: Sequence[bool],
+    first_strata: Sequence[Hashable],
+    second_strata: Sequence[Hashable],
+    *,
+    seed: int = 0,
+    n: int = 20_000,
+) -> float:
+    """Two-sided p-value for two shares being equal, cases being exchangeable within a stratum (a layer).
+
+    Labels are permuted within strata: the hits that fall to the first group are hypergeometric in each, so n
+    permutations cost n draws per stratum. Strata with cases of one group only say nothing about the difference and are
+    left as they are. The p-value counts the data themselves as one permutation (Phipson and Smyth 2010).
+
+    Args:
+        first: whether each case of the first group is a hit.
+        second: of the second group.
+        first_strata: the stratum of each case of the first group.
+        second_strata: of the second group.
+        seed: of the permutations.
+        n: permutations.
+
+    Raises:
+        ValueError: an empty group.
+    """
+    if not len(first) or not len(second):
+        raise ValueError("a test of two shares needs cases in both groups")
+    rng = np.random.default_rng(seed)
+    expected, hits = 0.0, 0.0
+    drawn = np.zeros(n)
+    for stratum in dict.fromkeys([*first_strata, *second_strata]):
+        own = [hit for hit, s in zip(first, first_strata, strict=True) if s == stratum]
+        other = [hit for hit, s in zip(second, second_strata, strict=True) if s == stratum]
+        total, n_hits = len(own) + len(other), sum(own) + sum(other)
+        hits += sum(own)
+        expected += len(own) * n_hits / total
+        drawn += rng.hypergeometric(n_hits, total - n_hits, len(own), size=n) if own else 0
+    as_far = np.abs(drawn - expected) >= abs(hits - expected) - 1e-9
+    return float((1 + as_far.sum()) / (1 + n))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for testing all of them, in the same order: Holm (1979), controls the family-wise error."""
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled)) if len(p_values) else scaled
+    return [float(p) for p in adjusted]
+
+
+def _bootstrapped(statistic: object, n: int, seed: int, level: float) -> Interval:
+    """A statistic of rows [resample, case] on all cases in order, and its percentile bootstrap."""
+    assert callable(statistic)
+    estimate = float(statistic(np.arange(n)[None, :])[0])
+    rng = np.random.default_rng(seed)
+    per_chunk = max(1, (1 << 20) // n)
+    values = np.concatenate(
+        [
+            statistic(rng.integers(0, n, size=(min(per_chunk, N_RESAMPLES - start), n)))
+            for start in range(0, N_RESAMPLES, per_chunk)
+        ]
+    )
+    values = values[np.isfinite(values)]  # a resample of one class only has no kappa
+    if not len(values):
+        return Interval(estimate, -np.inf, np.inf)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(min(low, estimate)), float(max(high, estimate)))

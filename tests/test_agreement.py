@@ -1,0 +1,128 @@
+"""Agreement and discrimination against scikit-learn, scipy, published examples and brute force."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from sklearn import metrics
+
+from harness import agreement
+from harness.stats import Undefined
+
+
+def test_fleiss_on_the_example_of_the_paper():
+    # Fleiss (1971), table 1: ten subjects, fourteen raters, five classes; printed kappa 0.430 for his thirty
+    # psychiatric cases; this 10 x 5 table is the standard worked example, kappa 0.210.
+    counts = [
+        [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
+        [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
+    ]  # fmt: skip
+    ratings = [[c for c, n in enumerate(row) for _ in range(n)] for row in counts]
+    found = agreement.fleiss_kappa(ratings)
+    assert found.estimate == pytest.approx(0.210, abs=5e-4)
+    assert found.low < found.estimate < found.high
+
+
+def test_kappa_is_one_for_a_deterministic_judge_and_about_zero_for_a_random_one():
+    rng = np.random.default_rng(0)
+    grades = rng.choice([0, 1, 2, None], size=200).tolist()
+    assert agreement.fleiss_kappa([[g, g, g] for g in grades]).estimate == 1
+    assert agreement.cohen_kappa([(g, g) for g in grades]).estimate == 1
+    chance = agreement.fleiss_kappa(rng.integers(0, 3, (400, 3)).tolist())
+    assert abs(chance.estimate) < 0.08  # standard error is about 1 / sqrt(2 * 3 * 400) = 0.02
+    assert chance.low < 0 < chance.high
+
+
+def test_cohen_is_scikit_learns():
+    rng = np.random.default_rng(1)
+    first = rng.integers(0, 3, 100)
+    second = np.where(rng.random(100) < 0.6, first, rng.integers(0, 3, 100))
+    found = agreement.cohen_kappa(list(zip(first.tolist(), second.tolist(), strict=True)))
+    assert found.estimate == pytest.approx(metrics.cohen_kappa_score(first, second))
+    assert found.low < found.estimate < found.high
+
+
+def test_what_has_no_kappa_says_why():
+    assert isinstance(agreement.fleiss_kappa([[0, 0], [0, 0]]), Undefined)
+    assert isinstance(agreement.fleiss_kappa([[0, 1]]), Undefined)
+    assert isinstance(agreement.cohen_kappa([(1, 1), (1, 1)]), Undefined)
+    with pytest.raises(ValueError, match="as many ratings"):
+        agreement.fleiss_kappa([[0, 1], [0]])
+
+
+def test_adjusted_rand_is_scikit_learns():
+    rng = np.random.default_rng(2)
+    first, second = rng.integers(0, 4, 60), rng.integers(0, 3, 60)
+    for a, b in [(first, second), (first, first + 7), (first, np.where(rng.random(60) < 0.8, first, 9))]:
+        expected = metrics.adjusted_rand_score(a, b)
+        assert agreement.adjusted_rand(a.tolist(), b.tolist()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_auc_and_balanced_accuracy_are_scikit_learns(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.random(50) < 0.3
+    ratings = np.round(rng.random(50) + 0.3 * labels, 1)  # with ties
+    assert agreement.auc(labels, ratings) == pytest.approx(metrics.roc_auc_score(labels, ratings))
+    said = ratings >= 0.5
+    assert agreement.balanced_accuracy(labels, said) == pytest.approx(metrics.balanced_accuracy_score(labels, said))
+
+
+def test_one_kind_of_cases_has_neither():
+    assert isinstance(agreement.auc([True, True], [0.1, 0.2]), Undefined)
+    assert isinstance(agreement.balanced_accuracy([False], [True]), Undefined)
+
+
+def test_clustered_mean_covers_the_truth():
+    rng = np.random.default_rng(3)
+    covered = 0
+    for trial in range(150):
+        effects = rng.normal(0, 1, 20)
+        values = np.concatenate([effect + rng.normal(0, 1, 10) for effect in effects])
+        found = agreement.clustered_mean(values, [i // 10 for i in range(200)], seed=trial)
+        covered += found.low <= 0 <= found.high
+    assert covered >= 133  # 95 % of 150 is 142.5, standard error 2.7; twenty clusters bootstrap a little narrow
+    assert not agreement.clustered_mean([1.0], ["a"]).bounded
+
+
+def test_permutation_of_one_stratum_is_fishers_exact_test():
+    # equal groups: the hypergeometric is symmetric, so that both definitions of two-sided agree
+    for hits, other in [(9, 2), (6, 5), (15, 4)]:
+        first, second = [i < hits for i in range(20)], [i < other for i in range(20)]
+        found = agreement.stratified_permutation(first, second, [0] * 20, [0] * 20)
+        exact = scipy_stats.fisher_exact([[hits, 20 - hits], [other, 20 - other]]).pvalue
+        assert found == pytest.approx(exact, abs=0.012)  # three standard errors of 20,000 draws at p = 0.5
+
+
+def test_permutation_within_strata_is_brute_force():
+    first, second = [True, True, False, True, True], [False, False, True, False]
+    strata = [0, 0, 0, 1, 1], [0, 0, 1, 1]
+
+    def statistic(a, b):
+        return sum(a) - sum(b)
+
+    outcomes = []
+    cases = {s: [h for h, t in zip([*first, *second], [*strata[0], *strata[1]], strict=True) if t == s] for s in (0, 1)}
+    for zero in itertools.combinations(range(5), 3):
+        for one in itertools.combinations(range(4), 2):
+            chosen = [cases[0][i] for i in zero] + [cases[1][i] for i in one]
+            outcomes.append(sum(chosen))
+    centre = np.mean(outcomes)
+    exact = np.mean(np.abs(np.array(outcomes) - centre) >= abs(sum(first) - centre) - 1e-9)
+    found = agreement.stratified_permutation(first, second, *strata)
+    assert found == pytest.approx(exact, abs=0.012)
+
+
+def test_a_difference_between_layers_is_no_difference_between_sources():
+    # layer 0 is all hits, layer 1 none; the first source merely has more of layer 0
+    first, second = [True] * 18 + [False] * 2, [True] * 2 + [False] * 18
+    layers = [0] * 18 + [1] * 2, [0] * 2 + [1] * 18
+    assert agreement.stratified_permutation(first, second, *layers) == 1
+    assert agreement.stratified_permutation(first, second, [0] * 20, [0] * 20) < 0.001
+
+
+def test_holm_by_hand():
+    assert agreement.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert agreement.holm([]) == []
+    assert agreement.holm([0.9, 0.8]) == [1.0, 1.0]
