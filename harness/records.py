@@ -154,6 +154,20 @@ class ActivationSet(Record):
     """Hash of the ChatFormat that rendered the documents."""
     site: str
     """Where the columns were read, in words."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Stored dtype."""
+    unit: Literal["raw", "write", "zscore"] = "raw"
+    """raw: the scalar itself; write: times scaling and norm of b, the size of what it writes; zscore: standardised."""
+    numerics: str = "modules"
+    """How the model was run: `modules` (its own), or the name of a path that rounds in another order."""
+    sparse: bool = False
+    """Whether only what is not 0 is stored."""
+    n_split: NonNegativeInt = 0
+    """Documents longer than the model's context, read in parts."""
+    n_bytes: NonNegativeInt = 0
+    """Size of the arrays on disk."""
+    quantiles: tuple[tuple[float, float], ...] = ()
+    """(share, value): this share of all tokens' and columns' absolute activations is at most the value."""
 
     @model_validator(mode="after")
     def _same_length(self) -> ActivationSet:
@@ -220,7 +234,7 @@ class Exemplar(Record):
     """One activating context of a feature."""
 
     rank: NonNegativeInt
-    """0 is the highest activation."""
+    """0 is the highest activation; a feature's sampled contexts are numbered on from its highest ones."""
     document: str
     """Trace id."""
     position: NonNegativeInt
@@ -233,6 +247,8 @@ class Exemplar(Record):
     """Activation of each window token, of this feature's polarity (others 0)."""
     target: NonNegativeInt
     """Index of the exemplar's token within the window."""
+    quantile: float | None = None
+    """Share of the feature's active tokens that are lower, for a sampled context; None for one of the highest."""
 
 
 class Feature(Record):
@@ -258,6 +274,8 @@ class Feature(Record):
     """Tokens looked at."""
     exemplars: tuple[Exemplar, ...]
     """Highest activations, sorted."""
+    sampled: tuple[Exemplar, ...] = ()
+    """Contexts drawn uniformly over the quantiles of its active tokens, highest first: what scorers test on."""
 
 
 class Evidence(Record):
@@ -273,6 +291,8 @@ class Evidence(Record):
     """Projection, where it has one."""
     exemplars: tuple[Exemplar, ...]
     """Highest activations, sorted; empty for a dead feature."""
+    sampled: tuple[Exemplar, ...] = ()
+    """Contexts drawn uniformly over the quantiles of its active tokens, highest first; not for the explainer."""
 
 
 Status = Literal["graded", "unparsed", "failed", "too-few-contexts", "dead"]

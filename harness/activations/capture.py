@@ -79,7 +79,7 @@ def capture(
         for window in _windows(subject, traces[writer.n_documents_done :], writer.header.shard_tokens):
             values = _read(subject, backbone, [p.document for p in window], sites, batch_tokens, run)
             for prepared, value in zip(window, values, strict=True):
-                writer.append(prepared.document, value, truncated=prepared.truncated)
+                writer.append(prepared.document, value, split=prepared.truncated)
                 n_truncated += prepared.truncated
     if n_truncated:
         logger.warning(

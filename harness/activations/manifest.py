@@ -65,6 +65,10 @@ class Header(Record):
     """Whether shards are compressed sparse rows: most values are 0."""
     shard_tokens: int = 65536
     """A shard is closed once it holds this many tokens."""
+    unit: Literal["raw", "write", "zscore"] = "raw"
+    """Of the values (see `ActivationSet.unit`)."""
+    numerics: str = "modules"
+    """How the model was run (see `ActivationSet.numerics`)."""
 
 
 class ShardEntry(Record):
@@ -74,8 +78,8 @@ class ShardEntry(Record):
     """Stem of its files."""
     n_tokens: int
     """Rows."""
-    n_truncated: int
-    """Documents that lost tokens to the model's context length."""
+    n_split: int = 0
+    """Documents longer than the model's context whose first part is here."""
     documents: tuple[tuple[str, int], ...]
     """(document id, tokens), in order."""
     sha256: dict[str, str]
@@ -87,7 +91,7 @@ class ShardEntry(Record):
 class Manifest(Record):
     """A complete set."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     """Version of this layout."""
     header: Header
     """What all shards have in common."""
@@ -97,8 +101,12 @@ class Manifest(Record):
     """Rows of all shards."""
     n_documents: int
     """Documents of all shards."""
-    n_truncated: int
-    """Documents that lost tokens to the model's context length."""
+    n_split: int = 0
+    """Documents longer than the model's context, read in parts."""
+    n_bytes: int = 0
+    """Size of the arrays on disk."""
+    quantiles: tuple[tuple[float, float], ...] = ()
+    """(share, value): this share of all absolute activations is at most the value."""
 
     def activation_set(self, path: Path, item: str = "activations") -> ActivationSet:
         """The record of this set."""
@@ -115,6 +123,13 @@ class Manifest(Record):
             n_documents=self.n_documents,
             chat_hash=header.chat_hash,
             site=header.site,
+            dtype=header.dtype,
+            unit=header.unit,
+            numerics=header.numerics,
+            sparse=header.sparse,
+            n_split=self.n_split,
+            n_bytes=self.n_bytes,
+            quantiles=self.quantiles,
         )
 
 

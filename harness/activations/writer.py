@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+"""Shares at which a set's absolute activations are described."""
+_CHUNK = 1 << 20
+
+
 class ActivationWriter:
     """Writes an activation set, one document after the other.
 
@@ -48,6 +54,8 @@ class ActivationWriter:
         dtype: str = "float16",
         shard_tokens: int = 65536,
         sparse: bool = False,
+        unit: str = "raw",
+        numerics: str = "modules",
     ) -> None:
         self.path = Path(path)
         self.header = Header.model_validate(
@@ -55,6 +63,7 @@ class ActivationWriter:
                 "source": source, "columns": columns, "layers": layers, "projections": projections, "signed": signed,
                 "site": site, "chat_hash": chat_hash, "dtype": dtype, "shard_tokens": shard_tokens,
                 "sparse": sparse,
+                "unit": unit, "numerics": numerics,
             }
         )  # fmt: skip
         self._digest = header_digest(self.header)
@@ -62,7 +71,7 @@ class ActivationWriter:
         self._documents: list[Document] = []
         self._values: list[np.ndarray | SparseRows] = []
         self._n_tokens = 0
-        self._n_truncated = 0
+        self._n_split = 0
 
     @property
     def documents_done(self) -> tuple[str, ...]:
@@ -75,14 +84,14 @@ class ActivationWriter:
         return sum(len(shard.documents) for shard in self._shards)
 
     def append(
-        self, document: Document, values: Float[np.ndarray, "token column"] | csr_array, *, truncated: bool = False
+        self, document: Document, values: Float[np.ndarray, "token column"] | csr_array, *, split: bool = False
     ) -> None:
         """Add a document. A shard is written once it holds `shard_tokens` tokens.
 
         Args:
             document: tokens, text and segments.
             values: one row per token, as an array or sparse; either way it is stored as the set is (`sparse`).
-            truncated: the document lost tokens; counted in the manifest.
+            split: it is the first part of a longer document; counted in the manifest.
 
         Raises:
             DataError: rows or columns do not fit.
@@ -103,7 +112,7 @@ class ActivationWriter:
             self._values.append(stored)
         self._documents.append(document)
         self._n_tokens += len(document.ids)
-        self._n_truncated += truncated
+        self._n_split += split
         if self._n_tokens >= self.header.shard_tokens:
             self._close_shard()
 
@@ -123,11 +132,31 @@ class ActivationWriter:
             shards=tuple(self._shards),
             n_tokens=sum(s.n_tokens for s in self._shards),
             n_documents=self.n_documents_done,
-            n_truncated=sum(s.n_truncated for s in self._shards),
+            n_split=sum(s.n_split for s in self._shards),
+            n_bytes=sum(f.stat().st_size for f in self._arrays(parts(sparse=self.header.sparse))),
+            quantiles=self._quantiles(),
         )
         text = manifest.model_dump_json(indent=1)
         write_atomically(self.path / "manifest.json", lambda stream: stream.write(text.encode()))
         return manifest.activation_set(self.path, item)
+
+    def _arrays(self, which: Iterable[str]) -> Iterator[Path]:
+        return (self._file(s.name, part) for s in self._shards for part in which if part != "documents")
+
+    def _quantiles(self) -> tuple[tuple[float, float], ...]:
+        """Of all absolute values, by their leading 16 bits: exact for float16, at most 0.4 % high for float32."""
+        half = self.header.dtype == "float16"
+        counts = np.zeros(1 << 16, dtype=np.int64)
+        for file in self._arrays(["values"]):
+            values = np.load(file, mmap_mode="r").reshape(-1)
+            for start in range(0, len(values), _CHUNK):
+                bits = values[start : start + _CHUNK].view(np.uint16 if half else np.uint32)
+                counts += np.bincount(bits & 0x7FFF if half else bits << 1 >> 16, minlength=len(counts))
+        counts[0] += sum(s.n_tokens for s in self._shards) * len(self.header.columns) - counts.sum()
+        below = np.cumsum(counts)
+        at = np.searchsorted(below, np.ceil(np.array(QUANTILES) * below[-1]))
+        highest = at.astype(np.uint16).view(np.float16) if half else ((at << 15) + 0x7FFF).astype(np.uint32)
+        return tuple(zip(QUANTILES, highest.view(self.header.dtype).astype(float).tolist(), strict=True))
 
     def _complete_shards(self) -> list[ShardEntry]:
         shards: list[ShardEntry] = []
@@ -179,7 +208,7 @@ class ActivationWriter:
         entry = ShardEntry(
             name=name,
             n_tokens=self._n_tokens,
-            n_truncated=self._n_truncated,
+            n_split=self._n_split,
             documents=tuple((d.id, len(d.ids)) for d in documents),
             sha256=sha256,
             header=self._digest,
@@ -187,7 +216,7 @@ class ActivationWriter:
         text = entry.model_dump_json()
         write_atomically(self.path / f"{name}.json", lambda stream: stream.write(text.encode()))
         self._shards.append(entry)
-        self._documents, self._values, self._n_tokens, self._n_truncated = [], [], 0, 0
+        self._documents, self._values, self._n_tokens, self._n_split = [], [], 0, 0
 
     def _value_arrays(self) -> dict[str, np.ndarray]:
         if not self.header.sparse:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from harness.config import Config
 from harness.errors import RosterError, UnknownName
@@ -46,6 +46,8 @@ class FeaturesConfig(Config):
     """Highest activations kept per feature and polarity (the paper's 64)."""
     per_document: PositiveInt = 4
     """At most this many exemplars from one document."""
+    sampled: NonNegativeInt = 20
+    """Contexts per feature drawn uniformly over the quantiles of its active tokens, for scorers; 0 for none."""
     window: PositiveInt = 12
     """Tokens shown on each side of an exemplar."""
 

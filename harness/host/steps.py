@@ -168,7 +168,12 @@ def _features(activations: ActivationSet, bench: Workbench, run: RunContext) -> 
     file = run.out_dir / FEATURES_FILE
     if not file.exists():
         features = collect_features(
-            open_set(activations), k=config.exemplars, cap=config.per_document, window=config.window
+            open_set(activations),
+            k=config.exemplars,
+            cap=config.per_document,
+            window=config.window,
+            sample=config.sampled,
+            seed=run.seed,
         )
         unfinished = file.with_suffix(".part")
         with unfinished.open("w", encoding="utf-8") as stream:

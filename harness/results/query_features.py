@@ -184,7 +184,7 @@ def _top_exemplars(connection: Connection, run_id: int) -> dict[int, tuple[str, 
     rows = connection.execute(
         select(Exemplar.feature_id, Exemplar.tokens_json, Exemplar.target)
         .join(Feature, Feature.id == Exemplar.feature_id)
-        .where(Exemplar.rank == 0, Feature.step_id.in_(own_steps(run_id)))
+        .where(Exemplar.rank == 0, Exemplar.quantile.is_(None), Feature.step_id.in_(own_steps(run_id)))
     )
     return {r.feature_id: (r.tokens_json[r.target], _context(r.tokens_json, r.target)) for r in rows}
 
@@ -193,7 +193,7 @@ def _exemplar_counts(connection: Connection, run_id: int) -> dict[int, int]:
     rows: Iterable[Any] = connection.execute(
         select(Exemplar.feature_id, func.count().label("n"))
         .join(Feature, Feature.id == Exemplar.feature_id)
-        .where(Feature.step_id.in_(own_steps(run_id)))
+        .where(Feature.step_id.in_(own_steps(run_id)), Exemplar.quantile.is_(None))
         .group_by(Exemplar.feature_id)
     )
     return {r.feature_id: r.n for r in rows}

@@ -66,7 +66,7 @@ def _evaluation(record: records.EvaluationResult) -> Row:
 
 
 def _activation_set(record: records.ActivationSet) -> Row:
-    lists = ("columns", "layers", "projections")
+    lists = ("columns", "layers", "projections", "quantiles")
     values = _plain(record, *lists)
     values |= {f"{name}_json": list(getattr(record, name)) for name in lists}
     values["n_columns"] = len(record.columns)
@@ -81,13 +81,13 @@ def _dictionary(record: records.Dictionary) -> Row:
 
 def _feature(record: records.Feature) -> Row:
     children = []
-    for exemplar in record.exemplars:
+    for exemplar in (*record.exemplars, *record.sampled):
         child = exemplar.model_dump(exclude={"tokens", "activations"})
         child |= {"tokens_json": list(exemplar.tokens), "activations_json": list(exemplar.activations)}
         children.append(child)
     return Row(
         tables.Feature,
-        _plain(record, "exemplars"),
+        _plain(record, "exemplars", "sampled"),
         identity=("source", "feature"),
         child_table=tables.Exemplar,
         parent_column="feature_id",

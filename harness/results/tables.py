@@ -182,6 +182,14 @@ class ActivationSet(Stored, Base):
     columns_json: Mapped[list[Any]]
     layers_json: Mapped[list[Any]]
     projections_json: Mapped[list[Any]]
+    # NULL: captured before these were stored.
+    dtype: Mapped[str | None]
+    unit: Mapped[str | None]
+    numerics: Mapped[str | None]
+    sparse: Mapped[bool | None]
+    n_split: Mapped[int | None]
+    n_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    quantiles_json: Mapped[list[Any] | None] = mapped_column(JSON)
 
 
 class Dictionary(Stored, Base):
@@ -234,7 +242,10 @@ class Feature(Stored, Base):
 
 
 class Exemplar(Base):
-    """One activating context of a feature; rank 0 is the highest activation."""
+    """One activating context of a feature; rank 0 is the highest activation.
+
+    `quantile` is NULL for the highest ones; sampled contexts have the share of active tokens that are lower.
+    """
 
     __tablename__ = "exemplar"
     __table_args__ = (UniqueConstraint("feature_id", "rank"),)
@@ -246,6 +257,7 @@ class Exemplar(Base):
     position: Mapped[int]
     start: Mapped[int]
     target: Mapped[int]
+    quantile: Mapped[float | None]
     tokens_json: Mapped[list[Any]]
     activations_json: Mapped[list[Any]]
 

@@ -108,7 +108,7 @@ def test_a_document_beyond_the_context_is_cut_and_counted(
     record = run_capture(tiny_subject, tmp_path, [*traces, replace_trace(traces[0], "long")])
     stored = open_set(record)
     assert (
-        stored.manifest.n_truncated
+        stored.manifest.n_split
         == sum(len(tiny_subject.chat.document(tiny_subject.tokenizer, t).ids) > 90 for t in traces) + 1
     )
     long = stored.document("long")

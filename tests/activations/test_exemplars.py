@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,76 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.activations.exemplars import TopKTracker, collect_features, evidence
+from harness.activations.exemplars import collect_features, evidence
 from harness.activations.store import StoredDocument, open_set, token_texts, whole_characters
 from harness.testing import tiny_activations, tiny_tokenizer
-
-
-@dataclass(frozen=True)
-class Stream:
-    documents: list[np.ndarray]
-    ranked: list[np.ndarray]
-
-
-@st.composite
-def streams(draw: st.DrawFn) -> Stream:
-    """Documents of few distinct values, so that ties are everywhere."""
-    seed, columns = draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 3))
-    lengths = draw(st.lists(st.integers(1, 12), min_size=1, max_size=6))
-    levels, dtype = draw(st.integers(1, 9)), draw(st.sampled_from([np.float16, np.float32]))
-    rng = np.random.default_rng(seed)
-    return Stream(
-        [(rng.integers(-levels, levels + 1, (n, columns)) / 2).astype(dtype) for n in lengths],
-        [rng.random(n) < 0.8 for n in lengths],
-    )
-
-
-def brute_force(stream: Stream, column: int, sign: int, k: int, cap: int | None) -> list[tuple[float, int]]:
-    """Sort everything by (value descending, document order, position), then walk down under the cap."""
-    rows, start = [], 0
-    for d, (values, ranked) in enumerate(zip(stream.documents, stream.ranked, strict=True)):
-        for t in np.flatnonzero(ranked):
-            v = sign * float(values[t, column])
-            if v > 0:
-                rows.append((v, d, start + int(t)))
-        start += len(values)
-    kept, per_document = [], [0] * len(stream.documents)
-    for v, d, token in sorted(rows, key=lambda row: (-row[0], row[1], row[2])):
-        if len(kept) < k and (cap is None or per_document[d] < cap):
-            kept.append((v, token))
-            per_document[d] += 1
-    return kept
-
-
-def track(stream: Stream, *, signed: bool, k: int, cap: int | None) -> TopKTracker:
-    tracker = TopKTracker(stream.documents[0].shape[1], signed=signed, k=k, cap=cap)
-    for values, ranked in zip(stream.documents, stream.ranked, strict=True):
-        tracker.add_document(values, ranked)
-    return tracker
-
-
-@settings(max_examples=150, deadline=None)
-@given(streams(), st.integers(1, 10), st.sampled_from([None, 1, 2, 4]), st.booleans())
-def test_the_stream_finds_what_brute_force_finds(stream: Stream, k: int, cap: int | None, signed: bool) -> None:
-    top = track(stream, signed=signed, k=k, cap=cap).result()
-    signs = (1, -1) if signed else (1,)
-    for row in range(len(top.values)):
-        column, polarity = divmod(row, len(signs))
-        expected = brute_force(stream, column, signs[polarity], k, cap)
-        found = [(float(v), int(t)) for v, t in zip(top.values[row], top.tokens[row], strict=True) if t >= 0]
-        assert found == expected
-
-
-@settings(max_examples=50, deadline=None)
-@given(streams())
-def test_density_sum_and_maximum_are_those_of_the_ranked_tokens(stream: Stream) -> None:
-    top = track(stream, signed=True, k=1, cap=None).result()
-    all_values = np.concatenate(stream.documents).astype(np.float64)[np.concatenate(stream.ranked)]
-    both = np.stack([all_values, -all_values], axis=2).reshape(-1, 2 * all_values.shape[1]).clip(0)
-    assert top.n_tokens == len(all_values)
-    np.testing.assert_array_equal(top.n_active, (both > 0).sum(0))
-    np.testing.assert_allclose(top.activation_sum, both.sum(0), rtol=1e-6)
-    np.testing.assert_array_equal(top.activation_max, both.max(0, initial=0))
 
 
 def test_the_result_does_not_depend_on_the_shards(tmp_path: Path) -> None:
@@ -150,6 +83,25 @@ def test_special_and_first_tokens_are_not_ranked_and_read_zero(tmp_path: Path) -
     plus = next(iter(collect_features(stored)))
     assert [e.activations for e in plus.exemplars] == [(0, 0, 1)]
     assert plus.n_tokens == 1
+
+
+def test_sampled_contexts_follow_the_highest_and_carry_their_quantile(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    stored = open_set(tiny_activations(tmp_path, {f"d{i}": rng.normal(size=(50, 2)) for i in range(10)}))
+    plain = list(collect_features(stored, k=8, cap=2))
+    for feature, without in zip(collect_features(stored, k=8, cap=2, sample=5, seed=3), plain, strict=True):
+        assert feature.exemplars == without.exemplars
+        assert (without.sampled, len(feature.sampled)) == ((), 5)
+        assert [e.rank for e in feature.sampled] == list(range(8, 13))
+        assert all(e.quantile is None for e in feature.exemplars)
+        values = [e.activations[e.target] for e in feature.sampled]
+        assert values == sorted(values, reverse=True)
+        # One from each fifth.
+        assert [int(5 * e.quantile) for e in feature.sampled if e.quantile is not None] == [4, 3, 2, 1, 0]
+        for e in feature.sampled:
+            assert e.tokens[e.target] == stored.tokens(e.document)[e.position]
+    (shown, *_) = evidence(collect_features(stored, k=8, sample=5), 3)
+    assert (len(shown.exemplars), len(shown.sampled)) == (3, 5)
 
 
 def windows_equal_decoding(tokenizer: object, text: str, starts: range, length: int) -> int:

@@ -92,7 +92,11 @@ def test_unsorted_and_double_entries_of_a_scipy_matrix_are_put_in_order() -> Non
 
 def test_exemplars_are_the_same_from_both_kinds(tmp_path: Path) -> None:
     dense, sparse = both(tmp_path, mostly_zero(20))
-    assert list(collect_features(dense, k=5, cap=2)) == list(collect_features(sparse, k=5, cap=2))
+    found = [list(collect_features(s, k=5, cap=2, sample=4)) for s in (dense, sparse)]
+    for a, b in zip(*found, strict=True):
+        # Dense sums are formed in float32 tiles.
+        assert a.activation_sum == pytest.approx(b.activation_sum, rel=1e-6)
+        assert a.model_copy(update={"activation_sum": 0}) == b.model_copy(update={"activation_sum": 0})
 
 
 def test_batches_and_moments_are_the_same_from_both_kinds(tmp_path: Path) -> None:

@@ -156,6 +156,21 @@ def test_moments_are_numpys(tmp_path: Path) -> None:
     np.testing.assert_allclose(moments.std, everything.std(0), rtol=1e-9)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_set_knows_its_size_and_its_quantiles(tmp_path: Path, sparse: bool, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    documents = {f"d{i}": rng.normal(size=(30, 5)) * (rng.random((30, 5)) < 0.7) for i in range(9)}
+    record = tiny_activations(tmp_path, documents, sparse=sparse, dtype=dtype, shard_tokens=70)
+    stored = np.abs(np.concatenate([d.values for d in open_set(record).documents()])).astype(float).ravel()
+    expected = np.quantile(stored, [p for p, _ in record.quantiles], method="inverted_cdf")
+    found = np.array([value for _, value in record.quantiles])
+    # float32 is counted by its leading 16 bits: at most 2^-8 high.
+    assert (found >= expected).all()
+    np.testing.assert_allclose(found, expected, rtol=0 if dtype == "float16" else 2**-8)
+    assert record.n_bytes == sum(f.stat().st_size for f in tmp_path.glob("*.npy"))
+
+
 def test_the_manifest_says_what_the_columns_are(tmp_path: Path) -> None:
     tiny_activations(tmp_path, numbers())
     header = json.loads((tmp_path / "manifest.json").read_text())["header"]

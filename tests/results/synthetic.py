@@ -122,6 +122,7 @@ def feature(source: str, name: str, layer: int | None, projection: str | None, w
         activation_max=weight,
         n_tokens=20480,
         exemplars=exemplars,
+        sampled=(exemplars[0].model_copy(update={"rank": 2, "quantile": 0.5}),),
     )
 
 

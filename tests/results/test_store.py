@@ -190,4 +190,4 @@ os.kill(os.getpid(), 9)
     done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False)
     assert done.returncode == -signal.SIGKILL
     assert _rows(store, tables.Feature) == 20
-    assert _rows(store, tables.Exemplar) == 40
+    assert _rows(store, tables.Exemplar) == 60
