@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
 
+from harness.ablation_records import AblationScore as AblationScore
 from harness.feature_records import ActivationSet as ActivationSet
 from harness.feature_records import Evidence as Evidence
 from harness.feature_records import Exemplar as Exemplar
@@ -253,37 +254,6 @@ class CategoryAssignment(Record):
     """A subcategory of it, `uncategorised` with a reason, or None where the category has none."""
     subcategory_reason: str | None = None
     """Why the subcategory is `uncategorised`."""
-
-
-class AblationScore(Record):
-    """What switching something off does to the adapter's next-token distribution."""
-
-    item: str
-    """Name within the step."""
-    scope: Literal["component", "layer", "projection", "block", "group", "adapter"]
-    """What was switched off. `adapter`: all of it, so kl_nats is KL(adapter ‖ base), the scale of the others."""
-    layer: int | None = None
-    """Layer, for scopes that have one."""
-    projection: str | None = None
-    """Projection, for scopes that have one; None for a whole layer."""
-    rank_index: int | None = None
-    """Rank index of the component."""
-    group: str | None = None
-    """Name of the group, e.g. `attention`."""
-    mode: Literal["zero", "mean"] = "zero"
-    """What the scalars were set to."""
-    kl_nats: float
-    """KL(full ‖ ablated), mean over tokens."""
-    kl_ci_low: float
-    """95 % interval, bootstrap over documents."""
-    kl_ci_high: float
-    """95 % interval, bootstrap over documents."""
-    n_tokens: NonNegativeInt
-    """Tokens."""
-    n_documents: NonNegativeInt
-    """Documents."""
-    n_components: NonNegativeInt
-    """Components switched off."""
 
 
 AnyRecord = (

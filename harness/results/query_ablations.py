@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from harness.results.query_common import finite, own_steps
-from harness.results.tables import AblationScore, DictionaryScore, Step
+from harness.results.tables import DictionaryScore, Step
+from harness.results.tables_ablations import AblationScore
 
 SCOPES = ("adapter", "layer", "projection", "block", "component")
 """What a row can have switched off, in the order of the report."""

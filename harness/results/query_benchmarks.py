@@ -12,7 +12,8 @@ from sqlalchemy import Connection, func, select
 
 from harness import stats
 from harness.results.query_common import claims, finite, mean_score, own_steps, paper_names
-from harness.results.tables import AblationScore, Evaluation, Sample
+from harness.results.tables import Evaluation, Sample
+from harness.results.tables_ablations import AblationScore
 
 WITHOUT = "without-"
 """Variants of this prefix are the adapter with a group switched off."""

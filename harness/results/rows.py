@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import judgements, records
-from harness.results import tables, tables_judgements
+from harness.results import tables, tables_ablations, tables_judgements
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,13 @@ def _enrichment(record: judgements.Enrichment) -> Row:
     )
 
 
+def _ablation_score(record: records.AblationScore) -> Row:
+    lists = ("document_kl_nats", "document_n_tokens")
+    values = record.model_dump(exclude={"item", *lists})
+    values |= {f"{name}_json": None if (v := getattr(record, name)) is None else list(v) for name in lists}
+    return Row(tables_ablations.AblationScore, values, identity=("scope",))
+
+
 _ROWS: dict[type[records.Record], Callable[[Any], Row]] = {
     records.Checkpoint: _checkpoint,
     records.EvaluationResult: _evaluation,
@@ -139,5 +146,8 @@ _ROWS: dict[type[records.Record], Callable[[Any], Row]] = {
     judgements.ExplanationScore: _score,
     judgements.Enrichment: _enrichment,
     judgements.CategoryTrial: lambda r: Row(tables_judgements.CategoryTrial, _plain(r), identity=("source", "feature")),
-    records.AblationScore: lambda r: Row(tables.AblationScore, r.model_dump(exclude={"item"}), identity=("scope",)),
+    records.AblationScore: lambda r: Row(
+        tables_ablations.AblationScore, r.model_dump(exclude={"item"}), identity=("scope",)
+    ),
+    records.AblationScore: _ablation_score,
 }

@@ -304,26 +304,6 @@ class CategoryAssignment(Stored, Base):
     subcategory_reason: Mapped[str | None]
 
 
-class AblationScore(Stored, Base):
-    """What switching something off does: KL(full ‖ ablated) in nats per token."""
-
-    __tablename__ = "ablation_score"
-
-    scope: Mapped[str]
-    layer: Mapped[int | None]
-    projection: Mapped[str | None]
-    rank_index: Mapped[int | None]
-    # "group" is a reserved word of SQL
-    group: Mapped[str | None] = mapped_column("group_name")
-    mode: Mapped[str]
-    kl_nats: Mapped[float]
-    kl_ci_low: Mapped[float]
-    kl_ci_high: Mapped[float]
-    n_tokens: Mapped[Count]
-    n_documents: Mapped[int]
-    n_components: Mapped[int]
-
-
 class LLMCall(Base):
     """The journal of LLM calls. A stored answer is replayed, never sent (or paid) again."""
 
@@ -375,9 +355,8 @@ RECORDS: tuple[type[Any], ...] = (
     Explanation,
     Category,
     CategoryAssignment,
-    AblationScore,
 )
-"""Tables with `step_id` and `item`."""
+"""Tables here with `step_id` and `item`; `tables_judgements.RECORDS` has all."""
 
 Index(None, Evaluation.benchmark, Evaluation.variant)
 Index(None, Feature.source, Feature.feature)

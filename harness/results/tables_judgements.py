@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from harness.results import tables
 from harness.results.tables import Base, Count, Stored
+from harness.results.tables_ablations import AblationScore
 
 
 class PlantedFeature(Stored, Base):
@@ -111,6 +112,7 @@ class CategoryTrial(Stored, Base):
 
 RECORDS: tuple[type[Any], ...] = (
     *tables.RECORDS,
+    AblationScore,
     PlantedFeature,
     JudgeTrial,
     ExplanationScore,

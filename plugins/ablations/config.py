@@ -1,10 +1,10 @@
-"""What both ablations share: documents, mode and batching. No torch."""
+"""What all ablations share: documents, mode, batching and estimates. No torch."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from harness.config import Config
 
@@ -20,3 +20,11 @@ class KLConfig(Config):
     """What the scalars are set to: 0, or their mean over these documents' tokens."""
     batch_size: PositiveInt = 16
     """Documents per forward pass."""
+    ablations_per_batch: PositiveInt = 1
+    """Ablations that share a forward pass, as rows of a larger batch. On a GPU with short documents more is faster;
+    on a CPU it is slower."""
+    probes: NonNegativeInt = 4
+    """Fisher probes: random backward passes, each of which estimates the KL of every ablation at once. 0 for none."""
+    floor_documents: NonNegativeInt = 4
+    """Documents on which the null floor is measured: the KL that rounding noise of one unit in the last place makes
+    when it is added at the ablation's first layer. 0 for none."""

@@ -39,5 +39,6 @@ def harness_ablations() -> list[Registration[Ablation]]:
             config=GroupsConfig,
             load=_load,
             summary="KL and benchmark scores without attention, without MLP and without each projection",
+            version="2",
         )
     ]

@@ -3,124 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from harness.benchmarks.evaluate import evaluate
-from harness.model.components import Component
 from harness.model.taps import ablate
 from harness.records import AblationScore, EvaluationResult, Trace
 from harness.stages import RunContext
-from harness.stats import ratio_over_documents
 
-from .divergence import Divergence
+from .cells import Cell, cells, group_cells
+from .scores import Chosen, Scorer
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
 
-    from .config import KLConfig
     from .groups import GroupsConfig
     from .leave_one_out import LeaveOneOutConfig
 
-Scope = Literal["component", "layer", "projection", "block", "group", "adapter"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One thing to switch off.
-
-    Attributes:
-        item: its name within the step.
-        scope: what kind of thing.
-        off: the components.
-        where: layer, projection, rank_index and group, as far as it has them.
-    """
-
-    item: str
-    scope: Scope
-    off: tuple[Component, ...]
-    where: dict[str, Any] = field(default_factory=dict)
-
-
-def cells(components: Sequence[Component], scopes: Sequence[str]) -> list[Cell]:
-    """The cells of leave-one-out, the widest first."""
-    found = [Cell("adapter", "adapter", tuple(components))]
-    for layer in sorted({c.layer for c in components if c.layer is not None}):
-        found.append(Cell(f"layer:{layer}", "layer", _where(components, layer=layer), {"layer": layer}))
-    for name in dict.fromkeys(c.projection for c in components):
-        found.append(
-            Cell(f"projection:{name}", "projection", _where(components, projection=name), {"projection": name})
-        )
-    for c in components:
-        where = {"layer": c.layer, "projection": c.projection, "rank_index": c.rank_index}
-        found.append(Cell(f"component:{c.name}", "component", (c,), where))
-    return [cell for cell in found if cell.scope in scopes]
-
-
-def group_cells(components: Sequence[Component]) -> list[Cell]:
-    """Blocks (attention, mlp; `other` where a module is neither), then projections."""
-    found = []
-    for block in ("attention", "mlp", "other"):
-        off = _where(components, block=block)
-        if off:
-            found.append(Cell(f"group:{block}", "group", off, {"group": block}))
-    for name in dict.fromkeys(c.projection for c in components):
-        where = {"group": name, "projection": name}
-        found.append(Cell(f"group:{name}", "group", _where(components, projection=name), where))
-    return found
-
-
-def _where(components: Sequence[Component], **values: Any) -> tuple[Component, ...]:
-    return tuple(c for c in components if all(getattr(c, k) == v for k, v in values.items()))
-
-
-class _Scorer:
-    """Scores cells; the documents are read when the first cell needs them."""
-
-    def __init__(self, subject: Subject, traces: Sequence[Trace], config: KLConfig, run: RunContext) -> None:
-        self._subject, self._traces, self._config, self._run = subject, traces, config, run
-
-    @cached_property
-    def _divergence(self) -> Divergence:
-        return Divergence(self._subject, self._traces, self._config, self._run.generator())
-
-    def score(self, cell: Cell) -> AblationScore:
-        """KL(full ‖ without the cell), mean over tokens, with its interval over documents."""
-        n_tokens = self._divergence.n_tokens
-        kl = ratio_over_documents(self._divergence.kl_sums(cell.off), n_tokens, seed=self._run.seed)
-        return AblationScore(
-            item=cell.item,
-            scope=cell.scope,
-            mode=self._config.mode,
-            kl_nats=kl.estimate,
-            kl_ci_low=kl.low,
-            kl_ci_high=kl.high,
-            n_tokens=sum(n_tokens),
-            n_documents=len(n_tokens),
-            n_components=len(cell.off),
-            **cell.where,
-        )
-
 
 class LeaveOneOut:
-    """KL without each component, layer and projection, and without the whole adapter."""
+    """KL without each component, layer, block and projection, and without the whole adapter."""
 
     def __init__(self, config: LeaveOneOutConfig) -> None:
         self.config = config
 
     def measure(self, subject: Subject, traces: Sequence[Trace], run: RunContext) -> Iterator[AblationScore]:
-        """Yield a score per cell that is not in `run.done`.
+        """Yield a score per cell that is not in `run.done`: estimates first, then what is measured.
 
         Raises:
-            ModelError: the subject has no adapter.
+            ModelError: the subject has no adapter, or its logits cannot be read.
         """
-        scorer = _Scorer(subject, traces, self.config, run)
-        todo = [c for c in cells(subject.components, self.config.scopes) if c.item not in run.done]
-        run.progress.start(len(todo), "cell")
+        scorer = Scorer(subject, traces, self.config, run)
+        found = cells(subject.components, self.config.scopes, self.config.n_blocks)
+        chosen = self._chosen(found, scorer, run.seed)
+        todo = [c for c in found if c.item not in run.done]
         for cell in todo:
-            yield scorer.score(cell)
-            run.progress.advance()
+            if cell.item not in chosen:
+                yield scorer.estimated(cell)
+        yield from scorer.exact([c for c in todo if c.item in chosen], chosen)
+
+    def _chosen(self, found: Sequence[Cell], scorer: Scorer, seed: int) -> dict[str, Chosen]:
+        """Which cells are measured, and why. All cells take part, also those already stored: the choice is the same."""
+        config, method = self.config, self.config.method
+        single = [c for c in found if c.scope == "component"]
+        if method == "auto":
+            method = "screen" if config.probes and len(single) > config.exact_up_to else "exact"
+        if method == "fisher":
+            return {}
+        if method == "exact" or scorer.probes is None:
+            return {c.item: "all" for c in found}
+        chosen: dict[str, Chosen] = {c.item: "all" for c in found if c.scope != "component"}
+        size = [scorer.probes.estimate(c.off).estimate for c in single]
+        order = [single[i].item for i in np.argsort(-np.array(size), kind="stable")]
+        n_top = min(len(order), max(1, round(config.top_share * len(order)))) if order else 0
+        n_audit = min(len(order) - n_top, round(config.audit_share * len(order)))
+        audit = np.random.default_rng(seed).choice(len(order) - n_top, n_audit, replace=False)
+        chosen |= dict.fromkeys(order[:n_top], "top")
+        return chosen | {order[n_top + i]: "audit" for i in audit}
 
 
 class Groups:
@@ -135,16 +75,12 @@ class Groups:
         """Yield the KL of every group, then its benchmarks, skipping items in `run.done`.
 
         Raises:
-            ModelError: the subject has no adapter.
+            ModelError: the subject has no adapter, or its logits cannot be read.
             UnknownName: a benchmark that does not exist.
         """
         groups = group_cells(subject.components)
-        scorer = _Scorer(subject, traces, self.config, run)
-        todo = [g for g in groups if g.item not in run.done]
-        run.progress.start(len(todo), "group")
-        for group in todo:
-            yield scorer.score(group)
-            run.progress.advance()
+        scorer = Scorer(subject, traces, self.config, run)
+        yield from scorer.exact([g for g in groups if g.item not in run.done])
         for group in groups:
             if self._benchmarked(group):
                 yield from self._benchmarks(subject, group, run)

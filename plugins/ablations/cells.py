@@ -1,0 +1,84 @@
+"""What is switched off: components, layers, projections, blocks of layers, groups, everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from harness.model.components import Component
+
+Scope = Literal["component", "layer", "projection", "block", "group", "adapter"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to switch off.
+
+    Attributes:
+        item: its name within the step.
+        scope: what kind of thing.
+        off: the components.
+        where: layer, projection, rank_index and group, as far as it has them.
+    """
+
+    item: str
+    scope: Scope
+    off: tuple[Component, ...]
+    where: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def first_layer(self) -> int:
+        """The first layer that it changes; 0 where a component is outside the layers."""
+        return min((0 if c.layer is None else c.layer for c in self.off), default=0)
+
+
+def cells(components: Sequence[Component], scopes: Sequence[str], n_blocks: int = 8) -> list[Cell]:
+    """The cells of leave-one-out, the widest first."""
+    found = [Cell("adapter", "adapter", tuple(components))]
+    found += block_cells(components, n_blocks)
+    for layer in sorted({c.layer for c in components if c.layer is not None}):
+        found.append(Cell(f"layer:{layer}", "layer", _where(components, layer=layer), {"layer": layer}))
+    found += projection_cells(components, "projection")
+    for c in components:
+        where = {"layer": c.layer, "projection": c.projection, "rank_index": c.rank_index}
+        found.append(Cell(f"component:{c.name}", "component", (c,), where))
+    return [cell for cell in found if cell.scope in scopes]
+
+
+def block_cells(components: Sequence[Component], n_blocks: int) -> list[Cell]:
+    """Runs of adapted layers, as equal as they go: at most `n_blocks`, each of two layers or more; or none at all."""
+    layers = sorted({c.layer for c in components if c.layer is not None})
+    n = min(n_blocks, len(layers) // 2)
+    if n < 2:
+        return []
+    found = []
+    for i in range(n):
+        own = layers[i * len(layers) // n : (i + 1) * len(layers) // n]
+        off = tuple(c for c in components if c.layer in own)
+        name = f"L{own[0]}-L{own[-1]}"
+        found.append(Cell(f"block:{own[0]}-{own[-1]}", "block", off, {"group": name}))
+    return found
+
+
+def projection_cells(components: Sequence[Component], scope: Literal["projection", "group"]) -> list[Cell]:
+    """One cell per projection, over all layers."""
+    found = []
+    for name in dict.fromkeys(c.projection for c in components):
+        where = {"projection": name} | ({"group": name} if scope == "group" else {})
+        found.append(Cell(f"{scope}:{name}", scope, _where(components, projection=name), where))
+    return found
+
+
+def group_cells(components: Sequence[Component]) -> list[Cell]:
+    """Attention, MLP (`other` where a module is neither), then projections."""
+    found = []
+    for block in ("attention", "mlp", "other"):
+        off = _where(components, block=block)
+        if off:
+            found.append(Cell(f"group:{block}", "group", off, {"group": block}))
+    return found + projection_cells(components, "group")
+
+
+def _where(components: Sequence[Component], **values: Any) -> tuple[Component, ...]:
+    return tuple(c for c in components if all(getattr(c, k) == v for k, v in values.items()))

@@ -1,0 +1,161 @@
+"""Fisher probes: the KL of every ablation at once, estimated from a few random backward passes.
+
+Give each component a gate, 1 as it is and 0 switched off. The gradient of KL(full ‖ gated) is 0 at gates of 1, so to
+second order the KL of switching c off is J_c' F J_c / 2 summed over tokens, with J_c the change of the logits by the
+gate and F = diag(p) - p p' the Fisher information of the next-token distribution p. With xi uniform in {-1, 1}^vocab,
+u = sqrt(p) xi - p (sqrt(p) . xi) has covariance F, so that G_c = d/dg_c sum_t u_t . logits_t, one backward pass, has
+E[G_c^2] = twice that KL. For a group of components the square of the sum of their G. Estimates are unbiased for the
+second order of the KL, and read too high where effects are large (a factor 2 at half a nat and more).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harness.model.components import Component
+from harness.model.taps import component_sites, tap
+from harness.stages import Progress
+from harness.stats import Interval
+
+from .divergence import Divergence
+from .documents import Batch
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from harness.model.readout import Readout
+
+_TOKENS_AT_ONCE = 2048
+"""Tokens whose backward graph is held; a document that is longer is alone."""
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Edit: `to` + gate * (value - `to`): the values as they are at 1, switched off at 0.
+
+    Attributes:
+        gates: require grad.
+        to: what switching off sets a component to.
+    """
+
+    gates: Float[torch.Tensor, "row component"]
+    to: Float[torch.Tensor, " component"]
+
+    def __call__(self, values: torch.Tensor, columns: slice) -> torch.Tensor:
+        """Gate one site's values."""
+        to = self.to[columns].to(values.dtype)
+        return to + self.gates[:, None, columns].to(values.dtype) * (values - to)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The gradients of all probes.
+
+    Attributes:
+        gradients: G of each document, probe and component.
+        components: their names.
+        n_tokens: tokens of all documents.
+    """
+
+    gradients: Float[np.ndarray, "document probe component"]
+    components: tuple[str, ...]
+    n_tokens: int
+
+    @property
+    def n_draws(self) -> int:
+        """Squares that an estimate averages."""
+        return self.gradients.shape[0] * self.gradients.shape[1]
+
+    def estimate(self, off: Sequence[Component], level: float = 0.95) -> Interval:
+        """KL in nats per token of switching these off, with a chi-squared interval.
+
+        The interval is of the probes' randomness on these documents, not of the choice of documents. G is normal with a
+        variance of its own in each document, so the estimate is a sum of scaled chi-squared variables, with Welch and
+        Satterthwaite's degrees of freedom. Simulated coverage of 95 % with 4 probes: 95 to 98 % for documents that
+        differ up to a hundredfold, 93 % where one document is everything; corrections for the variances being
+        estimated fell to 87 %.
+        """
+        from scipy.special import chdtri
+
+        names = {c.name for c in off}
+        where = [i for i, name in enumerate(self.components) if name in names]
+        squares = self.gradients[:, :, where].sum(-1) ** 2
+        R = squares.shape[1]  # probes
+        variance = squares.mean(1)
+        estimate = float(variance.sum() / 2 / self.n_tokens)
+        if estimate == 0.0:
+            return Interval(0.0, 0.0, 0.0)
+        freedom = R * float(variance.sum()) ** 2 / float((variance**2).sum())
+        # chdtri inverts the survival function.
+        low, high = chdtri(freedom, (1 - level) / 2), chdtri(freedom, (1 + level) / 2)
+        return Interval(estimate, estimate * freedom / float(low), estimate * freedom / float(high))
+
+
+def probe(
+    divergence: Divergence, components: Sequence[Component], n_probes: int, seed: int, progress: Progress
+) -> Probes:
+    """Run the probes: per document one forward pass and `n_probes` backward passes.
+
+    Args:
+        divergence: the documents, the model and what switching off means.
+        components: all components of the adapter.
+        n_probes: backward passes per document.
+        seed: of the random signs.
+        progress: told of documents.
+    """
+    n_documents = len(divergence.n_tokens)
+    gradients = np.zeros((n_documents, n_probes, len(components)))
+    progress.start(n_documents, "probed document")
+    for batch in divergence.texts.batches:
+        rows_at_once = max(1, _TOKENS_AT_ONCE // batch.mask.shape[1])
+        for start in range(0, len(batch.documents), rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            documents = list(batch.documents[rows])
+            gradients[documents] = _gradients(divergence, components, batch, rows, n_probes, seed)
+            progress.advance(len(documents))
+    return Probes(gradients, tuple(c.name for c in components), sum(divergence.n_tokens))
+
+
+def _gradients(
+    divergence: Divergence, components: Sequence[Component], batch: Batch, rows: slice, n_probes: int, seed: int
+) -> Float[np.ndarray, "document probe component"]:
+    documents = batch.documents[rows]
+    mask = batch.mask[rows]
+    width = int(mask.sum(1).max())
+    inputs = {name: value[rows, :width] for name, value in batch.inputs.items()}
+    mask = mask[:, :width]
+    gates = torch.ones(len(documents), len(components), device=mask.device, requires_grad=True)
+    to = torch.tensor([divergence.to.get(c.name, 0.0) for c in components], device=mask.device)
+    with torch.enable_grad(), tap(divergence.model, component_sites(components), Gated(gates, to), read=False):
+        hidden = divergence.blocks.run(inputs)
+    # A generator per group of documents: a resumed run draws the same signs.
+    generator = torch.Generator(mask.device).manual_seed(seed * 1_000_003 + documents[0])
+    pulled = _pulled(divergence.readout, hidden.detach()[mask], n_probes, generator)
+    found = []
+    for i in range(n_probes):
+        back = torch.zeros_like(hidden)
+        back[mask] = pulled[i].to(hidden.dtype)
+        (gradient,) = torch.autograd.grad(hidden, gates, back, retain_graph=i + 1 < n_probes)
+        found.append(gradient.double().cpu().numpy())
+    return np.stack(found, axis=1)
+
+
+@torch.no_grad()
+def _pulled(
+    readout: Readout, hidden: torch.Tensor, n_probes: int, generator: torch.Generator
+) -> Float[torch.Tensor, "probe token hidden"]:
+    """U of each probe and token, pulled back through the output matrix; one chunk of logits at a time."""
+    pulled = hidden.new_empty(n_probes, *hidden.shape)
+    for chunk in readout.chunks(len(hidden)):
+        p = torch.softmax(readout.logits(hidden[chunk]).float(), -1)
+        root = p.sqrt()
+        for i in range(n_probes):
+            signed = torch.empty_like(p).bernoulli_(0.5, generator=generator).mul_(2).sub_(1).mul_(root)
+            inner = signed.sum(-1, keepdim=True)
+            pulled[i, chunk] = readout.pull(signed - p * inner)
+    return pulled
