@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save
 from harness.activations.manifest import write_atomically
 from harness.errors import DataError
 
-from .sae import BatchTopK, JumpRelu
+from .sae import JumpRelu
+from .units import Fitted
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,7 +29,7 @@ _TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 
 def save_dictionary(
     folder: Path,
-    model: BatchTopK,
+    model: Fitted,
     scale: Float[torch.Tensor, " d_in"],
     threshold: float,
     metadata: dict[str, Any],

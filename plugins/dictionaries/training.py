@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from harness.activations.store import Moments, StoredActivations, open_set
+from harness.activations.store import Moments, Split, StoredActivations, open_set
 from harness.config import digest
 from harness.errors import DataError, UsageError
 from harness.records import ActivationSet, Dictionary
 from harness.stages import RunContext
 
+from .autoencoder import Autoencoder, Maths
 from .batch_topk import BatchTopKConfig
 from .checkpoint import TrainingState, load_state, save_state
+from .descent import Descent
 from .files import CONFIG, load_dictionary, read_config, save_dictionary
-from .sae import BatchTopK, JumpRelu, Losses
+from .sae import JumpRelu
+from .units import Units, fitted
+from .validation import Validation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 _LOGGED = 100
 """Points of the loss curve."""
+_VALIDATED = 10
+"""Points of the validation curve."""
 
 
 class BatchTopKLearner:
@@ -37,12 +43,12 @@ class BatchTopKLearner:
     def fit(self, activations: ActivationSet, run: RunContext) -> Dictionary:
         """Fit on the training documents of the set (`StoredActivations.split`).
 
-        Held-out documents are not looked at, not even for the columns' scale. Called again after an interruption it
+        Held-out documents are not learnt from, not even for the columns' scale. Called again after an interruption it
         goes on from its last checkpoint and ends with the same bytes; called after it has finished it returns at once.
 
         Raises:
             DataError: a column is constant or not finite, or there are fewer tokens than latents.
-            UsageError: k is larger than the number of latents.
+            UsageError: k is larger than the number of latents, or the columns' write norms are asked for and unknown.
         """
         stored = open_set(activations)
         n_latents = self.config.expansion * len(stored.columns)
@@ -51,13 +57,13 @@ class BatchTopKLearner:
                 f"batch-topk.k={self.config.k}: there are only {n_latents} latents ({self.config.expansion} x "
                 f"{len(stored.columns)} columns); lower k or raise batch-topk.expansion"
             )
-        train = stored.split().train
+        split = stored.split()
         folder = run.out_dir / "dictionary"
-        key = digest([self.config.digest(), run.seed, list(train), [s.sha256 for s in stored.manifest.shards]])
+        key = digest([self.config.digest(), run.seed, list(split.train), [s.sha256 for s in stored.manifest.shards]])
         if not (folder / CONFIG).is_file() or read_config(folder)["metadata"].get("key") != key:
-            moments = stored.moments(train)
+            moments = stored.moments(split.train)
             _refuse_unusable(stored, moments, n_latents)
-            self._train(stored, train, moments, n_latents, folder, key, run)
+            self._train(stored, split, moments, n_latents, folder, key, run)
         return self._record(stored, folder, n_latents)
 
     def load(self, dictionary: Dictionary) -> JumpRelu:
@@ -81,7 +87,7 @@ class BatchTopKLearner:
     def _train(
         self,
         stored: StoredActivations,
-        documents: tuple[str, ...],
+        split: Split,
         moments: Moments,
         n_latents: int,
         folder: Path,
@@ -89,61 +95,44 @@ class BatchTopKLearner:
         run: RunContext,
     ) -> None:
         config = self.config
-        scale = torch.from_numpy(moments.std if config.standardise else np.ones_like(moments.std)).float()
-        centre = torch.from_numpy(moments.mean).float() / scale
-        model = BatchTopK(centre, n_latents, run.generator())
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+        units = Units.of(moments, config.standardise, _write_norms(stored))
+        sae = autoencoder(config, units.centre, n_latents, run.generator()).to(run.device)
+        sums = maths(config, len(stored.columns))
+        descent = Descent(sae, sums, compute=config.compute, clip_norm=config.clip_norm)
         checkpoint = run.out_dir / "training.safetensors"
-        state = load_state(checkpoint, key, model, optimizer) or TrainingState.fresh(n_latents)
+        state = load_state(checkpoint, key, sae, descent.optimizer) or TrainingState.fresh(n_latents, sae.b_enc.device)
+        validation = Validation.of(stored, split.held_out, config.validation_tokens)
         n_steps = self._n_steps(moments.n_tokens)
         run.progress.start(n_steps, "steps")
         run.progress.advance(state.step)
-        for batch in _batches(stored, documents, config.batch_size, run.seed, state.step, n_steps):
-            losses = self._step(model, optimizer, state, batch / scale, n_steps)
-            state.observe(losses.codes, losses.threshold, config.threshold_decay)
+        for batch in _batches(stored, split.train, config.batch_size, run.seed, state.step, n_steps):
+            dead = state.since_fired >= config.dead_after_tokens
+            lr = config.lr * schedule(state.step, n_steps, config.warmup_steps, config.schedule)
+            report = descent.step(units.apply(batch).to(run.device), dead, lr)
+            state.observe(report, len(batch), config.threshold_decay)
             if state.step % max(n_steps // _LOGGED, 1) == 0 or state.step == n_steps - 1:
-                state.losses.append((state.step, float(losses.reconstruction)))
+                state.losses.append((state.step, report.loss))
             state.step += 1
+            if validation is not None and (state.step % max(n_steps // _VALIDATED, 1) == 0 or state.step == n_steps):
+                fvu, l0 = validation.measure(fitted(sae, descent.maths, units), units.scale, state.threshold)
+                state.validation.append((state.step, fvu, l0))
             run.progress.advance()
             if state.step % config.checkpoint_steps == 0 and state.step < n_steps:
-                save_state(checkpoint, key, model, optimizer, state)
+                save_state(checkpoint, key, sae, descent.optimizer, state)
         metadata: dict[str, Any] = {
             "learner": "batch-topk",
             "key": key,
             "config": config.model_dump(mode="json"),
             "columns": list(stored.columns),
             "losses": state.losses,
+            "validation": [{"step": s, "fvu": fvu, "l0": l0} for s, fvu, l0 in state.validation],
+            "validation_tokens": 0 if validation is None else validation.n_tokens,
+            "n_dead": int((state.since_fired >= config.dead_after_tokens).sum()),
+            "compute": descent.path,
             "k": config.k,
         }
-        save_dictionary(folder, model, scale, state.threshold, metadata)
+        save_dictionary(folder, fitted(sae, descent.maths, units), units.scale, state.threshold, metadata)
         checkpoint.unlink(missing_ok=True)
-
-    def _step(
-        self,
-        model: BatchTopK,
-        optimizer: torch.optim.Optimizer,
-        state: TrainingState,
-        x: Float[torch.Tensor, "token d_in"],
-        n_steps: int,
-    ) -> Losses:
-        config = self.config
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * schedule(state.step, n_steps, config.warmup_steps)
-        optimizer.zero_grad()
-        losses = model.losses(
-            x,
-            k=config.k,
-            dead=state.since_fired >= config.dead_after_tokens,
-            k_aux=config.k_aux or max(x.shape[1] // 2, 1),
-            aux_coefficient=config.aux_coefficient,
-            guess=state.threshold / 2,
-        )
-        losses.total.backward()
-        model.drop_parallel_gradient()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
-        model.normalise_decoder()
-        return losses
 
     def _n_steps(self, n_tokens: int) -> int:
         if self.config.epochs is None:
@@ -151,12 +140,35 @@ class BatchTopKLearner:
         return self.config.epochs * max(n_tokens // self.config.batch_size, 1)
 
 
-def schedule(step: int, n_steps: int, warmup_steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up, flat, linear decay to 0 over the second half."""
+def maths(config: BatchTopKConfig, d_in: int) -> Maths:
+    """What a config asks to be computed."""
+    paper = config.variant == "paper-code"
+    return Maths(
+        k=config.k,
+        decoder=config.decoder,
+        activation="none" if paper else "relu",
+        centred=not paper,
+        k_aux=config.k_aux or max(d_in // 2, 1),
+        aux_coefficient=config.aux_coefficient,
+        aux_of="error" if paper else "residual",
+    )
+
+
+def autoencoder(
+    config: BatchTopKConfig, centre: Float[torch.Tensor, " d_in"], n_latents: int, generator: torch.Generator
+) -> Autoencoder:
+    """An autoencoder before its first step."""
+    if config.variant == "paper-code":
+        return Autoencoder(torch.zeros_like(centre), n_latents, generator, initial="kaiming")
+    return Autoencoder(centre, n_latents, generator)
+
+
+def schedule(step: int, n_steps: int, warmup_steps: int, kind: str = "decay") -> float:
+    """Share of the peak learning rate: linear warm-up, then flat; `decay` falls linearly to 0 over the second half."""
     warmup = min(warmup_steps, n_steps // 10)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return min(1.0, 2 * (n_steps - step) / n_steps)
+    return 1.0 if kind == "constant" else min(1.0, 2 * (n_steps - step) / n_steps)
 
 
 def _batches(
@@ -173,6 +185,12 @@ def _batches(
             step = epoch * per_epoch + index
             if index < per_epoch and start <= step < stop:
                 yield batch
+
+
+def _write_norms(stored: StoredActivations) -> Float[np.ndarray, " d_in"] | None:
+    """Norm of what each column writes per unit of it; None where the set does not say."""
+    norms = getattr(stored.manifest.header, "write_norms", None)
+    return None if not norms else np.asarray(norms, dtype=np.float64)
 
 
 def _refuse_unusable(stored: StoredActivations, moments: Moments, n_latents: int) -> None:

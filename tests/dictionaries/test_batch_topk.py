@@ -19,9 +19,12 @@ from harness.model.subject import Subject
 from harness.records import Dictionary
 from harness.stages import RunContext
 from harness.testing import tiny_activations, tiny_traces
+from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig, harness_dictionaries
-from harness_plugins.dictionaries.sae import BatchTopK, JumpRelu, nth_largest
+from harness_plugins.dictionaries.files import load_dictionary, save_dictionary
+from harness_plugins.dictionaries.sae import JumpRelu
 from harness_plugins.dictionaries.training import BatchTopKLearner, schedule
+from harness_plugins.dictionaries.units import Units, fitted
 from harness_plugins.probes import adapter_activations
 
 
@@ -100,17 +103,17 @@ def test_encode_and_decode_take_raw_units(small: StoredActivations, tmp_path: Pa
     """The file's weights in the textbook formula (and SAELens'), against the trained model in its own units."""
     generator = torch.Generator().manual_seed(0)
     scale = torch.tensor([0.1, 1.0, 10.0])
-    model = BatchTopK(torch.tensor([1.0, 2.0, 3.0]), 5, generator)
-    from harness_plugins.dictionaries.files import load_dictionary, save_dictionary
-
+    sae = Autoencoder(torch.tensor([1.0, 2.0, 3.0]), 5, generator)
+    shift = torch.tensor([0.0, 4.0, 0.0])
+    model = fitted(sae, Maths(k=1), Units(shift, scale, sae.b_dec))
     save_dictionary(tmp_path, model, scale, 0.3, {})
     codec = load_dictionary(tmp_path)
     x = torch.randn(20, 3, generator=generator) * scale + 1
-    pre = (x / scale - model.b_dec) @ model.W_enc + model.b_enc
+    pre = ((x - shift) / scale - sae.b_dec) @ sae.W_enc.T + sae.b_enc
     expected = torch.where(pre > 0.3, pre, 0)
     torch.testing.assert_close(codec.encode(x), expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(torch.from_numpy(codec.encode_sparse(x).toarray()), codec.encode(x))
-    rebuilt = (expected @ model.W_dec + model.b_dec) * scale
+    rebuilt = (expected @ sae.W_dec + sae.b_dec) * scale + shift
     torch.testing.assert_close(codec.decode(expected), rebuilt, rtol=1e-4, atol=1e-5)
 
 
@@ -226,38 +229,6 @@ def test_the_files_are_saelens(small: StoredActivations, tmp_path: Path) -> None
     tensors = load_file(dictionary.path / "sae_weights.safetensors")
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     assert shapes == {"W_enc": (6, 12), "W_dec": (12, 6), "b_enc": (12,), "b_dec": (6,), "threshold": (12,)}
-
-
-def test_a_batch_keeps_k_per_token_on_average_and_not_per_token() -> None:
-    model = BatchTopK(torch.zeros(5), 20, torch.Generator().manual_seed(0))
-    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.1, 3, 64)[:, None]
-    losses = model.losses(x, k=3, dead=torch.zeros(20, dtype=torch.bool), k_aux=1, aux_coefficient=0)
-    per_token = (losses.codes > 0).sum(1)
-    assert int(per_token.sum()) == 3 * 64
-    assert int(per_token.min()) < 3 < int(per_token.max())
-    assert losses.threshold == float(losses.codes[losses.codes > 0].min())
-
-
-def test_nth_largest_is_what_sorting_says() -> None:
-    active = torch.rand(7, 5, generator=torch.Generator().manual_seed(0))
-    ordered = active.flatten().sort(descending=True).values
-    assert nth_largest(active, 10) == float(ordered[9])
-    assert nth_largest(active, 10, guess=0.3) == nth_largest(active, 10, guess=0.99) == float(ordered[9])
-    assert nth_largest(active, 99) == float(ordered[-1])
-
-
-def test_the_auxiliary_loss_trains_dead_latents_and_nothing_but() -> None:
-    model = BatchTopK(torch.zeros(4), 8, torch.Generator().manual_seed(0))
-    x = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
-    dead = torch.tensor([True] * 2 + [False] * 6)
-    gradients = []
-    for coefficient in (0.0, 1.0):
-        model.zero_grad()
-        model.losses(x, k=1, dead=dead, k_aux=2, aux_coefficient=coefficient).total.backward()
-        assert model.W_dec.grad is not None
-        gradients.append(model.W_dec.grad.clone())
-    assert torch.equal(gradients[0][~dead], gradients[1][~dead])
-    assert not torch.equal(gradients[0][dead], gradients[1][dead])
 
 
 def test_the_learning_rate_warms_up_and_decays_over_the_second_half() -> None:
