@@ -198,7 +198,7 @@ def test_the_papers_variant_is_what_its_code_does() -> None:
     guess = torch.where(rank >= rank.topk(3, dim=1).values[:, -1:], hidden, 0) @ sae.W_dec[SOME]
     total = error.square().sum(1).mean() + (error - guess).square().sum(1).mean() / 32
     total.backward()
-    assert report.loss == pytest.approx(float(error.square().mean()), rel=1e-6)
+    assert report.loss == pytest.approx(float(error.detach().square().mean()), rel=1e-6)
     assert report.threshold == pytest.approx(float(least), rel=1e-5)
     for name, parameter in sae.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-5)
