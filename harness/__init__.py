@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.config import Config as Config
+    from harness.config import ProviderConfig as ProviderConfig
     from harness.errors import HarnessError as HarnessError
     from harness.hookspecs import hookimpl as hookimpl
     from harness.records import AblationScore as AblationScore
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "harness.config": ["Config"],
+    "harness.config": ["Config", "ProviderConfig"],
     "harness.errors": ["HarnessError"],
     "harness.hookspecs": ["hookimpl"],
     "harness.records": [
@@ -69,6 +70,7 @@ __all__ = [
     "ModelRef",
     "Probe",
     "Provider",
+    "ProviderConfig",
     "Registration",
     "RunContext",
     "Sample",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from harness.records import Record
+
+ROLES = ("explainer", "judge", "second-judge", "categories", "categoriser", "scorer")
+"""What LLMs are asked for; a study may name another model for each (`default` for those that it does not name)."""
 
 
 class LLMRequest(Record):
@@ -51,15 +54,18 @@ class LLMCall(Record):
     """A row of the journal: a request that was answered or given up. A stored answer is replayed, never sent again."""
 
     key: str
-    """sha256 of (provider, request)."""
+    """sha256 of (provider, its settings, request)."""
     provider: str
     """Provider name."""
+    settings: dict[str, object] = Field(default_factory=dict)
+    """What of the provider's settings decides an answer, e.g. a compatible server's address; never a secret."""
     role: str
-    """What it was for: `explainer`, `categories`, `categoriser`."""
+    """What it was for, one of `ROLES`."""
     request: LLMRequest
     """What was asked."""
-    status: Literal["ok", "failed"]
-    """`failed`: given up after retries; asked again by the next run."""
+    status: Literal["ok", "failed", "submitted"]
+    """`failed`: given up after retries, or refused; asked again by the next run that needs it. `submitted`: in a batch
+    whose results are not collected."""
     reply: LLMReply | None
     """None where it failed."""
     error: str | None = None
@@ -67,4 +73,10 @@ class LLMCall(Record):
     n_attempts: NonNegativeInt
     """Requests sent, retries included."""
     latency_s: NonNegativeFloat
-    """From the first attempt to the end, waits included."""
+    """From the first attempt to the end, waits included; of a batch, from its submission."""
+    price_usd: NonNegativeFloat | None = None
+    """What the answer cost; None where the price or the usage is not known."""
+    price_date: str | None = None
+    """Date of the price table that it was computed with."""
+    final: bool = True
+    """Of a failed call: False where asking again may succeed, so that its step is not complete."""

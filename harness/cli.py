@@ -1,4 +1,4 @@
-"""The command line: run · plugins · report · dashboard · db · doctor. Each command imports its work when called."""
+"""The command line: run · plugins · report · db · doctor. Each command imports its work when it is called."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness import __version__
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Waiting
 from harness.report.commands import figures, report
-from harness.report.dashboard.command import dashboard
 from harness.report.terminal import make_console
 
 if TYPE_CHECKING:
@@ -75,7 +74,8 @@ Examples:
   harness run --plugin rank1-lora
   harness run --plugin rank1-lora --dry-run
   harness run --plugin rank1-lora --set rank1-lora.rank=4 --set features.documents=200
-  harness run --plugin rank1-lora --only interpret --provider openai:gpt-5-mini
+  harness run --plugin rank1-lora --only interpret --provider openai:gpt-5-mini --max-cost 5
+  harness run --plugin rank1-lora --provider explainer=anthropic:MODEL --provider judge=openai:gpt-5-mini
   harness run --plugin batch-topk --set batch-topk.k=8
   harness run --plugin rank1-lora --set model.path=/models/Qwen2.5-1.5B-Instruct --set data.path=traces.jsonl"""
 )
@@ -87,8 +87,17 @@ Examples:
     "--set", "pairs", multiple=True, metavar="NAME.KEY=VALUE", help="Override a setting; repeatable; wins over all."
 )
 @click.option(
-    "--provider", metavar="NAME[:MODEL]", help="LLM for interpretation, e.g. openai:gpt-5-mini or anthropic:MODEL."
+    "--provider",
+    multiple=True,
+    metavar="[ROLE=]NAME[:MODEL]",
+    help="LLM for interpretation, e.g. openai:gpt-5-mini; with a role (explainer, judge, categories, categoriser, "
+    "scorer) only for that; repeatable.",
 )
+@click.option(
+    "--max-cost", type=float, metavar="USD", help="Budget of this run's LLM calls; it stops before passing it."
+)
+@click.option("--max-calls", type=click.IntRange(min=0), metavar="N", help="Most LLM calls that this run sends.")
+@click.option("--accept-failed", is_flag=True, help="Count steps as done though LLM calls failed (else asked again).")
 @click.option("--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL.")
 @click.option(
     "--artifacts", default="artifacts", show_default=True, metavar="DIR", help="Checkpoints, activations, dictionaries."
@@ -106,7 +115,10 @@ def run(
     target: str,
     preset: str | None,
     pairs: Sequence[str],
-    provider: str | None,
+    provider: Sequence[str],
+    max_cost: float | None,
+    max_calls: int | None,
+    accept_failed: bool,
     db: str,
     artifacts: str,
     seed: int,
@@ -120,6 +132,7 @@ def run(
 
     from harness.host.plan import make_plan, parse_settings
     from harness.host.runner import Runner
+    from harness.llm.session import Session
     from harness.report.live import LiveDisplay
     from harness.results.store import Store
 
@@ -137,7 +150,11 @@ def run(
     )
     with Store.open(db) as store:
         display = LiveDisplay(console)
-        runner = Runner(plan, manager, store, Path(artifacts), device=device, force=force, display=display)
+        session = Session(max_calls=max_calls, max_cost_usd=max_cost)
+        runner = Runner(
+            plan, manager, store, Path(artifacts), device=device, force=force, display=display, llm=session,
+            accept_failed=accept_failed,
+        )  # fmt: skip
         runner.check()
         if dry_run:
             _print_plan(plan, runner.pending(), make_console())
@@ -149,11 +166,16 @@ def run(
             return
         with display:
             summary = runner.run()
+    n_done = summary.n_steps - summary.n_reused - len(summary.unfinished)
     console.print(
-        f"run {summary.run_id}: {summary.n_steps - summary.n_reused} steps done, {summary.n_reused} reused, "
-        f"{summary.wall_s:.0f} s (see: harness report)",
+        f"run {summary.run_id}: {n_done} steps done, {summary.n_reused} reused, {summary.wall_s:.0f} s "
+        "(see: harness report)",
         markup=False,
     )
+    if summary.unfinished:
+        for name, why in summary.unfinished.items():
+            console.print(f"  not done: {name}: {why}", markup=False, highlight=False)
+        ctx.exit(Waiting.exit_code if summary.waiting else HarnessError.exit_code)
 
 
 def _print_plan(plan: Plan, pending: Sequence[str], console: Console) -> None:
@@ -215,7 +237,7 @@ def plugins_hooks() -> None:
     make_console().print(hook_reference(), markup=False, highlight=False)
 
 
-for _command in (report, figures, dashboard):
+for _command in (report, figures):
     cli.add_command(_command)
 
 

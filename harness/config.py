@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
 from harness.errors import UnknownName, UsageError
 
@@ -41,6 +41,43 @@ class Config(BaseModel):
     def digest(self) -> str:
         """sha256 (hex) of the canonical JSON of all fields."""
         return digest(self.model_dump(mode="json"))
+
+
+class ProviderConfig(Config):
+    """Settings that every provider of an LLM has: how fast it is asked, and for how long. They change no answer."""
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
+        {"model", "concurrency", "max_attempts", "timeout_s", "max_wait_s", "outage_after", "requests_per_minute",
+         "tokens_per_minute", "prices"}
+    )  # fmt: skip
+    """Fields that do not change what is answered (the model's name is in each request): left out of `identity`."""
+
+    model: str = ""
+    """Model where the study names none."""
+    concurrency: PositiveInt = 16
+    """Most requests in flight."""
+    max_attempts: PositiveInt = 5
+    """Attempts per call: rate limits, overload, broken connections."""
+    timeout_s: PositiveFloat = 300.0
+    """Longest wait for one attempt; reasoning takes minutes."""
+    max_wait_s: PositiveFloat = 300.0
+    """Longest pause before another attempt; where the vendor asks for more, the next run asks again."""
+    outage_after: PositiveInt = 20
+    """Calls given up in a row that end the run instead of failing one by one."""
+    requests_per_minute: PositiveInt | None = None
+    """Rate limit of your account; None is no limit."""
+    tokens_per_minute: PositiveInt | None = None
+    """Rate limit of your account, prompt and reply together; None is no limit."""
+    prices: str | None = None
+    """YAML file of prices that goes before the package's (see harness/llm/prices.yaml)."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides an answer beside the request: part of the journal's hash and of the steps' keys. No secrets.
+
+        Fields at their default are left out, so that a new field does not make stored answers unusable; a field whose
+        default changes must therefore be renamed.
+        """
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.OPERATIONAL))
 
 
 def canonical_json(value: Any) -> str:

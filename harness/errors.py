@@ -8,6 +8,7 @@ HarnessError            exit 1: the run stopped; what is stored stays stored
 ├── DataError           a data file that cannot be used (the row is named)
 ├── ResultsError        results.db cannot be opened, read or written
 ├── ProviderError       an LLM provider refused or cannot be reached
+├── Waiting   exit 75   calls are in a vendor's batch; run again to collect them
 └── StorageError        the disk is full or a folder is not writable
 """
 
@@ -58,6 +59,12 @@ class ResultsError(HarnessError):
 
 class ProviderError(HarnessError):
     """An LLM provider refused, cannot be reached, or has no key."""
+
+
+class Waiting(HarnessError):
+    """LLM calls are in a vendor's batch whose results are not there yet."""
+
+    exit_code = 75
 
 
 class StorageError(HarnessError):

@@ -6,7 +6,7 @@ implementation's class and constructs it with the config. No torch here: plugins
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from harness.calls import LLMCall, LLMReply, LLMRequest
-from harness.config import Config
+from harness.config import Config, ProviderConfig
 from harness.judgements import ScoringAnswer, ScoringTest
 from harness.records import (
     AblationScore,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from scipy.sparse import csr_array
 
+    from harness.llm.session import Session
     from harness.model.chat import ChatFormat
     from harness.model.subject import Subject
 
@@ -94,12 +95,12 @@ class SilentProgress:
 class CallStore(Protocol):
     """The journal of LLM calls. The runner writes it; providers and interpreters never see the database."""
 
-    def lookup(self, key: str) -> LLMCall | None:
-        """The answered call with this hash, if there is one."""
+    def find(self, requests: Mapping[str, LLMRequest]) -> dict[str, LLMCall]:
+        """Those of the calls (hash -> request) that are answered, whichever step asked."""
         ...
 
-    def store(self, call: LLMCall) -> None:
-        """Keep a call, durably, before anything is made of it."""
+    def store(self, calls: Sequence[LLMCall]) -> None:
+        """Keep calls, durably, all or none, before anything is made of them."""
         ...
 
 
@@ -148,8 +149,8 @@ class RunContext:
         done: items of this step already stored by an attempt that was interrupted; skip them.
         progress: where to report how far the step is.
         calls: journal of LLM calls (interpreters only).
-        provider: role (`explainer`, `categories`, `categoriser`, `scorer`, `second-judge`) -> (provider, model name);
-            interpreters only.
+        provider: role (one of `harness.calls.ROLES`) -> (provider, model name); interpreters only.
+        llm: what all clients of the run share: the budget and what is spent of it; interpreters only.
         evaluate: how the study runs its benchmarks.
     """
 
@@ -162,6 +163,7 @@ class RunContext:
     calls: CallStore | None = None
     provider: Callable[[str], tuple[Provider, str]] | None = None
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig())
+    llm: Session | None = None
 
     def generator(self) -> torch.Generator:
         """A CPU generator seeded with this step's seed."""
@@ -254,6 +256,8 @@ class Provider(Protocol):
 
     name: str
     """`openai`, `anthropic`, ...; part of the journal's hash."""
+    config: ProviderConfig
+    """Its settings. `config.identity()` is part of the journal's hash; the others say how fast it may be asked."""
 
     async def complete(self, request: LLMRequest) -> LLMReply:
         """One attempt, without retries of its own.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.calls import LLMCall, LLMRequest
 from harness.model.chat import ChatFormat
 from harness.records import ActivationSet, Checkpoint, ModelRef, Trace
 
@@ -176,3 +178,23 @@ def tiny_activations(
         document = Document(name, text, tuple(range(n)), spans, tuple(["think"] * n), (False,) * n)
         store.append(document, np.asarray(values, dtype=np.float32) if isinstance(values, np.ndarray) else values)
     return store.finish()
+
+
+class MemoryCalls:
+    """A journal of LLM calls in memory, for testing interpreters and providers without a database.
+
+    Attributes:
+        calls: every call as it was stored, in order.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was asked yet."""
+        self.calls: list[LLMCall] = []
+
+    def find(self, requests: Mapping[str, LLMRequest]) -> dict[str, LLMCall]:
+        """The answered ones."""
+        return {call.key: call for call in self.calls if call.key in requests and call.status == "ok"}
+
+    def store(self, calls: Sequence[LLMCall]) -> None:
+        """Keep calls."""
+        self.calls.extend(calls)

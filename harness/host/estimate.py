@@ -66,7 +66,7 @@ def _one(step: Step, plan: Plan, sizes: _Sizes) -> Estimate:
     components = 7 * sizes.n_layers
     if step.kind in ("interpret", "categorise"):
         n = sum(_features(plan.step(name), plan, sizes.n_layers) for name in step.inputs)
-        return Estimate(0.0) if not plan.row.providers else Estimate(None, llm_calls=n)
+        return Estimate(0.0) if not plan.llms else Estimate(None, llm_calls=n)
     if step.kind == "learn":
         width = components * int(config.get("expansion", 8))
         return Estimate(6.0 * components * width * sizes.n_tokens)

@@ -7,14 +7,16 @@ format, and the keys of the steps it reads. A key that is done is never run agai
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
 
 from harness import __version__
-from harness.config import Config, digest
+from harness.calls import ROLES
+from harness.config import Config, ProviderConfig, digest
 from harness.errors import UnknownName, UsageError
 from harness.host.manager import Manager
 from harness.host.registry import SECTIONS, FeaturesConfig, Roster, StudyRow, find_study
@@ -65,14 +67,34 @@ class Step:
 
 
 @dataclass(frozen=True)
+class LLMChoice:
+    """Which LLM answers for a role.
+
+    Attributes:
+        provider: name of the provider.
+        model: as the provider knows it.
+        config: the provider's settings.
+    """
+
+    provider: str
+    model: str
+    config: ProviderConfig
+
+    def identity(self) -> list[Any]:
+        """What of it decides an answer."""
+        return [self.provider, self.model, self.config.identity()]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A study with all settings resolved, and its steps in the order in which they run."""
+    """A study with all settings resolved, and its steps in the order in which they run. `llms`: role -> who answers."""
 
     study: str
     preset: str | None
     row: StudyRow
     seed: int
     steps: tuple[Step, ...]
+    llms: Mapping[str, LLMChoice] = field(default_factory=dict)
 
     def step(self, name: str) -> Step:
         """The step of that name."""
@@ -107,7 +129,7 @@ def make_plan(
     settings: Settings | None = None,
     seed: int = 0,
     only: Sequence[str] = (),
-    provider: str | None = None,
+    provider: Sequence[str] = (),
 ) -> Plan:
     """Plan a study, or a single plugin with what it needs.
 
@@ -119,7 +141,8 @@ def make_plan(
         settings: what `--set` gave; wins over everything.
         seed: of the run.
         only: stages to run (keys of `ONLY`), with the steps they need.
-        provider: `name[:model]` for every role; an interpreter that asks a provider then replaces those that do not.
+        provider: `name[:model]` for every role, `role=name[:model]` for one; interpreters that ask a provider then
+            replace those that do not.
 
     Raises:
         UsageError: an unknown name or a value out of range.
@@ -146,7 +169,7 @@ def make_plan(
         wanted = [s.name for s in steps if s.name in wanted and s.kind in kinds]
         if not wanted:
             raise UsageError(f"{target} has no steps of stage {', '.join(only)}")
-    return Plan(study, preset, row, seed, _with_ancestors(steps, wanted))
+    return Plan(study, preset, row, seed, _with_ancestors(steps, wanted), builder.llms)
 
 
 def _layers(row: StudyRow, preset: str | None, settings: Settings, manager: Manager, study: str) -> list[Settings]:
@@ -204,15 +227,35 @@ def _only_plugin(row: StudyRow, name: str, manager: Manager) -> StudyRow:
     return row.model_copy(update={stage: (name,)})
 
 
-def _with_provider(row: StudyRow, provider: str, manager: Manager) -> StudyRow:
-    name = provider.partition(":")[0]
-    if name not in manager.names() or manager.stage_of(name) != "providers":
-        known = [n for n in manager.names() if manager.stage_of(n) == "providers"]
-        raise UnknownName("provider", name, known, hint="list: harness plugins")
+def _with_provider(row: StudyRow, given: Sequence[str], manager: Manager) -> StudyRow:
+    roles = {}
+    for spec in given:
+        role, equals, rest = spec.partition("=")
+        # an `=` may also stand in a model's path, after the colon
+        role, spec = (role, rest) if equals and re.fullmatch(r"[a-z-]+", role) else ("default", spec)
+        roles[role] = spec
+    # one for all roles replaces what the roster says; one for a role leaves the others as they are
+    providers = roles if "default" in roles else {**row.providers, **roles}
     offered = [n for n in manager.names() if manager.stage_of(n) == "interpreters"]
     able = [n for n in offered if manager.offer(n).registration.asks_llm]
     asking = tuple(n for n in row.interpreters if n in able) or tuple(able[:1])
-    return row.model_copy(update={"providers": {"default": provider}, "interpreters": asking})
+    return row.model_copy(update={"providers": providers, "interpreters": asking})
+
+
+def _choose_llms(row: StudyRow, layers: Sequence[Settings], manager: Manager) -> dict[str, LLMChoice]:
+    chosen = {}
+    for role, spec in row.providers.items():
+        if role not in ROLES and role != "default":
+            raise UnknownName("role of an LLM", role, [*ROLES, "default"], hint="--provider ROLE=NAME:MODEL")
+        name, _, model = spec.partition(":")
+        if name not in manager.names() or manager.stage_of(name) != "providers":
+            known = [n for n in manager.names() if manager.stage_of(n) == "providers"]
+            raise UnknownName("provider", name, known, hint="list: harness plugins")
+        config = manager.config(name, *(layer.get(name, {}) for layer in layers))
+        if not isinstance(config, ProviderConfig):
+            raise UsageError(f"provider {name!r}: its config must be a harness.ProviderConfig")
+        chosen[role] = LLMChoice(name, model or config.model, config)
+    return chosen
 
 
 def _with_ancestors(steps: Sequence[Step], wanted: Sequence[str]) -> tuple[Step, ...]:
@@ -236,6 +279,7 @@ class _Builder:
 
         self.manager, self.row, self.layers, self.seed = manager, row, layers, seed
         self.steps: dict[str, Step] = {}
+        self.llms = _choose_llms(row, layers, manager)
         self.world = {
             "harness": __version__,
             "model": [row.model.model_dump(), model_fingerprint(row.model)],
@@ -262,13 +306,13 @@ class _Builder:
                     self._evaluate(variant, inputs)
         sources = self._sources(adapter)
         for name in row.interpreters:
+            asks = self.manager.offer(name).registration.asks_llm
+            llms = {role: llm.identity() for role, llm in self.llms.items()} if asks else {}
             explained = [
-                self._plugin(
-                    "interpret", "interpreters", name, (source,), row.providers, suffix=source.partition("/")[2]
-                )
+                self._plugin("interpret", "interpreters", name, (source,), llms, suffix=source.partition("/")[2])
                 for source in sources
             ]
-            self._plugin("categorise", "interpreters", name, tuple(explained), row.providers)
+            self._plugin("categorise", "interpreters", name, tuple(explained), llms)
         for name in row.ablations:
             settings = [self.data, self.benchmarks, row.evaluate.model_dump(exclude={"batch_size"})]
             self._plugin("ablate", "ablations", name, (adapter,), settings)

@@ -82,7 +82,7 @@ class StudyRow(Config):
     ablations: tuple[str, ...] = ()
     """Ablations."""
     providers: dict[str, str] = Field(default_factory=dict)
-    """LLM per role (explainer, categories, categoriser; `default` for the rest): `name:model`."""
+    """LLM per role (explainer, judge, categories, categoriser, scorer; `default` for the rest): `name:model`."""
     paper_benchmarks: dict[str, str] = Field(default_factory=dict)
     """Our benchmark -> the paper's benchmark shown beside it."""
     set: dict[str, Any] = Field(default_factory=dict)

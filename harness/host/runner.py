@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from harness.errors import HarnessError, ResultsError
+from harness.errors import HarnessError, ResultsError, Waiting
 from harness.hookspecs import StepFinished, StepProgressed, StepStarted
 from harness.host.manager import Manager
 from harness.host.plan import Plan, Step
 from harness.host.provenance import Provenance, collect
 from harness.host.steps import Workbench, execute, fresh_folder, provider_for
+from harness.llm.prices import require_price
+from harness.llm.session import Session
 from harness.records import ActivationSet, Checkpoint, Dictionary
+from harness.results.journal import Journal
 from harness.results.store import Store
 from harness.stages import Progress, RunContext, SilentProgress
 
@@ -42,7 +45,7 @@ class Display(Protocol):
         ...
 
     def end(self, step: str, status: str, wall_s: float) -> None:
-        """A step ended as `done`, `reused`, `failed` or `interrupted`."""
+        """A step ended as `done`, `reused`, `failed`, `interrupted`, `incomplete` or `waiting`, or was `held` up."""
         ...
 
     def note(self, text: str) -> None:
@@ -66,12 +69,23 @@ class Quiet:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run went."""
+    """How a run went.
+
+    Attributes:
+        run_id: its row.
+        n_steps: steps of the plan.
+        n_reused: of them, done before.
+        wall_s: wall time in seconds.
+        unfinished: step -> why it is not done: LLM calls failed or are in a batch, or it needs such a step.
+        waiting: whether one of them waits for a batch.
+    """
 
     run_id: int
     n_steps: int
     n_reused: int
     wall_s: float
+    unfinished: Mapping[str, str] = field(default_factory=dict)
+    waiting: bool = False
 
 
 class Runner:
@@ -88,6 +102,8 @@ class Runner:
         force: bool = False,
         display: Display | None = None,
         provenance: Provenance | None = None,
+        llm: Session | None = None,
+        accept_failed: bool = False,
     ) -> None:
         """Nothing runs yet.
 
@@ -100,9 +116,12 @@ class Runner:
             force: do every step again, also those that are done.
             display: where a person watches.
             provenance: of the run; collected here where it is not given.
+            llm: budget of the run's LLM calls.
+            accept_failed: a step is done though LLM calls failed that may succeed when they are asked again.
         """
         self.plan, self.manager, self.store, self.artifacts = plan, manager, store, artifacts.resolve()
         self.force, self.display = force, display or Quiet()
+        self.llm, self.accept_failed = llm or Session(), accept_failed
         self._wanted_device, self._device = device, None if device == "auto" else device
         self.provenance = provenance or collect()
         self.folders = {s.name: self.artifacts / folder_name(s) for s in plan.steps}
@@ -114,7 +133,11 @@ class Runner:
         Raises:
             DataError: the traces cannot be read.
             UnknownName: a benchmark's name.
+            UsageError: the budget is in money, and no price is known for an LLM.
         """
+        if self.llm.max_cost_usd is not None:
+            for choice in self.plan.llms.values():
+                require_price(choice.provider, choice.model, choice.config.prices)
         if self.pending():
             self.bench.traces()
         if any(self.plan.step(name).kind in ("evaluate", "ablate") for name in self.pending()):
@@ -146,10 +169,22 @@ class Runner:
                 paper_benchmarks=self.plan.row.paper_benchmarks,
             )
             status, reason, reused = "failed", "ended unexpectedly", 0
+            unfinished: dict[str, str] = {}
+            statuses: set[str] = set()
             try:
                 for position, step in enumerate(self.plan.steps):
-                    reused += self._step(run_id, position, step)
-                status, reason = "done", ""
+                    held = next((name for name in step.inputs if name in unfinished), None)
+                    if held is not None:
+                        unfinished[step.name] = f"needs {held}"
+                        self.display.end(step.name, "held", 0.0)
+                        continue
+                    ended, why = self._step(run_id, position, step)
+                    statuses.add(ended)
+                    reused += ended == "reused"
+                    if ended in ("incomplete", "waiting"):
+                        unfinished[step.name] = why
+                status = "waiting" if "waiting" in statuses else "incomplete" if unfinished else "done"
+                reason = "; ".join(f"{name}: {why}" for name, why in unfinished.items())
             except KeyboardInterrupt:
                 status, reason = "interrupted", "interrupted by the user"
                 raise
@@ -161,20 +196,23 @@ class Runner:
                 raise
             finally:
                 self.store.finish_run(run_id, status=status, reason=reason or None)
-        return RunSummary(run_id, len(self.plan.steps), reused, time.monotonic() - began)
+        wall_s = time.monotonic() - began
+        return RunSummary(run_id, len(self.plan.steps), reused, wall_s, unfinished, "waiting" in statuses)
 
-    def _step(self, run_id: int, position: int, step: Step) -> bool:
-        """Run or reuse one step; True where it was reused."""
+    def _step(self, run_id: int, position: int, step: Step) -> tuple[str, str]:
+        """Run or reuse one step: how it ended, and why it is not done."""
         found = None if self.force else self._done_before(step)
         if found is not None:
             self.bench.outputs[step.name] = found
             self.store.link_reused(run_id, self._step_id(step), position)
             self.display.end(step.name, "reused", 0.0)
-            return True
+            return "reused", ""
         stale = self.store.find_step(step.key)
         redo = stale is not None and (self.force or stale.status == "done")
+        # What an LLM was asked is in the journal: such a step begins again, replays it, and asks what had failed.
+        again = redo or (stale is not None and self._asks_llm(step))
         step_id, done = self.store.begin_step(
-            run_id, position, **self._describe(step), provenance=self.provenance, restart=redo
+            run_id, position, **self._describe(step), provenance=self.provenance, restart=again
         )
         folder = fresh_folder(self.folders[step.name], keep=bool(stale) and not redo)
         progress = self.display.begin(step.name, position + 1, len(self.plan.steps))
@@ -186,7 +224,9 @@ class Runner:
             self.manager.pm.hook.harness_run_step(
                 step=step.name, stage=step.kind, execute=lambda: self._store_records(step, step_id, run)
             )
-            status, reason = "done", ""
+            status, reason = self._complete(run)
+        except Waiting as waiting:
+            status, reason = "waiting", str(waiting)
         except KeyboardInterrupt:
             status, reason = "interrupted", "interrupted by the user"
             raise
@@ -202,7 +242,17 @@ class Runner:
             self.display.end(step.name, status, wall_s)
             finished = StepFinished(step.name, step.key, status, wall_s, reason or None)
             self.manager.notify(self.manager.pm.hook.harness_step_finished, finished)
-        return False
+        return status, reason
+
+    def _complete(self, run: RunContext) -> tuple[str, str]:
+        """Whether a step that ran to its end is done: not where LLM calls failed that may yet succeed."""
+        n = len(run.calls.unanswered) if isinstance(run.calls, Journal) else 0
+        if not n or self.accept_failed:
+            return "done", ""
+        return "incomplete", f"{n} LLM call{'s' if n > 1 else ''} failed; the next run asks again (or --accept-failed)"
+
+    def _asks_llm(self, step: Step) -> bool:
+        return step.plugin is not None and self.manager.offer(step.plugin).registration.asks_llm
 
     def _store_records(self, step: Step, step_id: int, run: RunContext) -> int:
         stored = 0
@@ -227,6 +277,7 @@ class Runner:
             calls=self.store.calls(step_id),
             provider=provider_for(self.bench),
             evaluate=self.plan.row.evaluate,
+            llm=self.llm,
         )
 
     def device(self) -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config import Config
 from harness.errors import HarnessError, UsageError
 from harness.host.manager import Manager
 from harness.host.plan import Plan, Step
@@ -45,6 +44,7 @@ class Workbench:
         outputs: step name -> artefact records by type name, also of steps that were done before.
         folders: step name -> its artefact folder.
         explanations: step name -> explanations it stored (asked for by categorise steps).
+        providers: name -> provider, of those that were asked for.
     """
 
     plan: Plan
@@ -52,6 +52,7 @@ class Workbench:
     folders: dict[str, Path]
     explanations: Callable[[str], list[Explanation]]
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    providers: dict[str, Provider] = field(default_factory=dict)
     _traces: list[Trace] | None = None
     _subject: tuple[object, Subject] | None = None
 
@@ -232,16 +233,16 @@ _KINDS: dict[str, Callable[[Step, Workbench, RunContext], Iterator[AnyRecord]]] 
 
 
 def provider_for(bench: Workbench) -> Callable[[str], tuple[Provider, str]]:
-    """Role -> (provider, model), from the study's `providers`."""
-    specs = bench.plan.row.providers
+    """Role -> (provider, model), from the plan. A provider is made once: some hold a model."""
+    llms = bench.plan.llms
 
     def get(role: str) -> tuple[Provider, str]:
-        spec = specs.get(role) or specs.get("default")
-        if not spec:
+        llm = llms.get(role) or llms.get("default")
+        if llm is None:
             raise UsageError(f"no LLM for the role {role!r}: use --provider NAME:MODEL or set providers in the roster")
-        name, _, model = spec.partition(":")
-        config: Config = bench.manager.config(name)
-        return bench.manager.implementation(name, config), model or str(getattr(config, "model", "") or "")
+        if llm.provider not in bench.providers:
+            bench.providers[llm.provider] = bench.manager.implementation(llm.provider, llm.config)
+        return bench.providers[llm.provider], llm.model
 
     return get
 

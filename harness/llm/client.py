@@ -3,7 +3,8 @@
 An answer that is stored is replayed, never sent (and paid) again. The event loop runs in the caller's thread, so the
 journal is written by the thread that owns the database.
 
->>> client = Client(provider, run.calls, "explainer", rng=random.Random(run.seed))
+>>> client = Client.of(run, "explainer")
+>>> requests = [LLMRequest(model=client.model, user=prompt) for prompt in prompts]
 >>> for call in client.run(requests, on_call=lambda call: run.progress.advance()):
 ...     ...  # in request order
 """
@@ -14,14 +15,16 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any, Literal
+from typing import Any, Self
 
 from harness.calls import LLMCall, LLMReply, LLMRequest
 from harness.config import digest
 from harness.errors import UsageError
 from harness.llm.errors import BudgetSpent, CallFailed, Outage, Retryable
-from harness.stages import CallStore, Provider
+from harness.llm.pace import Pace
+from harness.llm.prices import Price, estimated_tokens, find_price, require_price
+from harness.llm.session import Planned, Session
+from harness.stages import CallStore, Provider, RunContext
 
 OnCall = Callable[[LLMCall], object]
 _FIRST_WAIT_S = 0.5
@@ -30,18 +33,19 @@ _FIRST_WAIT_S = 0.5
 class Client:
     """Sends requests of one role to one provider.
 
+    How fast, how often and how long is the provider's config (`concurrency`, `max_attempts`, `timeout_s`, ...).
+
     Args:
         provider: knows the vendor's wire format; makes one attempt, without retries of its own.
         calls: the journal: answers are looked up and stored here.
-        role: what the calls are for, e.g. `explainer`; stored with each call.
-        concurrency: most requests in flight.
-        max_attempts: attempts per call before it is given up (stored as `failed`, asked again by the next run).
-        timeout_s: longest wait for one attempt.
-        max_retry_sleep_s: longest pause between attempts, also where the vendor's Retry-After asks for more.
-        max_calls: most calls that this client may send (retries not counted, replays free); None is no limit.
-        outage_after: calls given up in a row that end the run instead of failing one by one.
+        role: what the calls are for, one of `harness.calls.ROLES`; stored with each call.
+        model: model that the study names for the role.
+        session: the run's budget; without one there is no limit.
         rng: jitter of the pauses; give a seeded one.
         sleep: how to pause, for tests.
+
+    Raises:
+        UsageError: the budget is in money, and no price is known for the model.
     """
 
     def __init__(
@@ -50,31 +54,42 @@ class Client:
         calls: CallStore,
         role: str,
         *,
-        concurrency: int = 16,
-        max_attempts: int = 5,
-        timeout_s: float = 120.0,
-        max_retry_sleep_s: float = 60.0,
-        max_calls: int | None = None,
-        outage_after: int = 20,
+        model: str = "",
+        session: Session | None = None,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        if concurrency < 1 or max_attempts < 1 or timeout_s <= 0:
-            raise UsageError("concurrency and max_attempts must be at least 1, timeout_s greater than 0")
-        self._provider, self._calls, self._role = provider, calls, role
-        self._concurrency, self._max_attempts, self._timeout_s = concurrency, max_attempts, timeout_s
-        self._max_retry_sleep_s, self._max_calls, self._outage_after = max_retry_sleep_s, max_calls, outage_after
+        self._provider, self._calls, self._role, self.model = provider, calls, role, model
+        self._config, self._session = provider.config, session or Session()
         self._rng, self._sleep = rng or random.Random(0), sleep
+        self._settings = provider.config.identity()
+        self._prices: dict[str, Price | None] = {}
         self._tasks: dict[str, asyncio.Task[LLMCall]] = {}
-        self._in_flight: set[asyncio.Task[Any]] = set()
+        self._begun: set[asyncio.Task[Any] | None] = set()
+        self._in_flight: set[asyncio.Task[Any] | None] = set()
+        self._unstored: list[tuple[LLMCall, asyncio.Future[None]]] = []
         self._fatal: Exception | None = None
         self._given_up_in_a_row, self._running = 0, False
-        self.n_sent = 0
-        """Calls sent so far; replays are not counted."""
+        self._resume_at = 0.0
+        if model and self._session.max_cost_usd is not None:
+            require_price(provider.name, model, self._config.prices)
+
+    @classmethod
+    def of(cls, run: RunContext, role: str) -> Self:
+        """The client of a role of the study.
+
+        Raises:
+            UsageError: the study names no LLM for the role.
+        """
+        if run.provider is None or run.calls is None:
+            raise UsageError(f"no LLM for the role {role!r}: name one with --provider NAME:MODEL, or in the roster")
+        provider, model = run.provider(role)
+        return cls(provider, run.calls, role, model=model, session=run.llm, rng=random.Random(run.seed))
 
     def key(self, request: LLMRequest) -> str:
-        """The journal's hash: sha256 of the provider's name and the request."""
-        return digest({"provider": self._provider.name, "request": request.model_dump(mode="json")})
+        """The journal's hash: sha256 of the provider, those of its settings that decide an answer, and the request."""
+        asked = request.model_dump(mode="json")
+        return digest({"provider": self._provider.name, "settings": self._settings, "request": asked})
 
     def run(self, requests: Sequence[LLMRequest], on_call: OnCall | None = None) -> Iterator[LLMCall]:
         """Yield one call per request, in request order, as soon as it and those before it are answered.
@@ -91,22 +106,40 @@ class Client:
                 are waited for and stored first.
         """
         keys = [self.key(request) for request in requests]
-        known: dict[str, LLMCall] = {}
-        missing: dict[str, LLMRequest] = {}
-        for key, request in zip(keys, requests, strict=True):
-            if key in known or key in missing:
-                continue
-            stored = self._calls.lookup(key)
-            if stored is None or stored.status != "ok":
-                missing[key] = request
-                continue
-            known[key] = stored
-            if on_call is not None:
-                on_call(stored)
+        wanted = dict(zip(keys, requests, strict=True))
+        known = self._calls.find(wanted)
+        missing = {key: request for key, request in wanted.items() if key not in known}
+        if self._session.planned is not None:
+            known |= self._plan(missing, len(known))
+            missing = {}
+        if on_call is not None:
+            for key in wanted:
+                if key in known:
+                    on_call(known[key])
         if missing:
             yield from self._ask(keys, known, missing, on_call)
         else:
             yield from (known[key] for key in keys)
+
+    def _plan(self, missing: Mapping[str, LLMRequest], n_replayed: int) -> dict[str, LLMCall]:
+        """Count what would be sent, and give every call up."""
+        assert self._session.planned is not None
+        calls = {}
+        for key, request in missing.items():
+            group = (self._provider.name, request.model, self._role)
+            planned = self._session.planned.setdefault(group, Planned())
+            planned.n_calls += 1
+            planned.input_tokens += estimated_tokens(request)
+            price = self._price(request.model)
+            if price is None or planned.most_usd is None:
+                planned.most_usd = None
+            else:
+                planned.most_usd += price.most_usd(request)
+            calls[key] = self._record(key, request, None, "a dry run sends nothing", 0, 0.0, final=False)
+        if n_replayed:
+            group = (self._provider.name, self.model, self._role)
+            self._session.planned.setdefault(group, Planned()).n_replayed += n_replayed
+        return calls
 
     def _ask(
         self,
@@ -123,9 +156,6 @@ class Client:
                 runner.run(self._start(missing, on_call))
                 for key in keys:
                     if key not in known:
-                        if key not in self._tasks and self._max_calls is not None:
-                            # those that were allowed come first, so all of them are answered and stored by now
-                            raise BudgetSpent(self._role, self._max_calls)
                         known[key] = runner.run(self._wait(self._tasks[key]))
                     yield known[key]
             finally:
@@ -133,12 +163,13 @@ class Client:
                 runner.run(self._finish())
 
     async def _start(self, missing: Mapping[str, LLMRequest], on_call: OnCall | None) -> None:
-        slots = asyncio.Semaphore(self._concurrency)
+        self._slots = asyncio.Semaphore(self._config.concurrency)
+        self._pace = Pace(self._config.requests_per_minute, self._config.tokens_per_minute)
+        self._room = asyncio.Condition()
+        self._begun = set()
         self._fatal, self._given_up_in_a_row = None, 0
-        left = None if self._max_calls is None else max(0, self._max_calls - self.n_sent)
         self._tasks = {
-            key: asyncio.create_task(self._guarded(key, request, slots, on_call))
-            for key, request in islice(missing.items(), left)
+            key: asyncio.create_task(self._guarded(key, request, on_call)) for key, request in missing.items()
         }
 
     async def _wait(self, task: asyncio.Task[LLMCall]) -> LLMCall:
@@ -153,76 +184,180 @@ class Client:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._store_answers()
         await self._provider.aclose()
 
-    async def _guarded(
-        self, key: str, request: LLMRequest, slots: asyncio.Semaphore, on_call: OnCall | None
-    ) -> LLMCall:
+    async def _guarded(self, key: str, request: LLMRequest, on_call: OnCall | None) -> LLMCall:
         try:
-            async with slots:
+            async with self._slots:
                 call = await self._call(key, request)
             if on_call is not None:
                 on_call(call)
             return call
         except Exception as error:
-            # No call can succeed now. Those in flight are paid for and may end; the others are not begun.
+            # No further call can succeed. Those in flight are paid for and may end; where it is only the budget that
+            # ended, those that it had room for also go on to their next attempt. The others are not begun.
             self._fatal = self._fatal or error
+            spared = self._begun if isinstance(error, BudgetSpent) else self._in_flight
             for task in self._tasks.values():
-                if task not in self._in_flight and task is not asyncio.current_task():
+                if task not in spared and task is not asyncio.current_task():
                     task.cancel()
             raise
 
     async def _call(self, key: str, request: LLMRequest) -> LLMCall:
-        self.n_sent += 1
-        began = time.monotonic()
-        reply, error, n_attempts = await self._attempts(request)
-        status: Literal["ok", "failed"] = "ok" if reply is not None else "failed"
-        call = LLMCall(
-            key=key,
-            provider=self._provider.name,
-            role=self._role,
-            request=request,
-            status=status,
-            reply=reply,
-            error=error,
-            n_attempts=n_attempts,
-            latency_s=time.monotonic() - began,
-        )
-        self._calls.store(call)
-        self._given_up_in_a_row = 0 if reply is not None else self._given_up_in_a_row + 1
-        if self._given_up_in_a_row >= self._outage_after:
-            raise Outage(self._provider.name, self._given_up_in_a_row, error or "")
+        most_usd = self._most_usd(request)
+        await self._reserve(most_usd)
+        call: LLMCall | None = None
+        try:
+            began = time.monotonic()
+            reply, error, n_attempts = await self._attempts(request, most_usd)
+            # from here to the journal's queue nothing is awaited: an answer that came cannot be cancelled away
+            final = reply is not None or not isinstance(error, Retryable)
+            seconds = time.monotonic() - began
+            call = self._record(key, request, reply, str(error) if error else None, n_attempts, seconds, final=final)
+            stored = self._store_soon(call)
+        finally:
+            self._session.settle(most_usd, 0.0 if call is None or call.reply is None else call.price_usd)
+            self._begun.discard(asyncio.current_task())
+        async with self._room:
+            self._room.notify_all()
+        await stored
+        self._given_up_in_a_row = 0 if call.reply is not None else self._given_up_in_a_row + 1
+        if self._given_up_in_a_row >= self._config.outage_after:
+            raise Outage(self._provider.name, self._given_up_in_a_row, call.error or "")
         return call
 
-    async def _attempts(self, request: LLMRequest) -> tuple[LLMReply | None, str | None, int]:
-        """Try until it is answered, refused or given up: (reply, error, attempts made)."""
-        for n in range(1, self._max_attempts + 1):
+    async def _reserve(self, most_usd: float) -> None:
+        """Wait until the budget has room for the call.
+
+        Raises:
+            BudgetSpent: it has none, and no call of ours is in flight that could turn out cheaper than its dearest.
+        """
+        async with self._room:
+            while not self._session.fits(most_usd):
+                if not self._begun or self._session.calls_are_spent():
+                    raise BudgetSpent(self._role, self._session, most_usd)
+                await self._room.wait()
+            self._session.reserve(most_usd)
+            self._begun.add(asyncio.current_task())
+
+    async def _attempts(self, request: LLMRequest, most_usd: float) -> tuple[LLMReply | None, CallFailed | None, int]:
+        """Try until it is answered, refused or given up: (reply, failure, attempts made)."""
+        n = 0
+        while True:
+            n += 1
             failure: CallFailed
             try:
                 return await self._attempt(request), None, n
             except TimeoutError:
-                failure = Retryable(f"no answer within {self._timeout_s:g} s")
+                failure = Retryable(f"no answer within {self._config.timeout_s:g} s", charged=True)
             except CallFailed as error:
                 failure = error
-            if not isinstance(failure, Retryable) or n == self._max_attempts or self._fatal is not None:
-                return None, str(failure), n
+            if not isinstance(failure, Retryable):
+                return None, failure, n
+            if failure.charged:
+                self._session.doubt(most_usd)
+            asked_s = failure.retry_after_s or 0.0
+            if asked_s > self._config.max_wait_s:
+                limit = f"max_wait_s is {self._config.max_wait_s:g}"
+                return None, Retryable(f"{failure} (asked to wait {asked_s:.0f} s, {limit})"), n
+            if n == self._config.max_attempts or self._ended() or not self._session.affords(0.0):
+                return None, failure, n
+            # a rate limit is the account's, not the call's: nobody sends before its end
+            self._resume_at = max(self._resume_at, time.monotonic() + asked_s)
             await self._sleep(self._pause_s(n, failure.retry_after_s))
-        raise AssertionError("unreachable: the last attempt returns")
+
+    def _ended(self) -> bool:
+        return self._fatal is not None and not isinstance(self._fatal, BudgetSpent)
 
     async def _attempt(self, request: LLMRequest) -> LLMReply:
+        early_s = self._resume_at - time.monotonic()
+        if early_s > 0:
+            await self._sleep(early_s * (1 + 0.1 * self._rng.random()))
+        counted = await self._pace.wait(request)
         task = asyncio.current_task()
-        assert task is not None
         self._in_flight.add(task)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._provider.complete(request)
+            async with asyncio.timeout(self._config.timeout_s):
+                reply = await self._provider.complete(request)
         finally:
             self._in_flight.discard(task)
+        self._pace.answered(reply, counted)
+        return reply
 
     def _pause_s(self, attempt: int, retry_after_s: float | None) -> float:
-        """Exponential, with the upper half random; at least the vendor's Retry-After; never above the cap."""
+        """Exponential, with the upper half random; at least the vendor's Retry-After; never above `max_wait_s`."""
         pause = _FIRST_WAIT_S * 2.0 ** (attempt - 1) * (0.5 + 0.5 * self._rng.random())
         if retry_after_s is not None:
             # spread over a tenth, so that calls that were turned away together do not come back together
             pause = max(pause, retry_after_s * (1 + 0.1 * self._rng.random()))
-        return min(pause, self._max_retry_sleep_s)
+        return min(pause, max(self._config.max_wait_s, retry_after_s or 0.0))
+
+    def _record(
+        self,
+        key: str,
+        request: LLMRequest,
+        reply: LLMReply | None,
+        error: str | None,
+        n_attempts: int,
+        latency_s: float,
+        *,
+        final: bool,
+    ) -> LLMCall:
+        price = self._price(request.model)
+        return LLMCall(
+            key=key,
+            provider=self._provider.name,
+            settings=self._settings,
+            role=self._role,
+            request=request,
+            status="ok" if reply is not None else "failed",
+            reply=reply,
+            error=error,
+            n_attempts=n_attempts,
+            latency_s=latency_s,
+            price_usd=price.usd(reply) if price and reply else None,
+            price_date=price.as_of if price and reply else None,
+            final=final,
+        )
+
+    def _store_soon(self, call: LLMCall) -> asyncio.Future[None]:
+        """Queue a call for the journal: what is answered in one turn of the loop is one transaction."""
+        loop = asyncio.get_running_loop()
+        if not self._unstored:
+            loop.call_soon(self._store_answers)
+        stored: asyncio.Future[None] = loop.create_future()
+        self._unstored.append((call, stored))
+        return stored
+
+    def _store_answers(self) -> None:
+        waiting, self._unstored = self._unstored, []
+        if not waiting:
+            return
+        error: Exception | None = None
+        try:
+            self._calls.store([call for call, _ in waiting])
+        except Exception as failure:  # noqa: BLE001 - handed to those who wait for it
+            error = failure
+        for _, stored in waiting:
+            if not stored.done():
+                stored.set_exception(error) if error else stored.set_result(None)
+
+    def _price(self, model: str) -> Price | None:
+        if model not in self._prices:
+            self._prices[model] = find_price(self._provider.name, model, self._config.prices)
+        return self._prices[model]
+
+    def _most_usd(self, request: LLMRequest) -> float:
+        """What the call can cost at most; 0 where nobody counts.
+
+        Raises:
+            UsageError: somebody counts, and no price is known.
+        """
+        if self._session.max_cost_usd is None:
+            return 0.0
+        price = self._price(request.model) or require_price(self._provider.name, request.model, self._config.prices)
+        return price.most_usd(request)
+
+
+__all__ = ["Client", "OnCall"]

@@ -6,13 +6,18 @@ HarnessError
 │   └── Refused     the same request will fail again: too long, malformed, against the vendor's rules
 └── ProviderError   every request will fail: no key, wrong key, unknown model, no credit. Ends the run
     ├── MissingKey  the environment has no API key
-    ├── BudgetSpent the calls that were allowed are used up
+    ├── BudgetSpent the run's budget leaves no room for the next call
     └── Outage      many calls in a row were given up
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from harness.errors import HarnessError, ProviderError
+
+if TYPE_CHECKING:
+    from harness.llm.session import Session
 
 
 class CallFailed(HarnessError):
@@ -20,11 +25,16 @@ class CallFailed(HarnessError):
 
 
 class Retryable(CallFailed):
-    """Another attempt may succeed. `retry_after_s`: how long the vendor wants us to wait, where it says."""
+    """Another attempt may succeed.
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    Attributes:
+        retry_after_s: how long the vendor wants us to wait, where it says.
+        charged: whether the vendor may charge for the attempt though its answer is lost.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, charged: bool = False) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.charged = retry_after_s, charged
 
 
 class Refused(CallFailed):
@@ -40,12 +50,20 @@ class MissingKey(ProviderError):
 
 
 class BudgetSpent(ProviderError):
-    """The calls that were allowed are used up."""
+    """The budget leaves no room for the next call."""
 
-    def __init__(self, role: str, max_calls: int) -> None:
+    def __init__(self, role: str, session: Session, most_usd: float) -> None:
+        if session.calls_are_spent():
+            spent, option = f"all {session.max_calls} LLM calls of --max-calls are used", "--max-calls"
+        else:
+            doubt = f" and up to ${session.doubtful_usd:.4f} for lost answers" if session.doubtful_usd else ""
+            spent = (
+                f"${session.cost_usd:.4f}{doubt} of --max-cost {session.max_cost_usd:g} is spent and the next call can "
+                f"cost ${most_usd:.4f}"
+            )
+            option = "--max-cost"
         super().__init__(
-            f"{role}: all {max_calls} LLM calls of max_calls are used and more are needed; answers so far are stored: "
-            f"raise max_calls and run again, nothing is asked twice"
+            f"{role}: {spent}; answers so far are stored: raise {option} and run again, nothing is asked twice"
         )
 
 

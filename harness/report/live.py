@@ -20,7 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-_STYLES = {"done": "green", "reused": "dim", "failed": "red", "interrupted": "yellow"}
+_STYLES = {"done": "green", "reused": "dim", "failed": "red", "interrupted": "yellow", "incomplete": "red",
+           "waiting": "yellow", "held": "yellow"}  # fmt: skip
 _PLAIN_EVERY_S = 10.0
 
 

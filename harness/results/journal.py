@@ -2,57 +2,91 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, delete, insert, select
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Engine, bindparam, delete, insert, select
 
 from harness import calls
 from harness.results import tables
 from harness.results.database import now, sentences, transaction
 
+_AT_ONCE = 500
+"""Keys per query: SQLite allows 999 variables in the oldest versions that are still about."""
+
 
 class Journal:
-    """A step's view of the journal of LLM calls (`harness.stages.CallStore`)."""
+    """A step's view of the journal of LLM calls (`harness.stages.CallStore`).
+
+    Attributes:
+        unanswered: hashes of calls that this step gave up, and that may succeed when they are asked again.
+    """
 
     def __init__(self, engine: Engine, name: str, step_id: int) -> None:
         """Calls are shared by all steps; new ones are marked with this step. `name` is the database's, for errors."""
         self._engine, self._name, self._step_id = engine, name, step_id
+        self.unanswered: set[str] = set()
 
-    def lookup(self, key: str) -> calls.LLMCall | None:
-        """The answered call with this hash, whichever step made it; None for one that failed."""
+    def find(self, requests: Mapping[str, calls.LLMRequest]) -> dict[str, calls.LLMCall]:
+        """The answered calls among these (hash -> request), whichever step made them."""
         table = tables.LLMCall
-        found = select(table).where(table.key == key, table.status == "ok")
+        columns = (
+            table.key, table.provider, table.settings_json, table.role, table.response_json, table.n_attempts,
+            table.latency_s, table.price_usd, table.price_date,
+        )  # fmt: skip
+        answered = select(*columns).where(table.key.in_(bindparam("keys", expanding=True)), table.status == "ok")
+        found = {}
         with sentences(self._name), self._engine.connect() as connection:
-            row = connection.execute(found).first()
-        if row is None:
-            return None
-        return calls.LLMCall(
-            key=row.key,
-            provider=row.provider,
-            role=row.role,
-            request=calls.LLMRequest.model_validate(row.request_json),
-            status=row.status,
-            reply=row.response_json and calls.LLMReply.model_validate(row.response_json),
-            error=row.error,
-            n_attempts=row.n_attempts,
-            latency_s=row.latency_s,
-        )
+            for keys in _batched(list(requests)):
+                for row in connection.execute(answered, {"keys": keys}):
+                    found[row.key] = calls.LLMCall(
+                        key=row.key,
+                        provider=row.provider,
+                        settings=row.settings_json or {},
+                        role=row.role,
+                        request=requests[row.key],
+                        status="ok",
+                        reply=calls.LLMReply.model_validate(row.response_json),
+                        n_attempts=row.n_attempts,
+                        latency_s=row.latency_s,
+                        price_usd=row.price_usd,
+                        price_date=row.price_date,
+                    )
+        return found
 
-    def store(self, call: calls.LLMCall) -> None:
-        """Keep a call. An answer replaces a failure, never the other way round."""
+    def store(self, made: Sequence[calls.LLMCall]) -> None:
+        """Keep calls, all or none. An answer replaces a failure, never the other way round."""
+        table = tables.LLMCall
+        with transaction(self._engine, self._name) as connection:
+            keys = [call.key for call in made]
+            answered = select(table.key).where(table.key.in_(keys), table.status == "ok")
+            old = set(connection.execute(answered).scalars())
+            new = [call for call in made if call.status == "ok" or call.key not in old]
+            if new:
+                connection.execute(delete(table).where(table.key.in_([call.key for call in new])))
+                connection.execute(insert(table), [self._row(call) for call in new])
+        for call in made:
+            if call.status == "ok" or call.final:
+                self.unanswered.discard(call.key)
+            else:
+                self.unanswered.add(call.key)
+
+    def _row(self, call: calls.LLMCall) -> dict[str, Any]:
         reply = call.reply
-        values = {
+        return {
             "key": call.key, "step_id": self._step_id, "provider": call.provider, "model": call.request.model,
-            "role": call.role, "request_json": call.request.model_dump(mode="json"),
+            "settings_json": call.settings, "role": call.role,
+            "request_json": call.request.model_dump(mode="json"),
             "response_json": reply.model_dump(mode="json") if reply else None,
-            "status": call.status, "error": call.error,
+            "status": call.status, "error": call.error, "final": call.final,
             "input_tokens": reply.input_tokens if reply else None,
             "cached_tokens": reply.cached_tokens if reply else None,
             "output_tokens": reply.output_tokens if reply else None,
+            "price_usd": call.price_usd, "price_date": call.price_date,
             "latency_s": call.latency_s, "n_attempts": call.n_attempts, "stored_at": now(),
         }  # fmt: skip
-        table = tables.LLMCall
-        with transaction(self._engine, self._name) as connection:
-            old = connection.execute(select(table.status).where(table.key == call.key)).scalar()
-            if old == "ok" and call.status != "ok":
-                return
-            connection.execute(delete(table).where(table.key == call.key))
-            connection.execute(insert(table).values(**values))
+
+
+def _batched(keys: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(keys), _AT_ONCE):
+        yield keys[start : start + _AT_ONCE]

@@ -326,6 +326,29 @@ class LLMCall(Base):
     n_attempts: Mapped[int]
     price_usd: Mapped[float | None]
     stored_at: Mapped[str]
+    settings_json: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    price_date: Mapped[str | None]
+    final: Mapped[bool | None]
+    batch: Mapped[str | None] = mapped_column(String(64), index=True)
+
+
+class LLMBatch(Base):
+    """Requests that were handed to a vendor's batch API together. `vendor_id` is NULL until the vendor confirmed it."""
+
+    __tablename__ = "llm_batch"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(String(64), unique=True)
+    step_id: Mapped[int | None] = mapped_column(ForeignKey("step.id", ondelete="SET NULL"), index=True)
+    provider: Mapped[str]
+    settings_json: Mapped[dict[str, Any]]
+    role: Mapped[str]
+    vendor_id: Mapped[str | None]
+    status: Mapped[str]
+    reason: Mapped[str | None]
+    n_calls: Mapped[int]
+    submitted_at: Mapped[str]
+    collected_at: Mapped[str | None]
 
 
 class PaperClaim(Base):

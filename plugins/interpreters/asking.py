@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
 from harness.calls import LLMCall, LLMRequest
-from harness.errors import UsageError
 from harness.llm.client import Client
 from harness.llm.parsing import Parsed, Unparsed, parse_call
 from harness.stages import RunContext
@@ -33,28 +31,14 @@ class Role:
     """Asks the study's LLM for one role; progress advances with every request that is answered."""
 
     def __init__(self, name: str, config: AutointerpConfig, run: RunContext) -> None:
-        if run.provider is None or run.calls is None:
-            raise UsageError(
-                "autointerp asks LLMs: name one with --provider NAME:MODEL, or under providers in the roster"
-            )
-        provider, self._model = run.provider(name)
         self._config, self._run = config, run
-        self._client = Client(
-            provider,
-            run.calls,
-            name,
-            concurrency=config.concurrency,
-            max_attempts=config.max_attempts,
-            timeout_s=config.timeout_s,
-            max_calls=config.max_calls,
-            rng=random.Random(run.seed),
-        )
+        self._client = Client.of(run, name)
 
     def ask(self, prompts: Sequence[str], schema: dict[str, Any] | None = None) -> Iterator[LLMCall]:
         """One call per prompt, in order."""
         requests = [
             LLMRequest(
-                model=self._model,
+                model=self._client.model,
                 system=self._config.form().system,
                 user=prompt,
                 max_tokens=self._config.max_tokens,

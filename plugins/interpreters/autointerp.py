@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 
 from harness import Config, Interpreter, Registration, hookimpl
 
@@ -34,14 +34,6 @@ class AutointerpConfig(Config):
     """Give the provider the reply's JSON schema; its own settings decide whether it is sent."""
     repair_turns: Literal[0, 1] = 1
     """How often a reply that cannot be read is asked for again, with the reason."""
-    concurrency: PositiveInt = 16
-    """Most requests in flight."""
-    max_attempts: PositiveInt = 5
-    """Attempts per call: rate limits, overload, broken connections."""
-    timeout_s: PositiveFloat = 300.0
-    """Longest wait for one attempt; reasoning takes minutes."""
-    max_calls: NonNegativeInt | None = None
-    """Most calls per step and role, replays not counted; the run stops there and can go on later."""
     category_sources: tuple[str, ...] = ("adapter-activations", "mlp-neurons")
     """Categories are made from an equal number of explanations of these sources (all sources where none is there)."""
     n_category_explanations: PositiveInt = 200

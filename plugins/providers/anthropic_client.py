@@ -13,7 +13,7 @@ from harness.errors import ProviderError
 from harness.llm.errors import Retryable
 
 from .anthropic_messages import AnthropicConfig
-from .wire import Count, api_key, clean, read_body, status_failure
+from .wire import Count, api_key, clean, lost_connection, read_body, status_failure
 
 _UNSUPPORTED = {"maxLength", "minLength", "minimum", "maximum", "minItems", "maxItems"}
 
@@ -45,7 +45,7 @@ class AnthropicMessages:
     name = "anthropic"
 
     def __init__(self, config: AnthropicConfig) -> None:
-        self._config = config
+        self.config = config
         self._clients: dict[asyncio.AbstractEventLoop, AsyncAnthropic] = {}
 
     async def complete(self, request: LLMRequest) -> LLMReply:
@@ -55,7 +55,7 @@ class AnthropicMessages:
             CallFailed: this call failed; Retryable or Refused.
             ProviderError: no call can succeed: no key, wrong key, unknown model, no credit, or a temperature was set.
         """
-        key = api_key(self.name, self._config.key_variable, required=self._config.key_required)
+        key = api_key(self.name, self.config.key_variable, required=self.config.key_required)
         if not request.model:
             raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
         if request.temperature is not None:
@@ -71,11 +71,11 @@ class AnthropicMessages:
                 error.body,
                 error.response.headers,
                 key=key,
-                variable=self._config.key_variable,
+                variable=self.config.key_variable,
                 model=request.model,
             ) from None
         except APIConnectionError as error:
-            raise Retryable(f"no connection ({type(error).__name__})") from None
+            raise lost_connection(error) from None
         except APIError as error:
             raise Retryable(f"the response is not what the API promises ({type(error).__name__})") from None
         return _reply(read_body(body, _Message, key), request, clean(raw.headers.get("request-id", ""), key))
@@ -91,7 +91,7 @@ class AnthropicMessages:
         if loop not in self._clients:
             # an explicit timeout also lifts the SDK's limit on max_tokens without streaming
             self._clients[loop] = AsyncAnthropic(
-                api_key=key, base_url=self._config.base_url, max_retries=0, timeout=self._config.timeout_s
+                api_key=key, base_url=self.config.address(), max_retries=0, timeout=self.config.timeout_s
             )
         return self._clients[loop]
 
@@ -103,7 +103,7 @@ class AnthropicMessages:
         }
         if request.system:
             parameters["system"] = request.system
-        if self._config.structured_output and request.json_schema is not None:
+        if self.config.structured_output and request.json_schema is not None:
             schema = _supported(request.json_schema)
             parameters["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
         return parameters

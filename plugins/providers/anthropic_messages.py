@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import PositiveFloat
+from harness import Provider, Registration, hookimpl
 
-from harness import Config, Provider, Registration, hookimpl
+from .server import ServerConfig
 
 
-class AnthropicConfig(Config):
-    """Which server, and how it is asked."""
+class AnthropicConfig(ServerConfig):
+    """How Anthropic, or a server that speaks its format, is asked."""
+
+    BASE_URL_VARIABLE: ClassVar[str] = "ANTHROPIC_BASE_URL"
 
     model: str = ""
     """Model where the study names none. No default: name one, `--provider anthropic:MODEL`."""
-    base_url: str | None = None
-    """Address of a compatible server; None: $ANTHROPIC_BASE_URL, else Anthropic."""
     key_variable: str = "ANTHROPIC_API_KEY"
     """Environment variable that holds the API key."""
-    key_required: bool = True
-    """False for a local server that wants no key."""
     structured_output: bool = False
     """Send the request's JSON schema as output_config, where it has one; older models refuse the parameter."""
-    timeout_s: PositiveFloat = 600.0
-    """Longest silence on a connection; the client's own limit per attempt is usually shorter."""
 
 
 def _load() -> Callable[[Any], Provider]:

@@ -1,34 +1,51 @@
-"""`openai`: Chat Completions of OpenAI and of servers that speak the same format (vLLM, OpenRouter, Ollama, ...)."""
+"""`openai` and `openai-compatible`: Chat Completions of OpenAI, vLLM, Ollama, llama.cpp, OpenRouter and others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import PositiveFloat
+from harness import Provider, Registration, hookimpl
 
-from harness import Config, Provider, Registration, hookimpl
+from .server import ServerConfig
 
 
-class OpenAIConfig(Config):
-    """Which server, and how it is asked."""
+class OpenAIConfig(ServerConfig):
+    """How OpenAI is asked."""
+
+    BASE_URL_VARIABLE: ClassVar[str] = "OPENAI_BASE_URL"
 
     model: str = "gpt-5-mini"
     """Model where the study names none; the paper's explainer and categoriser."""
-    base_url: str | None = None
-    """Address of a compatible server, e.g. `http://127.0.0.1:8000/v1`; None: $OPENAI_BASE_URL, else OpenAI."""
     key_variable: str = "OPENAI_API_KEY"
     """Environment variable that holds the API key."""
-    key_required: bool = True
-    """False for a local server that wants no key."""
-    structured_output: bool = True
-    """Send the request's JSON schema as response_format, where it has one."""
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     """Parameter for the longest reply; older compatible servers know only `max_tokens`."""
     reasoning_effort: Literal["minimal", "low", "medium", "high"] | None = None
     """Effort of reasoning models; None leaves it to the model."""
-    timeout_s: PositiveFloat = 600.0
-    """Longest silence on a connection; the client's own limit per attempt is usually shorter."""
+
+
+class CompatibleConfig(OpenAIConfig):
+    """Another server that speaks OpenAI's format.
+
+    | server | base_url | key_variable |
+    |---|---|---|
+    | vLLM | `http://127.0.0.1:8000/v1` | key_required=false |
+    | Ollama | `http://127.0.0.1:11434/v1` | key_required=false |
+    | llama.cpp | `http://127.0.0.1:8080/v1` | key_required=false |
+    | OpenRouter | `https://openrouter.ai/api/v1` | OPENROUTER_API_KEY |
+    """
+
+    BASE_URL_VARIABLE: ClassVar[str] = "OPENAI_COMPATIBLE_BASE_URL"
+
+    model: str = ""
+    """Model where the study names none. No default: name one, `--provider openai-compatible:MODEL`."""
+    key_variable: str = "OPENAI_COMPATIBLE_API_KEY"
+    """Environment variable that holds the API key; not OpenAI's, which is no other server's business."""
+    key_required: bool = False
+    """True where the server refuses requests without a key."""
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"
+    """Parameter for the longest reply; most compatible servers know the older name only."""
 
 
 def _load() -> Callable[[Any], Provider]:
@@ -37,14 +54,26 @@ def _load() -> Callable[[Any], Provider]:
     return OpenAIChat
 
 
+def _load_compatible() -> Callable[[Any], Provider]:
+    from .openai_client import OpenAICompatible
+
+    return OpenAICompatible
+
+
 @hookimpl
 def harness_providers() -> Sequence[Registration[Provider]]:
-    """Offer `openai`."""
+    """Offer `openai` and `openai-compatible`."""
     return [
         Registration(
             name="openai",
             config=OpenAIConfig,
             load=_load,
-            summary="Chat Completions of OpenAI or a compatible server (key in OPENAI_API_KEY)",
-        )
+            summary="Chat Completions of OpenAI (key in OPENAI_API_KEY)",
+        ),
+        Registration(
+            name="openai-compatible",
+            config=CompatibleConfig,
+            load=_load_compatible,
+            summary="a server that speaks OpenAI's format: vLLM, Ollama, llama.cpp, OpenRouter (set base_url)",
+        ),
     ]

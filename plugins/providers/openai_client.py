@@ -9,11 +9,11 @@ from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI
 from pydantic import BaseModel
 
 from harness.calls import LLMReply, LLMRequest
-from harness.errors import ProviderError
+from harness.errors import ProviderError, UsageError
 from harness.llm.errors import Retryable
 
-from .openai_chat import OpenAIConfig
-from .wire import Count, api_key, clean, read_body, status_failure
+from .openai_chat import CompatibleConfig, OpenAIConfig
+from .wire import Count, api_key, clean, lost_connection, read_body, status_failure
 
 
 class _Message(BaseModel):
@@ -50,7 +50,7 @@ class OpenAIChat:
     name = "openai"
 
     def __init__(self, config: OpenAIConfig) -> None:
-        self._config = config
+        self.config = config
         self._clients: dict[asyncio.AbstractEventLoop, AsyncOpenAI] = {}
 
     async def complete(self, request: LLMRequest) -> LLMReply:
@@ -60,7 +60,7 @@ class OpenAIChat:
             CallFailed: this call failed; Retryable or Refused.
             ProviderError: no call can succeed: no key, wrong key, unknown model, no credit.
         """
-        key = api_key(self.name, self._config.key_variable, required=self._config.key_required)
+        key = api_key(self.name, self.config.key_variable, required=self.config.key_required)
         if not request.model:
             raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
         try:
@@ -73,11 +73,11 @@ class OpenAIChat:
                 error.body,
                 error.response.headers,
                 key=key,
-                variable=self._config.key_variable,
+                variable=self.config.key_variable,
                 model=request.model,
             ) from None
         except APIConnectionError as error:
-            raise Retryable(f"no connection ({type(error).__name__})") from None
+            raise lost_connection(error) from None
         except APIError as error:
             raise Retryable(f"the response is not what the API promises ({type(error).__name__})") from None
         return _reply(
@@ -94,12 +94,12 @@ class OpenAIChat:
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             self._clients[loop] = AsyncOpenAI(
-                api_key=key, base_url=self._config.base_url, max_retries=0, timeout=self._config.timeout_s
+                api_key=key, base_url=self.config.address(), max_retries=0, timeout=self.config.timeout_s
             )
         return self._clients[loop]
 
     def _parameters(self, request: LLMRequest) -> dict[str, Any]:
-        config = self._config
+        config = self.config
         messages = [{"role": "system", "content": request.system}] if request.system else []
         parameters: dict[str, Any] = {
             "model": request.model,
@@ -114,6 +114,20 @@ class OpenAIChat:
             schema = {"name": "answer", "schema": request.json_schema}
             parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
         return parameters
+
+
+class OpenAICompatible(OpenAIChat):
+    """The same, of another server."""
+
+    name = "openai-compatible"
+
+    def __init__(self, config: CompatibleConfig) -> None:
+        if config.address() is None:
+            raise UsageError(
+                f"{self.name}: no address; use --set {self.name}.base_url=http://HOST:PORT/v1 or set the environment "
+                f"variable {config.BASE_URL_VARIABLE}"
+            )
+        super().__init__(config)
 
 
 def _reply(completion: _Completion, request: LLMRequest, request_id: str) -> LLMReply:

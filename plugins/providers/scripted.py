@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
-from harness import Config, Provider, Registration, hookimpl
+from harness import Provider, ProviderConfig, Registration, hookimpl
 
 
-class ScriptedConfig(Config):
+class ScriptedConfig(ProviderConfig):
     """What it answers."""
 
     model: str = "scripted"

@@ -27,7 +27,7 @@ class Scripted:
     name = "scripted"
 
     def __init__(self, config: ScriptedConfig) -> None:
-        self._config = config
+        self.config = config
 
     async def complete(self, request: LLMRequest) -> LLMReply:
         """Answer at once."""
@@ -35,7 +35,7 @@ class Scripted:
         return LLMReply(
             text=text,
             finish_reason="stop",
-            model=request.model or self._config.model,
+            model=request.model or self.config.model,
             request_id=f"scripted-{_hash(request)[:12]}",
             input_tokens=len(request.user.split()),
             cached_tokens=0,
@@ -47,11 +47,11 @@ class Scripted:
 
     def _text(self, request: LLMRequest) -> str:
         prompt = f"{request.system or ''}\n{request.user}"
-        for part, reply in self._config.rules.items():
+        for part, reply in self.config.rules.items():
             if part in prompt:
                 return reply
-        if self._config.replies:
-            return self._config.replies[int(_hash(request), 16) % len(self._config.replies)]
+        if self.config.replies:
+            return self.config.replies[int(_hash(request), 16) % len(self.config.replies)]
         if "<neuron_activations>" in prompt:
             return _explain(prompt)
         if "feature interpretations to categorize" in prompt:

@@ -71,6 +71,13 @@ def _cleaned(value: Any, key: str) -> Any:
     return [_cleaned(v, key) for v in value] if isinstance(value, list) else value
 
 
+def lost_connection(error: Exception) -> Retryable:
+    """No connection, or one that broke. Once the request was sent, the vendor may charge for an answer that is lost."""
+    began = type(error.__cause__).__name__ if error.__cause__ else ""
+    charged = not began.startswith("Connect")
+    return Retryable(f"no connection ({type(error).__name__})", charged=charged)
+
+
 def status_failure(
     provider: str, status: int, body: object, headers: Mapping[str, str], *, key: str, variable: str, model: str
 ) -> HarnessError:

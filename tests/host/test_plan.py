@@ -47,7 +47,7 @@ def test_the_benchmarks_batch_size_is_part_of_the_evaluations_only() -> None:
 
 
 def test_another_provider_changes_nothing_but_the_interpretation() -> None:
-    before, after = keys(plan()), keys(plan(provider="openai:gpt-5-mini"))
+    before, after = keys(plan()), keys(plan(provider=("openai:gpt-5-mini",)))
     shared = {n for n in before if not n.startswith(("interpret", "categorise"))}
     assert all(before[n] == after[n] for n in shared)
     assert {n for n in after if n not in shared} == {
@@ -87,7 +87,7 @@ def test_only_keeps_a_stage_and_its_inputs() -> None:
         ({"settings": {"rank1-lora": {"rank": 0}}}, "rank1-lora.rank=0"),
         ({"settings": {"chat": {"thnk_header": "x"}}}, "nearest: 'think_header'"),
         ({"only": ["trian"]}, "nearest: 'train'"),
-        ({"provider": "opnai:x"}, "nearest: 'openai'"),
+        ({"provider": ("opnai:x",)}, "nearest: 'openai'"),
         ({"target": "openai"}, "--provider openai"),
     ],
 )

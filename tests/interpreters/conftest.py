@@ -8,6 +8,7 @@ import pytest
 
 from harness.records import Evidence, Exemplar
 from harness.stages import RunContext
+from harness.testing import MemoryCalls
 
 WINDOW = 8
 WORDS = ["cat", "lamp", "green", "boat", "rain", "door", "slow", "book"]
@@ -107,19 +108,6 @@ def planting() -> Planting:
     return Planting()
 
 
-class Journal:
-    """A CallStore in memory."""
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-
-    def lookup(self, key: str) -> Any:
-        return next((c for c in reversed(self.calls) if c.key == key and c.status == "ok"), None)
-
-    def store(self, call: Any) -> None:
-        self.calls.append(call)
-
-
 @pytest.fixture
 def context(tmp_path: Any) -> Callable[..., RunContext]:
     """A RunContext over a provider and a journal."""
@@ -129,7 +117,7 @@ def context(tmp_path: Any) -> Callable[..., RunContext]:
             out_dir=tmp_path,
             seed=seed,
             done=frozenset(done),
-            calls=journal if journal is not None else Journal(),
+            calls=journal if journal is not None else MemoryCalls(),
             provider=(lambda role: (provider, f"model-of-{role}")) if provider is not None else None,
         )
 
@@ -137,5 +125,5 @@ def context(tmp_path: Any) -> Callable[..., RunContext]:
 
 
 @pytest.fixture
-def journal() -> Journal:
-    return Journal()
+def journal() -> MemoryCalls:
+    return MemoryCalls()

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from harness.calls import LLMReply
+from harness.config import ProviderConfig
 from harness.errors import ProviderError, UsageError
 from harness.llm.errors import Refused
 from harness.records import Category, CategoryAssignment, Explanation
@@ -29,6 +30,7 @@ class Fake:
     """Answers by `rule(request)`: a reply's text, or an error to raise."""
 
     name = "fake"
+    config = ProviderConfig()
 
     def __init__(self, rule):
         self.rule, self.requests = rule, []

@@ -7,20 +7,12 @@ import signal
 import pytest
 
 from harness.calls import LLMReply, LLMRequest
-from harness.errors import ProviderError, UsageError
+from harness.config import ProviderConfig
+from harness.errors import ProviderError
 from harness.llm.client import Client
 from harness.llm.errors import BudgetSpent, MissingKey, Refused, Retryable
-
-
-class Journal:
-    def __init__(self):
-        self.calls = []
-
-    def lookup(self, key):
-        return next((c for c in reversed(self.calls) if c.key == key and c.status == "ok"), None)
-
-    def store(self, call):
-        self.calls.append(call)
+from harness.llm.session import Session
+from harness.testing import MemoryCalls
 
 
 class Fake:
@@ -28,8 +20,9 @@ class Fake:
 
     name = "fake"
 
-    def __init__(self, plan=None, delays=None):
+    def __init__(self, plan=None, delays=None, **settings):
         self.plan, self.delays = plan or {}, delays or {}
+        self.config = ProviderConfig(**settings)
         self.sent, self.closed = [], 0
 
     async def complete(self, request):
@@ -54,7 +47,9 @@ async def no_sleep(_):
 
 def test_order_is_the_requests_order_and_progress_is_the_answers():
     fake, seen = Fake(delays={"a": 0.05}), []
-    calls = list(Client(fake, Journal(), "explainer").run(requests("a", "b", "a"), on_call=lambda c: seen.append(c)))
+    calls = list(
+        Client(fake, MemoryCalls(), "explainer").run(requests("a", "b", "a"), on_call=lambda c: seen.append(c))
+    )
     assert [c.reply.text for c in calls] == ["A", "B", "A"]
     assert [c.request.user for c in seen] == ["b", "a"]
     assert sorted(fake.sent) == ["a", "b"]
@@ -63,17 +58,17 @@ def test_order_is_the_requests_order_and_progress_is_the_answers():
 
 
 def test_key_depends_on_provider_and_request_alone():
-    client = Client(Fake(), Journal(), "a")
+    client = Client(Fake(), MemoryCalls(), "a")
     one, two = requests("x", "y")
-    assert client.key(one) == Client(Fake(), Journal(), "b").key(one)
+    assert client.key(one) == Client(Fake(), MemoryCalls(), "b").key(one)
     assert len({client.key(one), client.key(two), client.key(one.model_copy(update={"repeat": 1}))}) == 3
 
 
 def test_failed_calls_are_stored_and_asked_again():
-    journal = Journal()
+    journal = MemoryCalls()
     plan = {"a": [Refused("no"), Retryable("busy")], "b": [Retryable("busy")] * 3}
-    fake = Fake(plan)
-    settings = {"max_attempts": 3, "sleep": no_sleep}
+    fake = Fake(plan, max_attempts=3)
+    settings = {"sleep": no_sleep}
     a, b = Client(fake, journal, "r", **settings).run(requests("a", "b"))
     assert (a.status, a.error, a.n_attempts) == ("failed", "no", 1)
     assert (b.status, b.error, b.n_attempts) == ("failed", "busy", 3)
@@ -88,43 +83,46 @@ def test_pauses_grow_obey_retry_after_and_are_capped():
     async def sleep(seconds):
         pauses.append(seconds)
 
-    waits = [None, None, 5.0, 500.0]
-    fake = Fake({"a": [Retryable("busy", retry_after_s=w) for w in waits]})
-    list(Client(fake, Journal(), "r", rng=random.Random(1), sleep=sleep, max_retry_sleep_s=60).run(requests("a")))
-    assert 0.25 <= pauses[0] <= 0.5 <= pauses[1] <= 1.0
-    assert 5.0 <= pauses[2] <= 5.5
-    assert pauses[3] == 60
+    waits = [None, None, None, None, 0.1, 500.0]
+    fake = Fake({"a": [Retryable("busy", retry_after_s=w) for w in waits]}, max_wait_s=3, max_attempts=9)
+    (call,) = Client(fake, MemoryCalls(), "r", rng=random.Random(1), sleep=sleep).run(requests("a"))
+    assert 0.25 <= pauses[0] <= 0.5 <= pauses[1] <= 1.0 <= pauses[2] <= 2.0
+    assert 2.0 <= pauses[3] <= 3.0, "never above max_wait_s"
+    assert "asked to wait 500 s" in call.error
+    assert (call.n_attempts, call.final) == (6, False)
 
 
 def test_an_attempt_that_takes_too_long_is_retried():
-    fake = Fake(delays={"a": 5})
-    (call,) = Client(fake, Journal(), "r", timeout_s=0.02, max_attempts=2, sleep=no_sleep).run(requests("a"))
+    fake = Fake(delays={"a": 5}, timeout_s=0.02, max_attempts=2)
+    (call,) = Client(fake, MemoryCalls(), "r", sleep=no_sleep).run(requests("a"))
     assert (call.status, call.error, call.n_attempts) == ("failed", "no answer within 0.02 s", 2)
 
 
 def test_the_budget_stops_the_run_and_the_next_goes_on():
-    fake, journal = Fake({"b": [Retryable("busy")]}), Journal()
-    client = Client(fake, journal, "r", max_calls=3, sleep=no_sleep)
-    got = []
-    with pytest.raises(BudgetSpent, match="max_calls"):
-        got.extend(c.reply.text for c in client.run(requests(*"abcabcde")))
-    assert len(journal.calls) == 3
-    assert client.n_sent == 3
-    assert [c.reply.text for c in Client(fake, journal, "r", max_calls=2).run(requests(*"abcde"))] == list("ABCDE")
+    fake, journal = Fake({"b": [Retryable("busy")]}), MemoryCalls()
+    session, got = Session(max_calls=3), []
+    calls = Client(fake, journal, "r", session=session, sleep=no_sleep).run(requests(*"abcabcde"))
+    with pytest.raises(BudgetSpent, match="--max-calls"):
+        got.extend(call.reply.text for call in calls)
+    assert got == list("ABCABC")
+    assert len(journal.calls) == session.n_sent == 3
+    more = Client(fake, journal, "r", session=Session(max_calls=2)).run(requests(*"abcde"))
+    assert [c.reply.text for c in more] == list("ABCDE")
     assert sorted(fake.sent) == list("abbcde")
 
 
 def test_a_fatal_error_keeps_what_is_in_flight():
-    fake, journal = Fake({"b": [MissingKey("fake", "FAKE_KEY")]}, delays={"a": 0.05, "b": 0.01}), Journal()
+    fake, journal = Fake({"b": [MissingKey("fake", "FAKE_KEY")]}, delays={"a": 0.05, "b": 0.01}), MemoryCalls()
+    fake.config = ProviderConfig(concurrency=2)
     with pytest.raises(ProviderError, match="FAKE_KEY"):
-        list(Client(fake, journal, "r", concurrency=2).run(requests("a", "b", "c", "d")))
+        list(Client(fake, journal, "r").run(requests("a", "b", "c", "d")))
     assert [c.request.user for c in journal.calls] == ["a"]
     assert fake.sent == ["a", "b"]
     assert fake.closed == 1
 
 
 def test_closing_the_iterator_or_ctrl_c_loses_only_calls_in_flight():
-    fake, journal = Fake(delays={"b": 5}), Journal()
+    fake, journal = Fake(delays={"b": 5}), MemoryCalls()
     calls = Client(fake, journal, "r").run(requests("a", "b"))
     assert next(calls).status == "ok"
     calls.close()
@@ -140,15 +138,10 @@ def test_closing_the_iterator_or_ctrl_c_loses_only_calls_in_flight():
 
 
 def test_one_run_at_a_time():
-    client = Client(Fake(), Journal(), "r")
+    client = Client(Fake(), MemoryCalls(), "r")
     first = client.run(requests("a", "b"))
     next(first)
     with pytest.raises(RuntimeError, match="one run at a time"):
         next(client.run(requests("c")))
     assert next(first).status == "ok"
     assert list(client.run([])) == []
-
-
-def test_settings_are_checked():
-    with pytest.raises(UsageError, match="concurrency"):
-        Client(Fake(), Journal(), "r", concurrency=0)

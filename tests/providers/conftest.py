@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from harness.testing import MemoryCalls
+
 CANARY = "sk-canary-0123456789abcdef"
 
 
@@ -34,6 +36,7 @@ class Seen:
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    at: float = field(default_factory=time.monotonic)
 
 
 class FakeVendor:
@@ -147,19 +150,6 @@ def canary() -> str:
     return CANARY
 
 
-class Journal:
-    """A CallStore in memory."""
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-
-    def lookup(self, key: str) -> Any:
-        return next((c for c in reversed(self.calls) if c.key == key and c.status == "ok"), None)
-
-    def store(self, call: Any) -> None:
-        self.calls.append(call)
-
-
 @pytest.fixture
-def journal() -> Journal:
-    return Journal()
+def journal() -> MemoryCalls:
+    return MemoryCalls()

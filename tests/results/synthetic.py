@@ -143,8 +143,8 @@ def fill(store: Store, *, n_layers: int = 4) -> int:
         step, _ = store.begin_step(run, position, **step_values(name, stage, plugin))  # type: ignore[arg-type]
         store.write_many(step, many)
         if stage == "interpret":
-            store.calls(step).store(_call(f"{name}-ok", "ok"))
-            store.calls(step).store(_call(f"{name}-bad", "failed"))
+            store.calls(step).store([_call(f"{name}-ok", "ok")])
+            store.calls(step).store([_call(f"{name}-bad", "failed")])
         store.finish_step(step, status="done", wall_s=12.5 * (position + 1), output={})
         position += 1
     store.finish_run(run, status="done")

@@ -117,17 +117,18 @@ def test_calls_are_replayed_and_failures_are_not(store: Store, run: int, synthet
     calls = store.calls(step)
     ok = synthetic._call("a", "ok")
     failed = ok.model_copy(update={"status": "failed", "reply": None, "error": "503"})
-    assert calls.lookup(ok.key) is None
-    calls.store(failed)
-    assert calls.lookup(ok.key) is None
-    calls.store(ok)
-    assert calls.lookup(ok.key) == ok
-    calls.store(failed)
-    assert calls.lookup(ok.key) == ok
+    asked = {ok.key: ok.request}
+    assert calls.find(asked) == {}
+    calls.store([failed])
+    assert calls.find(asked) == {}
+    calls.store([ok])
+    assert calls.find(asked) == {ok.key: ok}
+    calls.store([failed])
+    assert calls.find(asked) == {ok.key: ok}
     other = LLMCall(key="k", provider="p", role="r", request=LLMRequest(model="m", user="u", json_schema={"a": [1]}),
                     status="ok", reply=ok.reply, n_attempts=1, latency_s=0.1)  # fmt: skip
-    calls.store(other)
-    assert calls.lookup("k") == other
+    calls.store([other])
+    assert calls.find({"k": other.request, "unknown": ok.request}) == {"k": other}
 
 
 def test_claims_are_imported_once_and_can_be_replaced(store: Store, run: int, synthetic: ModuleType) -> None:

@@ -1,0 +1,52 @@
+"""Settings of providers that are a server: its address, and where the API key is found. No SDK here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import field_validator
+
+from harness import ProviderConfig
+
+
+class ServerConfig(ProviderConfig):
+    """Which server is asked."""
+
+    OPERATIONAL = ProviderConfig.OPERATIONAL | {"base_url", "key_variable", "key_required"}
+    BASE_URL_VARIABLE: ClassVar[str]
+    """Environment variable that names the address where the setting does not."""
+
+    base_url: str | None = None
+    """Address of the server; None: from the environment, else the vendor's own."""
+    key_variable: str
+    """Environment variable that holds the API key."""
+    key_required: bool = True
+    """False for a server that wants no key."""
+    structured_output: bool = True
+    """Send the request's JSON schema, where it has one, so that the server constrains the reply to it."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_credentials(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError("an address starts with http:// or https://")
+        if url is not None and "@" in urlsplit(url).netloc:
+            raise ValueError(
+                f"settings are stored: leave the name and password out, or give the address in ${cls.BASE_URL_VARIABLE}"
+            )
+        return url
+
+    def address(self) -> str | None:
+        """The address that is asked; None is the vendor's own."""
+        return self.base_url or os.environ.get(self.BASE_URL_VARIABLE, "").strip() or None
+
+    def identity(self) -> dict[str, Any]:
+        """Also the address, without name, password and query, which may be secret."""
+        address = self.address()
+        if address is None:
+            return super().identity()
+        parts = urlsplit(address)
+        bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+        return {**super().identity(), "base_url": bare}
