@@ -47,7 +47,7 @@ def as_csv(row_type: type[Any] | None, rows: Sequence[Any]) -> str:
 
 def as_markdown(section: Section, rows: Sequence[Any]) -> str:
     """A heading and a pipe table per block, then legend and notes."""
-    parts = []
+    parts = [markdown_text(visible(section.lead(rows)))] if section.lead else []
     for block in section.parts(rows):
         head = "| " + " | ".join(markdown_text(c.header) for c in section.columns) + " |"
         rule = "|" + "|".join("---:" if c.justify == "right" else "---" for c in section.columns) + "|"
@@ -93,7 +93,8 @@ def _latex_table(section: Section, block: Block, number: int) -> str:
         _latex_row([" ".join(escape(part) for part in lines(c.cell(row))) for c in section.columns])
         for row in block.rows
     ]
-    caption = escape(" ".join(filter(None, (visible(block.title) + ".", section.legend))))
+    lead = visible(section.lead(block.rows)) if section.lead else ""
+    caption = escape(" ".join(filter(None, (visible(block.title) + ".", lead, section.legend))))
     label = f"tab:{section.name}" + (f"-{number + 1}" if number else "")
     return "\n".join(
         [

@@ -34,6 +34,7 @@ class Section:
         label: row -> what its notes are filed under; None: its rows have no notes.
         legend: what to know to read the table.
         blocks: rows -> titled groups of the rows that people see.
+        lead: rows -> a sentence above everything, where one must be read first.
         picture: rows -> something above the table, on terminals.
         before: sections shown with it, above it, to people.
         after: sections shown with it, below it, to people.
@@ -48,6 +49,7 @@ class Section:
     label: Callable[[Any], str] | None = None
     legend: str = ""
     blocks: Callable[[Sequence[Any]], list[Block]] | None = None
+    lead: Callable[[Sequence[Any]], str] | None = None
     picture: Callable[[Sequence[Any]], RenderableType | None] | None = None
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from harness.report.cells import Column, count, fixed, inline, p_value, percent,
 from harness.report.heatmap import heatmap
 from harness.report.section import Block, Section
 from harness.report.sections_judgements import JUDGEMENTS
+from harness.report.sections_paper import PAPER
 from harness.results import queries
 
 TOP_FEATURES = 10
@@ -260,6 +261,7 @@ SECTIONS = {
         _FEATURES,
         _CATEGORIES,
         *JUDGEMENTS,
+        PAPER,
     )
 }
 """Every report by name, in the order of the paper."""

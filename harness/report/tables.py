@@ -19,6 +19,9 @@ _MOST_LABELS = 4
 
 def section_tables(section: Section, rows: Sequence[Any]) -> Iterator[RenderableType]:
     """A section's picture, tables, legend and notes."""
+    if section.lead:
+        yield Text(visible(section.lead(rows)), style="bold")
+        yield Text()
     picture = section.picture(rows) if section.picture else None
     if picture is not None:
         yield picture

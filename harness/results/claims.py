@@ -1,4 +1,4 @@
-"""The paper's numbers, for the column beside ours: "Rank-1 LoRAs Encode Interpretable Reasoning Signals".
+"""The paper's claims, from `claims.yaml`: numbers for the column beside ours, patterns, and what nobody can test here.
 
 Values are as printed; counts (`successes` of `n`) are those that the printed decimals fit. No interval is printed. The
 two recoveries have different denominators: full - base in table 1, adapter - base in table 2.
@@ -7,7 +7,12 @@ two recoveries have different denominators: full - base in table 1, adapter - ba
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
+
+PAPER_SOURCES = {"adapter-activations": "LoRA directions", "batch-topk": "SAE latents"}
+"""Our source -> the paper's name for it."""
 
 
 @dataclass(frozen=True)
@@ -39,43 +44,59 @@ class Claim:
         return asdict(self)
 
 
-_COUNTS = {
-    "AIME24": (30, {"base": 7, "adapter": 15, "full": 18, "without-attention": 11, "without-mlp": 4}),
-    "MATH500": (500, {"base": 417, "adapter": 455, "full": 461, "without-attention": 450, "without-mlp": 422}),
-    "GPQA-Diamond": (198, {"base": 97, "adapter": 115, "full": 117, "without-attention": 102, "without-mlp": 100}),
-}
-"""Benchmark -> n and correct answers per variant. AIME24 is the version without figures."""
+@dataclass(frozen=True)
+class Pattern:
+    """A claim that one thing is larger than, or like, another.
 
-_RECOVERY = {"AIME24": 0.7273, "MATH500": 0.8636, "GPQA-Diamond": 0.8990}
-_GAP_SHARES = {
-    "AIME24": {"attention": 0.5002},
-    "MATH500": {"attention": 0.8684, "mlp": 0.1316},
-    "GPQA-Diamond": {"attention": 0.2783, "mlp": 0.1672},
-}
-_COMMENTS = {"GPQA-Diamond": "the printed counts give 18/20 = 0.9000"}
+    Attributes:
+        place: where it is made.
+        statement: in words.
+        test: how it is tested; None where nothing tests it.
+        reason: why not.
+    """
 
-
-def _claims() -> tuple[Claim, ...]:
-    found = []
-    for benchmark, (n, counts) in _COUNTS.items():
-        for variant, correct in counts.items():
-            place = "table 2" if variant.startswith("without-") else "table 1"
-            found.append(Claim(place, f"score/{variant}", benchmark, round(correct / n, 4), successes=correct, n=n))
-        comment = _COMMENTS.get(benchmark)
-        found.append(Claim("table 1", "recovery", benchmark, _RECOVERY[benchmark], n=n, comment=comment))
-        for group, value in _GAP_SHARES[benchmark].items():
-            found.append(Claim("table 2", f"share_of_adapter_gap/{group}", benchmark, value, n=n))
-    found += [
-        Claim("section 3.1", "grade/0", "LoRA directions", 0.22, comment="`cleanly monosemantic`"),
-        Claim("section 3.1", "grade/0", "SAE latents", 0.62, comment="`cleanly monosemantic`"),
-        Claim("section 3.1", "grade/1", "SAE latents", 0.22, comment="`broad but consistent`"),
-        Claim("section 3.1", "n_alive", "SAE latents", 2000, unit="count", comment="roughly"),
-    ]
-    return tuple(found)
+    place: str
+    statement: str
+    test: str | None = None
+    reason: str | None = None
 
 
-CLAIMS = _claims()
-"""Every number of the paper that a report can stand beside ours."""
+@dataclass(frozen=True)
+class Paper:
+    """Everything that the paper claims.
 
-PAPER_SOURCES = {"adapter-activations": "LoRA directions", "batch-topk": "SAE latents"}
-"""Our source -> the paper's name for it."""
+    Attributes:
+        title: of the paper.
+        model: its model's name, as the last part of a path or hub id.
+        numbers: what is printed.
+        top_layers: layers with the largest KL.
+        patterns: what should hold on any model.
+        untested: what this harness does not test.
+    """
+
+    title: str
+    model: str
+    numbers: tuple[Claim, ...]
+    top_layers: tuple[int, ...]
+    patterns: tuple[Pattern, ...]
+    untested: tuple[Pattern, ...]
+
+    def is_model(self, model: str | None) -> bool:
+        """Whether a model, by path or hub id, is the paper's."""
+        return bool(model) and str(model).rstrip("/").rsplit("/", 1)[-1].lower() == self.model.lower()
+
+
+@cache
+def paper() -> Paper:
+    """The paper's claims. Read when first asked for."""
+    import yaml
+
+    data = yaml.safe_load(files("harness.results").joinpath("claims.yaml").read_text(encoding="utf-8"))
+    return Paper(
+        title=data["paper"],
+        model=data["model"],
+        numbers=tuple(Claim(**{**c, "value": float(c["value"])}) for c in data["numbers"]),
+        top_layers=tuple(data["top_layers"]["layers"]),
+        patterns=tuple(Pattern(**p) for p in data["patterns"]),
+        untested=tuple(Pattern(**p) for p in data["untested"]),
+    )

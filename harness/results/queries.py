@@ -16,6 +16,7 @@ from harness.results.query_ablations import ComponentRow, DictionaryRow, compone
 from harness.results.query_benchmarks import GroupRow, RecoveryRow, groups, recovery
 from harness.results.query_features import CategoryRow, FeatureRow, categories, features
 from harness.results.query_grades import GradeRow, GradeTestRow, grade_tests, grades
+from harness.results.query_paper import PaperRow, paper_card
 from harness.results.query_training import ConfusionRow, TrainingRow, confusion, training
 from harness.results.tables import LLMCall, RunStep, Step, StudyRun
 
@@ -194,6 +195,7 @@ __all__ = [
     "GradeTestRow",
     "GroupRow",
     "OverviewRow",
+    "PaperRow",
     "RecoveryRow",
     "StepRow",
     "TrainingRow",
@@ -206,6 +208,7 @@ __all__ = [
     "grades",
     "groups",
     "overview",
+    "paper_card",
     "recovery",
     "resolve_run",
     "steps",

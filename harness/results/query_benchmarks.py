@@ -80,7 +80,7 @@ class GroupRow:
 
 
 @dataclass(frozen=True)
-class _Scored:
+class ItemScores:
     """One variant's scores on one benchmark: doc_id -> mean over repeats."""
 
     scores: dict[int, float]
@@ -96,11 +96,11 @@ def recovery(connection: Connection, run_id: int) -> list[RecoveryRow]:
     """
     printed, names = claims(connection), paper_names(connection, run_id)
     rows = []
-    for benchmark, variants in _scores(connection, run_id).items():
-        trio: dict[str, _Scored] = {v: variants[v] for v in ("base", "adapter", "full") if v in variants}
+    for benchmark, variants in item_scores(connection, run_id).items():
+        trio: dict[str, ItemScores] = {v: variants[v] for v in ("base", "adapter", "full") if v in variants}
         if not trio:
             continue
-        shared, note = _pair(trio)
+        shared, note = paired_scores(trio)
         values: dict[str, Any] = {"reason": None, "p_value": None}
         for variant in ("base", "adapter", "full"):
             values |= _interval(variant, mean_score(shared[variant]) if shared.get(variant) else None)
@@ -132,11 +132,11 @@ def groups(connection: Connection, run_id: int) -> list[GroupRow]:
     The share is (without - base) / (adapter - base). Groups of which only the KL was measured have no benchmark.
     """
     kl = _group_kl(connection, run_id)
-    if not kl and not any(v.startswith(WITHOUT) for b in _scores(connection, run_id).values() for v in b):
+    if not kl and not any(v.startswith(WITHOUT) for b in item_scores(connection, run_id).values() for v in b):
         return []
     printed, names = claims(connection), paper_names(connection, run_id)
     rows, seen = [], set()
-    for benchmark, variants in _scores(connection, run_id).items():
+    for benchmark, variants in item_scores(connection, run_id).items():
         without = [v for v in variants if v.startswith(WITHOUT)]
         for variant in [v for v in ("adapter", *without, "base") if v in variants]:
             group = {"adapter": "none", "base": "all"}.get(variant, variant.removeprefix(WITHOUT))
@@ -150,13 +150,13 @@ def _group_row(
     group: str,
     variant: str,
     benchmark: str,
-    variants: dict[str, _Scored],
+    variants: dict[str, ItemScores],
     cell: Any,
     paper: str | None,
     printed: dict[tuple[str, str], float],
 ) -> GroupRow:
     trio = {v: variants[v] for v in dict.fromkeys(("base", variant, "adapter")) if v in variants}
-    shared, note = _pair(trio)
+    shared, note = paired_scores(trio)
     values = _interval("score", mean_score(shared[variant]) if shared.get(variant) else None)
     values |= {"share_of_adapter_gap": None, "share_ci_low": None, "share_ci_high": None, "reason": None}
     p_value = None
@@ -213,7 +213,7 @@ def _group_kl(connection: Connection, run_id: int) -> dict[str, Any]:
     return cells
 
 
-def _scores(connection: Connection, run_id: int) -> dict[str, dict[str, _Scored]]:
+def item_scores(connection: Connection, run_id: int) -> dict[str, dict[str, ItemScores]]:
     """Benchmark -> variant -> scores, in the order in which they were stored; a later evaluation replaces another."""
     rows = connection.execute(
         select(
@@ -237,18 +237,18 @@ def _scores(connection: Connection, run_id: int) -> dict[str, dict[str, _Scored]
         )
         .order_by(Evaluation.id, Sample.doc_id)
     )
-    found: dict[str, dict[str, _Scored]] = {}
+    found: dict[str, dict[str, ItemScores]] = {}
     newest: dict[tuple[str, str], int] = {}
     for r in rows:
         variants = found.setdefault(r.benchmark, {})
         if newest.get((r.benchmark, r.variant)) != r.id:
             newest[r.benchmark, r.variant] = r.id
-            variants[r.variant] = _Scored({}, r.engine, r.chat_hash)
+            variants[r.variant] = ItemScores({}, r.engine, r.chat_hash)
         variants[r.variant].scores[r.doc_id] = float(r.score)
     return found
 
 
-def _pair(variants: dict[str, _Scored]) -> tuple[dict[str, list[float]], str | None]:
+def paired_scores(variants: dict[str, ItemScores]) -> tuple[dict[str, list[float]], str | None]:
     """Scores on the items that all variants have, in one order, and what to know about the comparison."""
     shared = sorted(set.intersection(*(set(v.scores) for v in variants.values())))
     notes = []

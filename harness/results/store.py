@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, union_all, update
+from sqlalchemy import Connection, Engine, delete, insert, select, union_all, update
 from sqlalchemy.exc import IntegrityError
 
 from harness import records
 from harness.errors import ResultsError
 from harness.judgements import StoredRecord
 from harness.results import tables, tables_judgements
-from harness.results.claims import CLAIMS
+from harness.results.claims import paper
 from harness.results.database import database_url, now, open_database, sentences, sqlite_path, transaction
 from harness.results.journal import Journal
 from harness.results.rows import row_of
@@ -282,7 +282,7 @@ class Store:
         return Journal(self.engine, self.name, step_id)
 
     def import_claims(self, claims: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the paper's numbers; keys as in `harness.results.claims.CLAIMS`."""
+        """Replace the paper's numbers; keys as in `harness.results.claims.Claim`."""
         rows = [dict(claim) for claim in claims]
         with self._transaction() as connection:
             connection.execute(delete(tables.PaperClaim))
@@ -290,10 +290,13 @@ class Store:
                 connection.execute(insert(tables.PaperClaim), rows)
 
     def _import_missing_claims(self) -> None:
+        claims = [claim.row() for claim in paper().numbers]
+        table = tables.PaperClaim
         with sentences(self.name), self.engine.connect() as connection:
-            n = connection.execute(select(func.count()).select_from(tables.PaperClaim)).scalar_one()
-        if n == 0:
-            self.import_claims(claim.row() for claim in CLAIMS)
+            found = connection.execute(select(*(getattr(table, name) for name in claims[0])).order_by(table.id))
+            stored = [dict(row) for row in found.mappings()]
+        if stored != claims:
+            self.import_claims(claims)
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return transaction(self.engine, self.name)
