@@ -18,6 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/harness run --plugin rank1-lora
 	$(BIN)/harness report
+	$(BIN)/harness dashboard
 
 # Two workers of one thread each: most of a test is Python, which a second thread does not help.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
@@ -59,4 +60,4 @@ docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) artifacts results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) artifacts dashboard results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
