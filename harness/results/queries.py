@@ -17,6 +17,7 @@ from harness.results.query_benchmarks import GroupRow, RecoveryRow, groups, reco
 from harness.results.query_features import CategoryRow, FeatureRow, categories, features
 from harness.results.query_grades import GradeRow, GradeTestRow, grade_tests, grades
 from harness.results.query_paper import PaperRow, paper_card
+from harness.results.query_sweep import SearchRow, SweepRow, TotalRow, searches, sweeps, totals
 from harness.results.query_training import ConfusionRow, TrainingRow, confusion, training
 from harness.results.tables import LLMCall, RunStep, Step, StudyRun
 
@@ -197,7 +198,10 @@ __all__ = [
     "OverviewRow",
     "PaperRow",
     "RecoveryRow",
+    "SearchRow",
     "StepRow",
+    "SweepRow",
+    "TotalRow",
     "TrainingRow",
     "categories",
     "components",
@@ -211,7 +215,10 @@ __all__ = [
     "paper_card",
     "recovery",
     "resolve_run",
+    "searches",
     "steps",
+    "sweeps",
+    "totals",
     "training",
     "why_empty",
 ]
