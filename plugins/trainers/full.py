@@ -12,7 +12,7 @@ from harness.records import Checkpoint, ModelRef, Trace
 from harness.stages import RunContext
 
 from .full_finetune import FullFinetuneConfig
-from .training import fit
+from .training import Weights, fit
 
 
 class FullTrainer:
@@ -31,11 +31,18 @@ class FullTrainer:
 
         def build() -> Any:
             # Steps of 1e-5 vanish in bfloat16 weights: the weights that are trained are float32.
-            return load_base(base.model_copy(update={"dtype": "float32"}), run.device).train()
+            device = "cpu" if self.config.fsdp else run.device
+            return load_base(base.model_copy(update={"dtype": "float32"}), device).train()
 
-        def save(model: Any, folder: Path) -> None:
+        def save(model: Any, folder: Path, weights: Weights | None) -> None:
             import torch
 
-            model.to(getattr(torch, base.dtype)).save_pretrained(folder)
+            dtype = getattr(torch, base.dtype)
+            if weights is None:
+                model.to(dtype).save_pretrained(folder)
+            else:
+                tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
+                own = {k: v.to(dtype) for k, v in weights.items() if k not in tied}
+                model.save_pretrained(folder, state_dict=own)
 
         return fit("full", build, save, self.config, base, load_tokenizer(base), traces, chat, run)

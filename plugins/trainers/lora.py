@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from harness.errors import ModelError, UsageError
@@ -16,7 +18,7 @@ from harness.records import Checkpoint, ModelRef, Trace
 from harness.stages import RunContext
 
 from .rank1_lora import Rank1LoraConfig
-from .training import fit
+from .training import Weights, fit
 
 
 class LoraTrainer:
@@ -35,14 +37,24 @@ class LoraTrainer:
         """
 
         def build() -> Any:
+            if self.config.fsdp:
+                whole = base.model_copy(update={"dtype": "float32"})
+                return add_lora(load_base(whole, "cpu"), self.config, run.seed)
             return add_lora(load_base(base, run.device), self.config, run.seed)
 
         return fit("adapter", build, _save, self.config, base, load_tokenizer(base), traces, chat, run)
 
 
-def _save(model: Any, folder: Path) -> None:
-    # The base's embeddings are never adapted: PEFT's own guess would look the base up on the hub.
-    model.save_pretrained(folder, save_embedding_layers=False)
+def _save(model: Any, folder: Path, weights: Weights | None) -> None:
+    if weights is None:
+        # The base's embeddings are never adapted: PEFT's own guess would look the base up on the hub.
+        model.save_pretrained(folder, save_embedding_layers=False)
+        return
+    # Gathered from shards: PEFT looks tensors up by module, whose names recomputation has changed. Same files.
+    config = replace(model.peft_config["default"], inference_mode=True)
+    config.save_pretrained(folder)
+    own = {k.replace(".default.", "."): v.contiguous() for k, v in weights.items() if ".lora_" in k}
+    save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def add_lora(model: Any, config: Rank1LoraConfig, seed: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from harness.config import Config
 
@@ -36,9 +36,20 @@ class Recipe(Config):
     """Run the forward and backward pass in bfloat16 (autocast); trained weights stay in float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    processes: PositiveInt = 1
+    """Processes of torchrun on this machine, one per GPU; micro_batch_size times these must divide batch_size."""
+    fsdp: bool = False
+    """Shard weights, gradients and optimiser over the processes (PyTorch FSDP2), for models that no GPU holds whole.
+    The base is then loaded in float32, as the paper's was: FSDP wants one dtype; `bf16` computes in bfloat16."""
     save_steps: PositiveInt = 100
     """Optimiser steps between checkpoints: what an interruption can cost."""
     logging_steps: PositiveInt = 10
     """Optimiser steps per logged loss."""
     shuffle_traces: bool = False
     """Control: every question gets the trace and answer of another one. Such a model must not recover anything."""
+
+    @model_validator(mode="after")
+    def _shards_are_spread(self) -> Recipe:
+        if self.fsdp and self.processes == 1:
+            raise ValueError("fsdp shards over processes: set processes to the number of GPUs")
+        return self

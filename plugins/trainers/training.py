@@ -31,10 +31,14 @@ from harness.records import Checkpoint, ModelRef, Trace
 from harness.stages import RunContext
 
 from .examples import Examples, make_examples, pad_batch, shuffled
+from .processes import in_worker, is_first, run_processes
 from .recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Weights = dict[str, Any]
+"""Parameter name -> tensor."""
 
 _FOLDER = {"adapter": "adapter", "full": "model"}
 
@@ -42,7 +46,7 @@ _FOLDER = {"adapter": "adapter", "full": "model"}
 def fit(
     kind: Literal["adapter", "full"],
     build: Callable[[], Any],
-    save: Callable[[Any, Path], None],
+    save: Callable[[Any, Path, Weights | None], None],
     recipe: Recipe,
     base: ModelRef,
     tokenizer: PreTrainedTokenizerBase,
@@ -58,7 +62,7 @@ def fit(
     Args:
         kind: what is made; the folder is `adapter` or `model`.
         build: the model with the parameters that are to be trained requiring grad; called after seeding.
-        save: writes the trained weights into a folder.
+        save: writes the trained weights into a folder: those given, else the model's own.
         recipe: how.
         base: where the model came from.
         tokenizer: the base's.
@@ -71,6 +75,7 @@ def fit(
         DataError: no trace is short enough.
     """
     accumulate = _accumulation(recipe)
+    together = recipe.processes > 1
     run.out_dir.mkdir(parents=True, exist_ok=True)
     chat_hash = chat.hash(tokenizer)
     # The folder belongs to one step, whose key covers the base's bytes: its name is enough here.
@@ -78,6 +83,9 @@ def fit(
     finished = _finished(run.out_dir, job)
     if finished is not None:
         return finished
+    if together and not in_worker():
+        run_processes(kind, recipe, base, traces, chat, run)
+        return Checkpoint.model_validate(json.loads((run.out_dir / "job.json").read_text())["checkpoint"])
     with _undisturbed(run.seed):
         model = build()
         cached = model.config.use_cache  # the Trainer switches it off, and it would be saved like that
@@ -87,7 +95,11 @@ def fit(
         trainer = _trainer(model, examples, recipe, accumulate, int(tokenizer.pad_token_id), run)
         trainer.train(resume_from_checkpoint=_last_complete(run.out_dir / "steps"))
         model.config.use_cache = cached
-        folder = _saved(partial(save, trainer.accelerator.unwrap_model(trainer.model)), run.out_dir, _FOLDER[kind])
+        weights = _gathered(trainer) if recipe.fsdp else None
+        whole = trainer.accelerator.unwrap_model(trainer.model)
+        folder = run.out_dir / _FOLDER[kind]
+        if is_first():
+            _saved(partial(_save, save, whole, weights), run.out_dir, _FOLDER[kind])
     checkpoint = Checkpoint(
         kind=kind,
         path=folder,
@@ -99,13 +111,16 @@ def fit(
         n_steps=trainer.state.global_step,
         losses=tuple((int(e["step"]), float(e["loss"])) for e in trainer.state.log_history if "loss" in e),
     )
-    _write(run.out_dir / "job.json", {"job": job, "checkpoint": checkpoint.model_dump(mode="json")})
-    shutil.rmtree(run.out_dir / "steps", ignore_errors=True)
+    if is_first():
+        _write(run.out_dir / "job.json", {"job": job, "checkpoint": checkpoint.model_dump(mode="json")})
+    trainer.accelerator.wait_for_everyone()
+    if is_first():
+        shutil.rmtree(run.out_dir / "steps", ignore_errors=True)
     return checkpoint
 
 
 def _accumulation(recipe: Recipe) -> int:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = int(os.environ.get("WORLD_SIZE", recipe.processes))
     per_pass = recipe.micro_batch_size * processes
     if recipe.batch_size % per_pass:
         raise UsageError(
@@ -137,6 +152,62 @@ def _finished(out_dir: Path, job: str) -> Checkpoint | None:
     return None
 
 
+def _save(save: Callable[[Any, Path, Weights | None], None], model: Any, weights: Weights | None, folder: Path) -> None:
+    save(model, folder, weights)
+
+
+def _gathered(trainer: Trainer) -> Weights:
+    """The sharded weights as whole ones on the CPU, in the first process; a collective, so every process takes part."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(trainer.model, options=options)
+
+
+def _sharding(model: Any, recipe: Recipe) -> dict[str, Any]:
+    """TrainingArguments of FSDP2, wrapped at the model's decoder layers.
+
+    Recomputation is then FSDP's own: the Trainer's would gather every layer once more.
+    """
+    if not recipe.fsdp:
+        checkpointing = recipe.gradient_checkpointing
+        return {
+            "gradient_checkpointing": checkpointing,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
+        }
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "transformer_layer_cls_to_wrap": sorted(inner._no_split_modules),
+            "activation_checkpointing": recipe.gradient_checkpointing,
+            "state_dict_type": "FULL_STATE_DICT",
+            "cpu_ram_efficient_loading": False,
+        },
+    }
+
+
+class ShardingTrainer(Trainer):
+    """transformers' Trainer, which shards on CPUs as well: accelerate would silently train unsharded copies there."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Switch FSDP on where accelerate left it out."""
+        super().create_accelerator_and_postprocess()
+        if not (self.args.fsdp and self.args.use_cpu) or self.is_fsdp_enabled:
+            return
+        from accelerate import PartialState
+        from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+        plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+        if self.accelerator.mixed_precision != "no":
+            plugin.set_mixed_precision(self.accelerator.mixed_precision)
+        # Both states are shared dictionaries, and the first is read again from the second.
+        self.accelerator.state._shared_state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        self.is_fsdp_enabled = True
+
+
 def _trainer(model: Any, examples: Examples, recipe: Recipe, accumulate: int, pad_id: int, run: RunContext) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(run.out_dir / "steps"),
@@ -152,8 +223,7 @@ def _trainer(model: Any, examples: Examples, recipe: Recipe, accumulate: int, pa
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         bf16=recipe.bf16,
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if recipe.gradient_checkpointing else None,
+        **_sharding(model, recipe),
         train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
         save_strategy="steps",
         save_steps=recipe.save_steps,
@@ -173,7 +243,7 @@ def _trainer(model: Any, examples: Examples, recipe: Recipe, accumulate: int, pa
     )
     if not os.environ.get("WORLD_SIZE"):
         arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs would mean nn.DataParallel and another batch
-    trainer = Trainer(
+    trainer = ShardingTrainer(
         model=model,
         args=arguments,
         train_dataset=list(examples.rows),
