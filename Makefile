@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-fast test-slow check format bench docs clean peers
+.PHONY: install demo test test-fast test-slow check format bench docs clean peers test-formats
 
 install: $(VENV)/.installed
 
@@ -18,19 +18,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/harness run --plugin rank1-lora
 	$(BIN)/harness report
-	$(BIN)/harness dashboard
-
-# Two workers of one thread each: most of a test is Python, which a second thread does not help.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test: install
-	$(PYTEST)
+	$(BIN)/pytest
 
 test-fast: install
-	$(PYTEST) -m "not slow"
+	$(BIN)/pytest -m "not slow"
 
 test-slow: install
-	$(PYTEST) -m slow
+	$(BIN)/pytest -m slow
 
 check: install
 	$(BIN)/ruff format --check .
@@ -56,8 +52,12 @@ $(PEERS)/.installed: bench/peers.txt
 	$(PEERS)/bin/pip uninstall --quiet --yes torchvision
 	touch $@
 
+# Dictionaries written here open in SAELens and dictionary_learning, and theirs here, with the same codes.
+test-formats: install peers
+	HARNESS_PEERS=$(PEERS)/bin/python $(BIN)/pytest tests/dictionaries/test_peers.py
+
 docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) artifacts dashboard results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) artifacts results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

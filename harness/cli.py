@@ -1,4 +1,4 @@
-"""The command line: run · plugins · report · dashboard · db · doctor. Each command imports its work when called."""
+"""The command line: run · plugins · report · db · doctor. Each command imports its work when it is called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import click
 from harness import __version__
 from harness.errors import HarnessError, Waiting
 from harness.report.commands import figures, report
-from harness.report.dashboard.command import dashboard
 from harness.report.terminal import make_console
 
 if TYPE_CHECKING:
@@ -238,7 +237,7 @@ def plugins_hooks() -> None:
     make_console().print(hook_reference(), markup=False, highlight=False)
 
 
-for _command in (report, figures, dashboard):
+for _command in (report, figures):
     cli.add_command(_command)
 
 

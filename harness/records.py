@@ -11,9 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from harness.ablation_records import AblationScore as AblationScore
+from harness.dictionary_records import DictionaryScore as DictionaryScore
+from harness.dictionary_records import LatentEffect as LatentEffect
 from harness.feature_records import ActivationSet as ActivationSet
 from harness.feature_records import Evidence as Evidence
 from harness.feature_records import Exemplar as Exemplar
@@ -143,43 +145,10 @@ class Dictionary(Record):
     """Size of the dictionary."""
     k: float
     """Latents per token it was trained for (the target L0)."""
+    signed: bool = False
+    """Whether a latent is active in both directions: two features, `latent0+` and `latent0-`."""
     losses: tuple[tuple[int, float], ...] = ()
     """(step, training loss)."""
-
-
-class DictionaryScore(Record):
-    """How good a dictionary is, measured the same way for all."""
-
-    item: str = "score"
-    """Name within the step."""
-    name: str
-    """The dictionary."""
-    n_latents: NonNegativeInt
-    """Size."""
-    n_alive: NonNegativeInt
-    """Latents active on at least one token of a full pass, special and first tokens not counted (as for features)."""
-    k: float
-    """Target L0."""
-    fvu: float
-    """Fraction of variance *un*explained on held-out documents: 0 perfect, 1 predicting the mean; can exceed 1."""
-    fvu_ci_low: float
-    """95 % interval, bootstrap over documents."""
-    fvu_ci_high: float
-    """95 % interval, bootstrap over documents."""
-    l0: NonNegativeFloat
-    """Active latents per token on held-out documents."""
-    n_tokens: NonNegativeInt
-    """Held-out tokens."""
-    n_documents: NonNegativeInt
-    """Held-out documents."""
-    kl_base_nats: float | None
-    """KL(adapter ‖ base) on held-out documents, per token: the scale."""
-    kl_splice_nats: float | None
-    """KL(adapter ‖ adapter with its scalars replaced by the reconstruction), per token."""
-    kl_recovered: float | None
-    """1 - kl_splice / kl_base: 1 is a perfect splice, 0 is as far as the base model; can be negative."""
-    reason: str | None = None
-    """Why a KL is None."""
 
 
 Status = Literal["graded", "unparsed", "failed", "too-few-contexts", "dead"]
@@ -262,6 +231,7 @@ AnyRecord = (
     | ActivationSet
     | Dictionary
     | DictionaryScore
+    | LatentEffect
     | Feature
     | Explanation
     | Category

@@ -60,6 +60,8 @@ class Registration(Generic[T_co]):
         scores: whether an interpreter also answers scoring tests (`Scorer`).
         asks_llm: whether an interpreter asks a provider; `--provider` chooses those that do.
         needs: names of plugins whose output this one reads (a dictionary needs its probe).
+        fits: False for a dictionary learner that opens what was fitted elsewhere: there is no second fit.
+        baseline: a dictionary that others are judged beside: scored like them, not explained unless asked.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Registration(Generic[T_co]):
     needs: tuple[str, ...] = ()
     asks_llm: bool = False
     scores: bool = False
+    fits: bool = True
+    baseline: bool = False
 
 
 class Progress(Protocol):

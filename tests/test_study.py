@@ -86,9 +86,13 @@ def test_components_have_a_row_per_cell_and_per_layer(study: Path) -> None:
 
 
 def test_dictionaries_features_categories_and_groups_have_their_keys(study: Path) -> None:
-    (dictionary,) = rows(study, "dictionaries")
+    dictionary, *baselines = rows(study, "dictionaries")
+    assert [r["name"] for r in baselines] == ["pca", "ica", "k-means", "random-dictionary", "identity"]
     assert {"name", "n_latents", "n_alive", "k", "fvu", "l0", "kl_recovered"} <= set(dictionary)
-    assert dictionary["n_latents"] == 28 * 8
+    assert (dictionary["name"], dictionary["n_latents"]) == ("batch-topk", 28 * 8)
+    for row in rows(study, "latents"):
+        assert row["source"] == "batch-topk", "baselines are not explained unless asked"
+        assert 0 <= row["kl_ci_low"] <= row["kl_nats"] <= row["kl_ci_high"]
     features = rows(study, "features")
     assert {r["source"] for r in features} == SOURCES
     for row in features:

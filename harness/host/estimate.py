@@ -93,6 +93,8 @@ def _tokens(step: Step, plan: Plan, sizes: _Sizes, config: dict[str, Any], compo
         return len(plan.row.evaluate.benchmarks) * (plan.row.evaluate.limit or 200) * _NEW_TOKENS
     share = min(1.0, (config.get("n_documents") or sizes.n_traces) / max(sizes.n_traces, 1))
     cells = components + sizes.n_layers if step.kind == "ablate" else 1
+    if step.kind == "judge":  # held-out documents: a pass to read, two spliced, one per latent switched off
+        share, cells = 0.1, 3 + plan.row.judging.ablated_latents
     return sizes.n_tokens * share * cells
 
 

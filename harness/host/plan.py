@@ -18,20 +18,21 @@ from harness import __version__
 from harness.calls import ROLES
 from harness.config import Config, ProviderConfig, digest
 from harness.errors import UnknownName, UsageError
+from harness.host.grid import Cell, cells, refuse_grid
 from harness.host.manager import Manager
-from harness.host.registry import SECTIONS, FeaturesConfig, Roster, StudyRow, find_study
+from harness.host.registry import SECTIONS, FeaturesConfig, JudgingConfig, Roster, StudyRow, find_study
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig
 from harness.model.traces import fingerprint as data_fingerprint
 from harness.records import ModelRef
 from harness.stages import EvaluateConfig
 
-Kind = Literal["train", "evaluate", "probe", "learn", "interpret", "categorise", "ablate"]
+Kind = Literal["train", "evaluate", "probe", "learn", "judge", "interpret", "categorise", "ablate"]
 ONLY = {
     "train": ("train",),
     "evaluate": ("evaluate",),
     "probe": ("probe",),
-    "learn": ("learn",),
+    "learn": ("learn", "judge"),
     "interpret": ("interpret", "categorise"),
     "ablate": ("ablate",),
 }
@@ -64,6 +65,11 @@ class Step:
     key: str
     seed: int
     variant: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name without the kind, e.g. `batch-topk@k=8`: what its results are called."""
+        return self.name.partition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,7 @@ def _resolve_sections(row: StudyRow, layers: Sequence[Settings]) -> StudyRow:
     update: dict[str, Any] = {}
     kinds: dict[str, type[Config]] = {
         "data": DataConfig, "chat": ChatFormat, "evaluate": EvaluateConfig, "features": FeaturesConfig,
+        "judging": JudgingConfig,
     }  # fmt: skip
     for name, kind in kinds.items():
         update[name] = kind.merged(name, getattr(row, name).model_dump(), *(layer.get(name, {}) for layer in layers))
@@ -319,18 +326,35 @@ class _Builder:
         return tuple(self.steps.values())
 
     def _sources(self, adapter: str) -> list[str]:
-        """Probe and dictionary steps: everything that has features."""
+        """Probe and dictionary steps: everything that has features to explain. Dictionaries are judged, too."""
         other = self.row.read_chat.model_dump() if self.row.read_chat else None
         read = [self.data, self.row.features.model_dump(), *([other] if other else [])]
         probes = [self._plugin("probe", "probes", name, (adapter,), read) for name in self.row.probes]
-        learned = []
+        explained = []
         for name in self.row.dictionaries:
-            needs = self.manager.offer(name).registration.needs or self.row.probes[:1]
+            registration = self.manager.offer(name).registration
+            needs = registration.needs or self.row.probes[:1]
             if not needs:
                 raise UsageError(f"{name!r} reads a probe's activations, and the study has no probe")
             inputs = tuple(self._plugin("probe", "probes", need, (adapter,), read) for need in needs)
-            learned.append(self._plugin("learn", "dictionaries", name, (*inputs, adapter), read))
-        return [*probes, *learned]
+            explain = self.row.judging.explains(registration)
+            for cell in self._cells(name):
+                learned = self._learn(name, cell, (*inputs, adapter), [*read, explain])
+                explained += [learned] if explain else []
+        return [*probes, *explained]
+
+    def _cells(self, name: str) -> list[Cell]:
+        self._refuse_other_stage(name, "dictionaries")
+        return cells(self.manager, name, [layer.get(name, {}) for layer in self.layers])
+
+    def _learn(self, name: str, cell: Cell, inputs: tuple[str, ...], settings: object) -> str:
+        """The steps that fit a dictionary and judge it. A cell's label is part of what it is called, so of its key."""
+        version = self.manager.offer(name).registration.version
+        label = name + (f"@{cell.label}" if cell.label else "")
+        learned = self._add(f"learn/{label}", "learn", name, cell.config, inputs, [version, settings, label])
+        judging = [version, self.row.judging.model_dump(exclude={"explain_baselines"})]
+        self._add(f"judge/{label}", "judge", name, cell.config, (learned, *inputs), judging)
+        return learned
 
     def _plugin(
         self, kind: Kind, stage: str, name: str, inputs: tuple[str, ...], settings: object, *, suffix: str = ""
@@ -338,13 +362,18 @@ class _Builder:
         full = "/".join(filter(None, (kind, name, suffix)))
         if full in self.steps:
             return full
+        self._refuse_other_stage(name, stage)
+        layers = [layer.get(name, {}) for layer in self.layers]
+        refuse_grid(self.manager, name, layers, stage)
+        config = self.manager.config(name, *layers)
+        version = self.manager.offer(name).registration.version
+        return self._add(full, kind, name, config, inputs, [version, settings])
+
+    def _refuse_other_stage(self, name: str, stage: str) -> None:
         found = self.manager.stage_of(name)
         if found != stage:
             known = [n for n in self.manager.names() if self.manager.stage_of(n) == stage]
             raise UnknownName(stage.removesuffix("s"), name, known, hint=f"{name!r} is one of {found}")
-        config = self.manager.config(name, *(layer.get(name, {}) for layer in self.layers))
-        version = self.manager.offer(name).registration.version
-        return self._add(full, kind, name, config, inputs, [version, settings])
 
     def _evaluate(self, variant: str, inputs: tuple[str, ...]) -> None:
         settings = [self.benchmarks, variant]
@@ -364,6 +393,7 @@ class _Builder:
             kind, plugin, config.model_dump(mode="json"), settings, self.seed, self.world,
             [self.steps[i].key for i in inputs],
         ]  # fmt: skip
-        step_seed = int(digest([self.seed, name])[:7], 16)
+        # The cells of a grid share their seed: they differ by what is swept, not by luck.
+        step_seed = int(digest([self.seed, name.partition("@")[0]])[:7], 16)
         self.steps[name] = Step(name, kind, plugin, config, inputs, digest(hashed), step_seed, variant)
         return name

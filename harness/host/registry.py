@@ -19,7 +19,7 @@ from harness.errors import RosterError, UnknownName
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig
 from harness.records import ModelRef
-from harness.stages import EvaluateConfig, Stage
+from harness.stages import EvaluateConfig, Registration, Stage
 
 Location = tuple[str | int, ...]
 
@@ -52,6 +52,23 @@ class FeaturesConfig(Config):
     """Tokens shown on each side of an exemplar."""
 
 
+class JudgingConfig(Config):
+    """How dictionaries are judged, the same for all of them."""
+
+    splice_documents: NonNegativeInt = 64
+    """Held-out documents run through the model with the scalars replaced; 0 leaves the KLs out."""
+    ablated_latents: NonNegativeInt = 16
+    """Most active latents of each learned dictionary that are switched off one by one; 0 leaves that out."""
+    second_fit: bool = True
+    """Fit once more with another seed, for the stability."""
+    explain_baselines: bool = False
+    """Exemplars, interpretation and single latents switched off for baselines (pca, random-dictionary, ...), too."""
+
+    def explains(self, learner: Registration[Any]) -> bool:
+        """Whether a learner's latents are features to explain."""
+        return self.explain_baselines or not learner.baseline
+
+
 class StudyRow(Config):
     """A study: a model, its data, and the plugins of each stage."""
 
@@ -69,6 +86,8 @@ class StudyRow(Config):
     """Benchmarks."""
     features: FeaturesConfig = FeaturesConfig()
     """Capture and exemplars."""
+    judging: JudgingConfig = JudgingConfig()
+    """Scores of dictionaries."""
     adapter: str
     """Trainer of the adapter that is studied."""
     reference: str | None = None
@@ -91,7 +110,7 @@ class StudyRow(Config):
     """Named sets of `name.key: value` settings."""
 
 
-SECTIONS = ("model", "data", "chat", "read_chat", "evaluate", "features", "providers")
+SECTIONS = ("model", "data", "chat", "read_chat", "evaluate", "features", "judging", "providers")
 """Parts of a study that `--set SECTION.KEY=VALUE` reaches, beside the plugins."""
 
 

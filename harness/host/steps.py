@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import HarnessError, UsageError
 from harness.host.manager import Manager
 from harness.host.plan import Plan, Step
+from harness.judgements import StoredRecord
 from harness.records import (
     ActivationSet,
-    AnyRecord,
     Checkpoint,
     Dictionary,
     Evidence,
@@ -25,7 +25,7 @@ from harness.records import (
     Feature,
     Trace,
 )
-from harness.stages import Provider, RunContext
+from harness.stages import Provider, Registration, RunContext
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
@@ -108,17 +108,17 @@ class Workbench:
         return found
 
 
-def execute(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+def execute(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
     """Do a step; yield its records as they are made."""
     yield from _KINDS[step.kind](step, bench, run)
 
 
-def _train(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+def _train(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
     trainer = _implementation(step, bench)
     yield trainer.train(bench.plan.row.model, bench.traces(), bench.plan.row.chat, run)
 
 
-def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
     from harness.benchmarks.evaluate import evaluate
 
     config = bench.plan.row.evaluate
@@ -136,28 +136,67 @@ def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyReco
             )
 
 
-def _probe(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+def _probe(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
     probe = _implementation(step, bench)
     activations = probe.read(bench.reading_subject(step, run.device), bench.documents(), run)
     yield activations
     yield from _features(activations, bench, run)
 
 
-def _learn(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
-    from harness.activations.latents import encode_set, score_dictionary
+def _learn(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+    """Fit a dictionary; encode the set and select exemplars where its latents are to be explained."""
+    from harness.activations.latents import encode_set
     from harness.activations.store import open_set
 
     learner = _implementation(step, bench)
     activations = bench.activations(step)
-    dictionary: Dictionary = learner.fit(activations, run)
+    dictionary: Dictionary = learner.fit(activations, run).model_copy(update={"name": step.label})
     yield dictionary
+    if _explained(step, bench):
+        latents = encode_set(learner.load(dictionary), open_set(activations), run.out_dir / "latents", dictionary)
+        yield latents
+        yield from _features(latents, bench, run)
+
+
+def _judge(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+    """Score a dictionary the way all are scored; switch off single latents where they are to be explained."""
+    from harness.activations.store import open_set
+    from harness.dictionaries.activity import activity, activity_of_set
+    from harness.dictionaries.scoring import score_dictionary, score_latents
+
+    config = bench.plan.row.judging
+    learner = _implementation(step, bench)
+    learned, *read = step.inputs
+    dictionary: Dictionary = bench.outputs[learned]["Dictionary"]
+    stored = open_set(next(bench.outputs[i]["ActivationSet"] for i in read if "ActivationSet" in bench.outputs[i]))
     codec = learner.load(dictionary)
-    stored = open_set(activations)
-    latents = encode_set(codec, stored, run.out_dir / "latents", dictionary)
-    yield latents
+    latents = bench.outputs[learned].get("ActivationSet")
+    active = activity_of_set(open_set(latents)) if latents else activity(codec, stored, dictionary.n_latents)
     subject = bench.reading_subject(step, run.device)
-    yield score_dictionary(dictionary, codec, stored, open_set(latents), subject, run)
-    yield from _features(latents, bench, run)
+    if "score" not in run.done:
+        second = None
+        if config.second_fit and _registration(step, bench).fits:
+            # This step's seed is not the fit's: it is derived from another name.
+            other = learner.fit(stored.set, replace(run, out_dir=run.out_dir / "second-fit"))
+            second = (other, learner.load(other))
+        yield score_dictionary(
+            dictionary, codec, stored, subject, run,
+            active=active, second=second, splice_documents=config.splice_documents,
+        )  # fmt: skip
+    if _explained(step, bench):
+        yield from score_latents(
+            dictionary, codec, stored, subject, active, run,
+            n_latents=config.ablated_latents, max_documents=config.splice_documents,
+        )  # fmt: skip
+
+
+def _explained(step: Step, bench: Workbench) -> bool:
+    return bench.plan.row.judging.explains(_registration(step, bench))
+
+
+def _registration(step: Step, bench: Workbench) -> Registration[Any]:
+    assert step.plugin is not None
+    return bench.manager.offer(step.plugin).registration
 
 
 def _features(activations: ActivationSet, bench: Workbench, run: RunContext) -> Iterator[Feature]:
@@ -199,11 +238,11 @@ def _evidence(step_name: str, bench: Workbench) -> list[Evidence]:
     return evidence(features, bench.plan.row.features.exemplars)
 
 
-def _interpret(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+def _interpret(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
     yield from _implementation(step, bench).explain(_evidence(step.inputs[0], bench), run)
 
 
-def _categorise(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+def _categorise(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
     explained: list[tuple[Explanation, Evidence]] = []
     for name in step.inputs:
         (source,) = bench.plan.step(name).inputs
@@ -212,7 +251,7 @@ def _categorise(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRe
     yield from _implementation(step, bench).categorise(explained, run)
 
 
-def _ablate(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnyRecord]:
+def _ablate(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
     yield from _implementation(step, bench).measure(bench.adapter_subject(step, run.device), bench.documents(), run)
 
 
@@ -221,11 +260,12 @@ def _implementation(step: Step, bench: Workbench) -> Any:
     return bench.manager.implementation(step.plugin, step.config)
 
 
-_KINDS: dict[str, Callable[[Step, Workbench, RunContext], Iterator[AnyRecord]]] = {
+_KINDS: dict[str, Callable[[Step, Workbench, RunContext], Iterator[StoredRecord]]] = {
     "train": _train,
     "evaluate": _evaluate,
     "probe": _probe,
     "learn": _learn,
+    "judge": _judge,
     "interpret": _interpret,
     "categorise": _categorise,
     "ablate": _ablate,

@@ -56,7 +56,7 @@ def describe(roster: Roster, manager: Manager, name: str) -> Iterator[Renderable
 
 def _study(name: str, row: StudyRow) -> Iterator[RenderableType]:
     yield Text(f"study {name}: {row.summary}")
-    for field in ("model", "data", "chat", "evaluate", "features"):
+    for field in ("model", "data", "chat", "evaluate", "features", "judging"):
         part = getattr(row, field)
         yield config_table(field, type(part), part.model_dump())
     presets = Table(title="Presets", title_justify="left")

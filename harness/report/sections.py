@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from harness.report import dictionaries
 from harness.report.cells import Column, count, fixed, inline, p_value, percent, short, significant, text, with_interval
+from harness.report.heatmap import heatmap
 from harness.report.section import Block, Section
-from harness.report.sections_ablations import ABLATIONS
 from harness.report.sections_judgements import JUDGEMENTS
 from harness.report.sections_paper import PAPER
 from harness.results import queries
 
 TOP_FEATURES = 10
 """Features listed per source; JSON and CSV have all."""
+
+TOP_COMPONENTS = 12
+"""Layers and components listed below the heat map; JSON and CSV have all."""
 
 
 def _recovery_paper(row: Any) -> tuple[str, ...] | str:
@@ -49,6 +53,17 @@ def _feature_blocks(rows: Sequence[Any]) -> list[Block]:
         by = f"explained by {interpreter}" if interpreter else "not explained"
         shown = own[:TOP_FEATURES]
         blocks.append(Block(f"{source}, {by}: {len(shown)} of {len(own)} features, by summed activation", shown))
+    return blocks
+
+
+def _component_blocks(rows: Sequence[Any]) -> list[Block]:
+    whole = {(r.component, r.mode, r.kl_nats): r for r in rows if r.scope not in ("layer", "component")}
+    blocks = [Block("Switched off: the adapter, projections, blocks of layers", list(whole.values()))] if whole else []
+    for scope in ("layer", "component"):
+        own = sorted((r for r in rows if r.scope == scope), key=lambda r: -r.kl_nats)
+        shown = own[:TOP_COMPONENTS]
+        if own:
+            blocks.append(Block(f"Switched off: single {scope}s, {len(shown)} of {len(own)}, largest first", shown))
     return blocks
 
 
@@ -152,28 +167,77 @@ _GROUPS = Section(
     ),
 )
 
+_COMPONENTS = Section(
+    "components",
+    "Components switched off",
+    queries.components,
+    (
+        Column("off", lambda r: r.component, "left"),
+        Column("set to", lambda r: r.mode, "left"),
+        Column("KL (nats)", lambda r: inline(r.kl_nats, r.kl_ci_low, r.kl_ci_high, significant)),
+        Column("of adapter's", lambda r: percent(r.share_of_adapter_kl, 1)),
+        Column("components", lambda r: count(r.n_components)),
+        Column("tokens", lambda r: count(r.n_tokens)),
+        Column("documents", lambda r: count(r.n_documents)),
+    ),
+    ("ablate",),
+    "components switched off",
+    label=lambda r: r.scope,
+    legend="KL(adapter || ablated) per token; 95 % intervals by bootstrap over documents. Shares do not add up.",
+    blocks=_component_blocks,
+    picture=heatmap,
+)
+
 _DICTIONARIES = Section(
     "dictionaries",
     "Dictionaries, on held-out documents",
     queries.dictionaries,
     (
-        Column("dictionary", lambda r: r.name, "left"),
-        Column("latents", lambda r: (count(r.n_latents), f"{count(r.n_alive)} alive")),
-        Column("k", lambda r: significant(r.k)),
-        Column("L0", lambda r: significant(r.l0)),
-        Column("FVU", lambda r: with_interval(r.fvu, r.fvu_ci_low, r.fvu_ci_high)),
-        Column("KL spliced", lambda r: significant(r.kl_splice_nats)),
-        Column("KL base", lambda r: significant(r.kl_base_nats)),
-        Column("KL recovered", lambda r: percent(r.kl_recovered, 1)),
+        Column("dictionary", dictionaries.name_cell, "left"),
+        Column("latents", dictionaries.latents_cell),
+        Column("L0", lambda r: with_interval(r.l0, r.l0_ci_low, r.l0_ci_high, dictionaries.two_digits)),
+        Column("FVU", lambda r: with_interval(r.fvu, r.fvu_ci_low, r.fvu_ci_high, dictionaries.two_digits)),
+        Column("KL recovered", dictionaries.recovered_cell),
+        Column(
+            "stability",
+            lambda r: with_interval(r.stability, r.stability_ci_low, r.stability_ci_high, dictionaries.two_digits),
+        ),
         Column("on", _tokens),
     ),
-    ("learn",),
+    ("learn", "judge"),
     "dictionaries",
     label=lambda r: r.name,
     legend=(
-        "FVU: share of variance unexplained, 0 is perfect, 95 % interval by bootstrap over documents. KLs in nats per "
-        "token; recovered = 1 - spliced / base: 100 % is a perfect splice, 0 % is as far as the base model."
+        "FVU: share of variance unexplained, 0 is perfect. KL recovered = 1 - KL(adapter || adapter with its scalars "
+        "replaced by the reconstruction) / KL(adapter || base): 100 % is a perfect splice, 0 % is as far as the base "
+        "model; below it the first of these KLs, per token. Stability: mean cosine of latents matched with those of "
+        "another seed. Bars: alive latents by density (active tokens per token), 1e-6 to 1. 95 % intervals: bootstrap "
+        "over documents (stability: over latents). Frontier: none of the others is both sparser and closer."
     ),
+    picture=dictionaries.frontier,
+    after=("latents",),
+)
+
+_LATENTS = Section(
+    "latents",
+    "Latents switched off one by one",
+    queries.latents,
+    (
+        Column("latent", lambda r: r.latent, "left"),
+        Column("KL (nats)", dictionaries.effect_cell),
+        Column("of adapter's", lambda r: percent(r.share_of_adapter_kl, 1)),
+        Column("density", lambda r: percent(r.density_per_token, 1)),
+        Column("explanation", dictionaries.explanation_cell, "left", wrap=True, ratio=1),
+        Column("active on", lambda r: f"{count(r.n_active)} of {count(r.n_tokens)} tokens"),
+    ),
+    ("judge",),
+    "latents switched off",
+    label=lambda r: r.source,
+    legend=(
+        "The latent's contribution is taken out of the adapter's scalars; what the dictionary does not explain stays. "
+        "KL(adapter || adapter without it) per held-out token; 95 % intervals by bootstrap over documents."
+    ),
+    blocks=lambda rows: [Block(title, own) for title, own in dictionaries.latent_groups(rows)],
 )
 
 _FEATURES = Section(
@@ -221,8 +285,9 @@ SECTIONS = {
         _STEPS,
         _RECOVERY,
         _GROUPS,
-        *ABLATIONS,
+        _COMPONENTS,
         _DICTIONARIES,
+        _LATENTS,
         _FEATURES,
         _CATEGORIES,
         *JUDGEMENTS,

@@ -12,12 +12,12 @@ from datetime import datetime
 from sqlalchemy import Connection, func, select
 
 from harness.errors import ResultsError
-from harness.results.query_ablations import ComponentRow, DictionaryRow, components, dictionaries
+from harness.results.query_ablations import ComponentRow, components
 from harness.results.query_benchmarks import GroupRow, RecoveryRow, groups, recovery
+from harness.results.query_dictionaries import DictionaryRow, LatentRow, dictionaries, latents
 from harness.results.query_features import CategoryRow, FeatureRow, categories, features
 from harness.results.query_grades import GradeRow, GradeTestRow, grade_tests, grades
 from harness.results.query_paper import PaperRow, paper_card
-from harness.results.query_sweep import SearchRow, SweepRow, TotalRow, searches, sweeps, totals
 from harness.results.query_training import ConfusionRow, TrainingRow, confusion, training
 from harness.results.tables import LLMCall, RunStep, Step, StudyRun
 
@@ -195,13 +195,11 @@ __all__ = [
     "GradeRow",
     "GradeTestRow",
     "GroupRow",
+    "LatentRow",
     "OverviewRow",
     "PaperRow",
     "RecoveryRow",
-    "SearchRow",
     "StepRow",
-    "SweepRow",
-    "TotalRow",
     "TrainingRow",
     "categories",
     "components",
@@ -211,14 +209,12 @@ __all__ = [
     "grade_tests",
     "grades",
     "groups",
+    "latents",
     "overview",
     "paper_card",
     "recovery",
     "resolve_run",
-    "searches",
     "steps",
-    "sweeps",
-    "totals",
     "training",
     "why_empty",
 ]

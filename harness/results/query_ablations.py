@@ -1,4 +1,4 @@
-"""What switching parts off does (the paper's figure 3), and how good the dictionaries are."""
+"""What switching parts off does (the paper's figure 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from harness.results.query_common import finite, own_steps
-from harness.results.tables import DictionaryScore, Step
+from harness.results.tables import Step
 from harness.results.tables_ablations import AblationScore
 
 SCOPES = ("adapter", "layer", "projection", "block", "component")
@@ -20,8 +20,7 @@ class ComponentRow:
     """Something switched off. KL(adapter ‖ ablated) in nats per token, 95 % interval over documents.
 
     `scope` says what: the whole `adapter` (the scale), a `layer`, a `projection` in all layers, a `block` of layers, or
-    one `component`. `projection` is null for whole layers. `block` is attention or mlp, of single components. `method`
-    `fisher`: `kl_nats` is the probes' estimate. `below_floor`: smaller than what rounding noise makes at that layer.
+    one `component`. `projection` is null for whole layers.
     """
 
     scope: str
@@ -38,60 +37,6 @@ class ComponentRow:
     n_tokens: int
     n_documents: int
     step: str
-    block: str | None = None
-    method: str = "exact"
-    chosen_as: str | None = None
-    fisher_nats: float | None = None
-    fisher_ci_low: float | None = None
-    fisher_ci_high: float | None = None
-    n_draws: int | None = None
-    null_floor_nats: float | None = None
-    below_floor: bool | None = None
-    ce_nats: float | None = None
-    ce_change_nats: float | None = None
-    ce_change_ci_low: float | None = None
-    ce_change_ci_high: float | None = None
-    kl_prompt_nats: float | None = None
-    kl_prompt_ci_low: float | None = None
-    kl_prompt_ci_high: float | None = None
-    n_tokens_prompt: int | None = None
-    kl_think_nats: float | None = None
-    kl_think_ci_low: float | None = None
-    kl_think_ci_high: float | None = None
-    n_tokens_think: int | None = None
-    kl_answer_nats: float | None = None
-    kl_answer_ci_low: float | None = None
-    kl_answer_ci_high: float | None = None
-    n_tokens_answer: int | None = None
-    engine: str | None = None
-
-
-_AS_STORED = (
-    "method", "chosen_as", "fisher_nats", "fisher_ci_low", "fisher_ci_high", "n_draws", "null_floor_nats", "ce_nats",
-    "ce_change_nats", "ce_change_ci_low", "ce_change_ci_high", "engine",
-    *(f"{name}_{segment}" if name == "n_tokens" else f"kl_{segment}_{name}"
-      for segment in ("prompt", "think", "answer") for name in ("nats", "ci_low", "ci_high", "n_tokens")),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class DictionaryRow:
-    """One dictionary on held-out documents. FVU is the share of variance unexplained; KLs are nats per token."""
-
-    name: str
-    n_latents: int
-    n_alive: int
-    k: float
-    l0: float
-    fvu: float
-    fvu_ci_low: float | None
-    fvu_ci_high: float | None
-    kl_splice_nats: float | None
-    kl_base_nats: float | None
-    kl_recovered: float | None
-    reason: str | None
-    n_tokens: int
-    n_documents: int
 
 
 def components(connection: Connection, run_id: int) -> list[ComponentRow]:
@@ -113,13 +58,10 @@ def components(connection: Connection, run_id: int) -> list[ComponentRow]:
 
 
 def _component_row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentRow:
-    reason = r.reason
-    share = None
-    if adapter_kl is not None and adapter_kl > 0:
-        share = r.kl_nats / adapter_kl
-    elif adapter_kl is None:
+    reason = None
+    if adapter_kl is None:
         reason = "the KL of the whole adapter was not measured"
-    else:
+    elif adapter_kl <= 0:
         reason = "the whole adapter's KL is 0"
     return ComponentRow(
         scope=r.scope,
@@ -130,15 +72,12 @@ def _component_row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentR
         kl_nats=r.kl_nats,
         kl_ci_low=finite(r.kl_ci_low),
         kl_ci_high=finite(r.kl_ci_high),
-        share_of_adapter_kl=share,
+        share_of_adapter_kl=r.kl_nats / adapter_kl if adapter_kl and reason is None else None,
         reason=reason,
         n_components=r.n_components,
         n_tokens=r.n_tokens,
         n_documents=r.n_documents,
         step=r.step,
-        block=r.group_name if r.scope == "component" else None,
-        below_floor=r.kl_nats < r.null_floor_nats if r.null_floor_nats is not None and r.method == "exact" else None,
-        **{name: getattr(r, name) for name in _AS_STORED},
     )
 
 
@@ -150,31 +89,3 @@ def _name(r: Any, ranked: bool) -> str:
         return str(r.group_name or r.item)
     parts = ([f"L{r.layer}"] if r.layer is not None else []) + ([r.projection] if r.projection else [])
     return ".".join(parts + ([f"r{r.rank_index}"] if ranked and r.rank_index is not None else [])) or str(r.item)
-
-
-def dictionaries(connection: Connection, run_id: int) -> list[DictionaryRow]:
-    """Every dictionary's scores, in the order in which they were stored."""
-    found = connection.execute(
-        select(DictionaryScore.__table__)
-        .where(DictionaryScore.step_id.in_(own_steps(run_id)))
-        .order_by(DictionaryScore.id)
-    )
-    return [
-        DictionaryRow(
-            name=r.name,
-            n_latents=r.n_latents,
-            n_alive=r.n_alive,
-            k=r.k,
-            l0=r.l0,
-            fvu=r.fvu,
-            fvu_ci_low=finite(r.fvu_ci_low),
-            fvu_ci_high=finite(r.fvu_ci_high),
-            kl_splice_nats=finite(r.kl_splice_nats),
-            kl_base_nats=finite(r.kl_base_nats),
-            kl_recovered=finite(r.kl_recovered),
-            reason=r.reason,
-            n_tokens=r.n_tokens,
-            n_documents=r.n_documents,
-        )
-        for r in found
-    ]

@@ -17,7 +17,8 @@ from harness.results.query_ablations import ComponentRow, components
 from harness.results.query_benchmarks import ItemScores, groups, item_scores, paired_scores, recovery
 from harness.results.query_common import finite, own_steps, paper_names
 from harness.results.query_grades import GradeRow, grades
-from harness.results.tables import ActivationSet, Checkpoint, DictionaryScore, StudyRun
+from harness.results.tables import ActivationSet, Checkpoint, StudyRun
+from harness.results.tables_dictionaries import DictionaryScore
 from harness.results.verdicts import Verdict, judge_count, judge_equal, judge_number, judge_pattern, judge_top
 from harness.stats import Interval, share
 

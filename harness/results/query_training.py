@@ -9,7 +9,8 @@ from itertools import combinations
 from sqlalchemy import Connection, select
 
 from harness.results.query_common import own_steps
-from harness.results.tables import Checkpoint, Dictionary, Explanation, Step
+from harness.results.tables import Checkpoint, Explanation, Step
+from harness.results.tables_dictionaries import Dictionary
 
 
 @dataclass(frozen=True)

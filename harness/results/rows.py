@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import judgements, records
-from harness.results import tables, tables_ablations, tables_judgements
+from harness.results import tables, tables_ablations, tables_dictionaries, tables_judgements
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,13 @@ def _activation_set(record: records.ActivationSet) -> Row:
 def _dictionary(record: records.Dictionary) -> Row:
     values = _plain(record, "columns", "losses")
     values |= {"columns_json": list(record.columns), "losses_json": [list(point) for point in record.losses]}
-    return Row(tables.Dictionary, values, identity=("name",))
+    return Row(tables_dictionaries.Dictionary, values, identity=("name",))
+
+
+def _dictionary_score(record: records.DictionaryScore) -> Row:
+    values = record.model_dump(exclude={"item", "density_histogram"})
+    values["density_histogram_json"] = list(record.density_histogram)
+    return Row(tables_dictionaries.DictionaryScore, values, identity=("name",))
 
 
 def _feature(record: records.Feature) -> Row:
@@ -136,7 +142,8 @@ _ROWS: dict[type[records.Record], Callable[[Any], Row]] = {
     records.EvaluationResult: _evaluation,
     records.ActivationSet: _activation_set,
     records.Dictionary: _dictionary,
-    records.DictionaryScore: lambda r: Row(tables.DictionaryScore, r.model_dump(exclude={"item"}), identity=("name",)),
+    records.DictionaryScore: _dictionary_score,
+    records.LatentEffect: lambda r: Row(tables_dictionaries.LatentEffect, _plain(r), identity=("source", "latent")),
     records.Feature: _feature,
     records.Explanation: lambda r: Row(tables.Explanation, _plain(r), identity=("source", "feature")),
     records.Category: _category,
@@ -146,8 +153,5 @@ _ROWS: dict[type[records.Record], Callable[[Any], Row]] = {
     judgements.ExplanationScore: _score,
     judgements.Enrichment: _enrichment,
     judgements.CategoryTrial: lambda r: Row(tables_judgements.CategoryTrial, _plain(r), identity=("source", "feature")),
-    records.AblationScore: lambda r: Row(
-        tables_ablations.AblationScore, r.model_dump(exclude={"item"}), identity=("scope",)
-    ),
     records.AblationScore: _ablation_score,
 }

@@ -192,40 +192,6 @@ class ActivationSet(Stored, Base):
     quantiles_json: Mapped[list[Any] | None] = mapped_column(JSON)
 
 
-class Dictionary(Stored, Base):
-    """A fitted dictionary."""
-
-    __tablename__ = "dictionary"
-
-    name: Mapped[str]
-    path: Mapped[str]
-    n_latents: Mapped[int]
-    k: Mapped[float]
-    columns_json: Mapped[list[Any]]
-    losses_json: Mapped[list[Any]]
-
-
-class DictionaryScore(Stored, Base):
-    """How good a dictionary is."""
-
-    __tablename__ = "dictionary_score"
-
-    name: Mapped[str]
-    n_latents: Mapped[int]
-    n_alive: Mapped[int]
-    k: Mapped[float]
-    fvu: Mapped[float]
-    fvu_ci_low: Mapped[float]
-    fvu_ci_high: Mapped[float]
-    l0: Mapped[float]
-    n_tokens: Mapped[Count]
-    n_documents: Mapped[int]
-    kl_base_nats: Mapped[float | None]
-    kl_splice_nats: Mapped[float | None]
-    kl_recovered: Mapped[float | None]
-    reason: Mapped[str | None]
-
-
 class Feature(Stored, Base):
     """A feature over tokens."""
 
@@ -372,8 +338,6 @@ RECORDS: tuple[type[Any], ...] = (
     Checkpoint,
     Evaluation,
     ActivationSet,
-    Dictionary,
-    DictionaryScore,
     Feature,
     Explanation,
     Category,

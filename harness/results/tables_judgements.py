@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from harness.results import tables
+from harness.results import tables, tables_dictionaries
 from harness.results.tables import Base, Count, Stored
 from harness.results.tables_ablations import AblationScore
 
@@ -113,6 +113,7 @@ class CategoryTrial(Stored, Base):
 RECORDS: tuple[type[Any], ...] = (
     *tables.RECORDS,
     AblationScore,
+    *tables_dictionaries.RECORDS,
     PlantedFeature,
     JudgeTrial,
     ExplanationScore,

@@ -1,30 +1,23 @@
-"""A dictionary on disk: SAELens' inference layout, so that other tools open it (`cfg.json`, `sae_weights`).
-
-The columns' scale is folded into the weights: with u = x / scale, (u - b) W = (x - b scale) (W / scale), and the
-reconstruction is scaled back. Encode and decode therefore take raw units; the scale is kept in the metadata.
-"""
+"""A learner's dictionary on disk: the harness's layout (`harness.dictionaries.weights`), opened as a codec."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
-from harness.activations.manifest import write_atomically
-from harness.errors import DataError
+from harness.dictionaries.weights import CONFIG, Weights, load_weights, read_config, save_weights
 
 from .sae import JumpRelu
+from .signed import SignedJumpRelu
 from .units import Fitted
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-_TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+__all__ = ["CONFIG", "in_raw_units", "load_dictionary", "open_codec", "read_config", "save_dictionary"]
 
 
 def save_dictionary(
@@ -33,55 +26,43 @@ def save_dictionary(
     scale: Float[torch.Tensor, " d_in"],
     threshold: float,
     metadata: dict[str, Any],
+    *,
+    signed: bool = False,
 ) -> None:
-    """Write the dictionary; `cfg.json` comes last and marks it complete.
+    """Write a trained autoencoder; `cfg.json` comes last and marks it complete.
 
     Args:
         folder: where to.
         model: trained in units of `scale`.
-        scale: what each column was divided by.
+        scale: what each column was divided by; kept in the metadata.
         threshold: the fixed threshold, in those units.
         metadata: kept under `metadata`; must be JSON-able.
+        signed: whether codes are.
 
     Raises:
         StorageError: the disk is full or the folder is not writable.
     """
-    n_latents, d_in = model.W_dec.shape
-    tensors = {
-        "W_enc": (model.W_enc.detach() / scale[:, None]).contiguous(),
-        "W_dec": (model.W_dec.detach() * scale).contiguous(),
-        "b_enc": model.b_enc.detach().clone(),
-        "b_dec": model.b_dec.detach() * scale,
-        "threshold": torch.full((n_latents,), threshold),
-    }
-    config = {
-        "architecture": "jumprelu",
-        "d_in": d_in,
-        "d_sae": n_latents,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        # SAELens takes a file without this key for one of its older formats.
-        "metadata": {"sae_lens_version": "6.54.12", "input_scale": scale.tolist(), **metadata},
-    }
-    write_atomically(folder / WEIGHTS, lambda stream: stream.write(save(tensors)))
-    text = json.dumps(config, indent=1, sort_keys=True)
-    write_atomically(folder / CONFIG, lambda stream: stream.write(text.encode()))
+    weights = Weights(
+        W_enc=model.W_enc.detach(),
+        W_dec=model.W_dec.detach(),
+        b_enc=model.b_enc.detach(),
+        b_dec=model.b_dec.detach(),
+        threshold=torch.full((len(model.W_dec),), threshold),
+        signed=signed,
+        metadata=metadata,
+    )
+    save_weights(folder, in_raw_units(weights, scale))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """A dictionary's `cfg.json`.
-
-    Raises:
-        DataError: it is missing or not JSON.
-    """
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} holds no dictionary ({CONFIG}: {error}); fit it again") from error
-    return config
+def in_raw_units(weights: Weights, scale: Float[torch.Tensor, " d_in"]) -> Weights:
+    """Weights that were fitted to columns divided by `scale`, folded so that they take raw columns."""
+    return replace(
+        weights,
+        W_enc=weights.W_enc / scale[:, None],
+        W_dec=weights.W_dec * scale,
+        b_dec=weights.b_dec * scale,
+        metadata={**weights.metadata, "input_scale": scale.tolist()},
+    )
 
 
 def load_dictionary(folder: Path) -> JumpRelu:
@@ -90,12 +71,9 @@ def load_dictionary(folder: Path) -> JumpRelu:
     Raises:
         DataError: a file is missing or damaged.
     """
-    read_config(folder)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot read {folder / WEIGHTS}: {error}; fit the dictionary again") from error
-    missing = [name for name in _TENSORS if name not in tensors]
-    if missing:
-        raise DataError(f"{folder / WEIGHTS} has no tensor {missing[0]!r}; fit the dictionary again")
-    return JumpRelu({name: tensors[name] for name in _TENSORS})
+    return open_codec(load_weights(folder))
+
+
+def open_codec(weights: Weights) -> JumpRelu:
+    """Weights, ready to encode raw units."""
+    return (SignedJumpRelu if weights.signed else JumpRelu)(weights.tensors())

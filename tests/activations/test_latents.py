@@ -1,4 +1,4 @@
-"""Latents are an activation set like any other; a dictionary's score is the same arithmetic for all."""
+"""Latents are an activation set like any other."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import torch
 from scipy.sparse import csr_array
 
 from harness.activations.exemplars import collect_features
-from harness.activations.latents import count_alive, encode_set, reconstruction, score_dictionary
+from harness.activations.latents import encode_set
 from harness.activations.store import StoredActivations, open_set
+from harness.dictionaries.activity import activity_of_set
 from harness.errors import DataError
-from harness.model.subject import Subject
 from harness.records import Dictionary
-from harness.stages import RunContext
 from harness.testing import tiny_activations
 
 
@@ -32,16 +31,6 @@ class Halves:
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         plus, minus = z.chunk(2, dim=1)
         return plus - minus
-
-
-class Nothing(Halves):
-    """Predicts a constant."""
-
-    def __init__(self, constant: np.ndarray) -> None:
-        self.constant = torch.tensor(constant)
-
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
-        return self.constant.expand(len(z), -1)
 
 
 def made_up(folder: Path) -> tuple[StoredActivations, Dictionary]:
@@ -67,38 +56,29 @@ def test_latents_alive_are_those_with_exemplars(tmp_path: Path) -> None:
     stored, dictionary = made_up(tmp_path / "a")
     latents = open_set(encode_set(Halves(), stored, tmp_path / "z", dictionary))
     features = list(collect_features(latents, k=3))
-    assert count_alive(latents) == sum(bool(f.exemplars) for f in features) == 4
+    assert int(activity_of_set(latents).alive.sum()) == sum(bool(f.exemplars) for f in features) == 4
 
 
-def test_predicting_the_held_out_mean_has_fvu_one(tmp_path: Path) -> None:
-    stored, _ = made_up(tmp_path)
-    held_out = stored.split().held_out
-    sums = reconstruction(Nothing(stored.moments(held_out).mean), stored, held_out)
-    assert sums.residual.sum() / sums.total.sum() == pytest.approx(1)
+class Signed(Halves):
+    """A latent per column, active in both directions."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (x.abs() > 0.5)
 
 
-def test_fvu_and_l0_are_what_numpy_says(tmp_path: Path) -> None:
-    stored, dictionary = made_up(tmp_path / "a")
-    latents = open_set(encode_set(Halves(), stored, tmp_path / "z", dictionary))
-    score = score_dictionary(dictionary, Halves(), stored, latents, None, RunContext(out_dir=tmp_path, seed=0))
-    held_out = stored.split().held_out
-    x = np.concatenate([stored.document(d).values for d in held_out]).astype(np.float64)
-    kept = np.where(np.abs(x) > 0.5, x, 0)
-    assert score.fvu == pytest.approx(((x - kept) ** 2).sum() / ((x - x.mean(0)) ** 2).sum(), rel=1e-6)
-    assert score.l0 == pytest.approx((kept != 0).sum() / len(x))
-    assert score.fvu_ci_low <= score.fvu <= score.fvu_ci_high
-    assert (score.n_documents, score.n_tokens) == (len(held_out), len(x))
-    assert score.kl_recovered is None
-    assert score.reason == "no model was given"
-
-
-def test_a_set_that_is_not_the_adapters_scalars_has_no_splice(tmp_path: Path, tiny_subject: Subject) -> None:
-    stored, dictionary = made_up(tmp_path / "a")
-    latents = open_set(encode_set(Halves(), stored, tmp_path / "z", dictionary))
-    run = RunContext(out_dir=tmp_path, seed=0)
-    score = score_dictionary(dictionary, Halves(), stored, latents, tiny_subject, run)
-    assert score.kl_splice_nats is None
-    assert "does not read the adapter's scalars" in str(score.reason)
+def test_signed_latents_are_features_of_both_polarities(tmp_path: Path) -> None:
+    stored, _ = made_up(tmp_path / "a")
+    dictionary = Dictionary(name="s", path=tmp_path, columns=stored.columns, n_latents=3, k=2, signed=True)
+    latents = open_set(encode_set(Signed(), stored, tmp_path / "z", dictionary, dtype="float32"))
+    assert latents.set.signed
+    found = {f.feature: f for f in collect_features(latents, k=3, cap=None)}
+    assert list(found) == ["latent0+", "latent0-", "latent1+", "latent1-", "latent2+", "latent2-"]
+    ranked = np.concatenate([d.values[d.ranked] for d in stored.documents()])
+    for sign, name in ((1, "latent1+"), (-1, "latent1-")):
+        column = np.maximum(sign * ranked[:, 1], 0)
+        assert found[name].activation_max == pytest.approx(column.max())
+        assert found[name].density_per_token == pytest.approx((column > 0.5).mean())
+        assert found[name].exemplars[0].activations[found[name].exemplars[0].target] == pytest.approx(column.max())
 
 
 def test_a_dictionary_of_other_columns_is_refused(tmp_path: Path) -> None:

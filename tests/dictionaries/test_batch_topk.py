@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 
 from harness.activations.exemplars import collect_features
-from harness.activations.latents import encode_set, score_dictionary
+from harness.activations.latents import encode_set
 from harness.activations.store import StoredActivations, open_set
+from harness.dictionaries.scoring import score_dictionary
 from harness.errors import DataError, UsageError
 from harness.model.subject import Subject
 from harness.records import Dictionary
@@ -70,8 +71,7 @@ def test_a_planted_dictionary_is_found(tmp_path: Path) -> None:
     rows, columns = linear_sum_assignment(-cosine)
     assert cosine[rows, columns].mean() > 0.95
     codec = learner.load(dictionary)
-    latents = open_set(encode_set(codec, stored, tmp_path / "z", dictionary))
-    score = score_dictionary(dictionary, codec, stored, latents, None, RunContext(out_dir=tmp_path, seed=0))
+    score = score_dictionary(dictionary, codec, stored, None, RunContext(out_dir=tmp_path, seed=0))
     assert score.l0 == pytest.approx(2, rel=0.1)
     assert score.fvu < 0.1
 
@@ -186,7 +186,7 @@ def test_dead_latents_of_a_full_pass_are_those_without_exemplars(small: StoredAc
     learner, dictionary = fit(small, tmp_path / "d", **{**SMALL, "expansion": 20, "k": 1})
     codec = learner.load(dictionary)
     latents = open_set(encode_set(codec, small, tmp_path / "z", dictionary))
-    score = score_dictionary(dictionary, codec, small, latents, None, RunContext(out_dir=tmp_path, seed=0))
+    score = score_dictionary(dictionary, codec, small, None, RunContext(out_dir=tmp_path, seed=0))
     alive = sum(bool(f.exemplars) for f in collect_features(latents, k=1))
     assert score.n_alive == alive
     assert 0 < alive < dictionary.n_latents
@@ -250,8 +250,7 @@ def test_the_probe_the_dictionary_and_the_splice_fit_together(tiny_subject: Subj
     dictionary = fitted.fit(record, run)
     codec = fitted.load(dictionary)
     assert isinstance(codec, JumpRelu)
-    latents = open_set(encode_set(codec, open_set(record), tmp_path / "latents", dictionary))
-    score = score_dictionary(dictionary, codec, open_set(record), latents, tiny_subject, run)
+    score = score_dictionary(dictionary, codec, open_set(record), tiny_subject, run)
     assert score.kl_base_nats is not None
     assert score.kl_base_nats > 0.1
     assert score.kl_recovered is not None

@@ -25,7 +25,9 @@ def test_inputs_come_before_what_reads_them_and_every_stage_is_there() -> None:
     for step in p.steps:
         assert set(step.inputs) <= seen, step.name
         seen.add(step.name)
-    assert {s.kind for s in p.steps} == {"train", "evaluate", "probe", "learn", "interpret", "categorise", "ablate"}
+    assert {s.kind for s in p.steps} == {
+        "train", "evaluate", "probe", "learn", "judge", "interpret", "categorise", "ablate",
+    }  # fmt: skip
 
 
 def test_the_same_plan_has_the_same_keys_and_another_seed_has_others() -> None:
@@ -36,7 +38,9 @@ def test_the_same_plan_has_the_same_keys_and_another_seed_has_others() -> None:
 def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None:
     before, after = keys(plan()), keys(plan(settings={"batch-topk": {"k": 2}}))
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"learn/batch-topk", "interpret/lexical/batch-topk", "categorise/lexical"}
+    assert changed == {
+        "learn/batch-topk", "judge/batch-topk", "interpret/lexical/batch-topk", "categorise/lexical",
+    }  # fmt: skip
     after = keys(plan(settings={"full-finetune": {"epochs": 1}}))
     assert {name for name in before if before[name] != after[name]} == {"train/full-finetune", "evaluate/full"}
 
@@ -64,6 +68,7 @@ def test_a_single_plugin_is_planned_with_what_it_needs() -> None:
         "train/rank1-lora",
         "probe/adapter-activations",
         "learn/batch-topk",
+        "judge/batch-topk",
     ]
     assert [s.name for s in plan("mlp-neurons").steps] == ["train/rank1-lora", "probe/mlp-neurons"]
     assert [s.name for s in plan("full-finetune").steps] == ["train/full-finetune"]
@@ -111,4 +116,4 @@ def test_another_format_for_reading_changes_what_reads_and_nothing_else() -> Non
     before = keys(plan())
     after = keys(plan(settings={"read_chat": {"template": "unclosed", "system": "Be helpful."}}))
     changed = {name.partition("/")[0] for name in before if before[name] != after[name]}
-    assert changed == {"probe", "learn", "interpret", "categorise"}
+    assert changed == {"probe", "learn", "judge", "interpret", "categorise"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.calls import LLMCall, LLMReply, LLMRequest
 from harness.config import digest
+from harness.dictionary_records import DictionaryScore, LatentEffect
 from harness.judgements import (
     PLANTED,
     CategoryTrial,
@@ -26,7 +28,6 @@ from harness.records import (
     CategoryAssignment,
     Checkpoint,
     Dictionary,
-    DictionaryScore,
     EvaluationResult,
     Exemplar,
     Explanation,
@@ -199,8 +200,6 @@ def _evaluations(variant: str, rng: random.Random) -> list[EvaluationResult]:
 def _groups(rng: random.Random) -> list[AnyRecord]:
     made: list[AnyRecord] = [ablation("adapter", 0.51), ablation("group", 0.04, group="attention")]
     made += [ablation("group", 0.43, group="mlp"), ablation("group", 0.21, group="gate_proj")]
-    made += [ablation("shapley", 0.4, group="mlp"), ablation("shapley", 0.1, group="attention")]
-    made += [ablation("greedy", 0.43, group="mlp", place=1), ablation("greedy", 0.5, group="attention", place=2)]
     for variant in ("without-attention", "without-mlp"):
         made += _evaluations(variant, rng)
     return made
@@ -212,23 +211,8 @@ def _leave_one_out(rng: random.Random, n_layers: int) -> list[AnyRecord]:
     made += [ablation("projection", 0.1 * rng.random(), projection=p) for p in PROJECTIONS]
     for layer in range(n_layers):
         for p in PROJECTIONS:
-            kl = 0.08 * rng.random() ** 3
-            block = "attention" if p in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
-            found = ablation("component", kl, layer=layer, projection=p)
-            made.append(found.model_copy(update={"group": block, **measured(kl, layer)}))
+            made.append(ablation("component", 0.08 * rng.random() ** 3, layer=layer, projection=p))
     return made
-
-
-def measured(kl: float, layer: int) -> dict[str, object]:
-    """What a real sweep stores beside a KL; layer 0 is as noisy as its smallest cells."""
-    return {
-        "chosen_as": "all", "fisher_nats": kl * (0.9 + 0.05 * layer), "fisher_ci_low": kl / 2, "fisher_ci_high": kl * 2,
-        "n_draws": 64, "null_floor_nats": 1e-3 if layer == 0 else 1e-12, "ce_nats": 1.2, "ce_change_nats": kl / 3,
-        "ce_change_ci_low": -kl, "ce_change_ci_high": kl, "kl_prompt_nats": kl / 4, "n_tokens_prompt": 4096,
-        "kl_think_nats": kl * 1.2, "n_tokens_think": 16384, "n_tokens_answer": 0,
-        "document_kl_nats": tuple(kl * (0.5 + i / 15) for i in range(16)), "document_n_tokens": (1280,) * 16,
-        "engine": "prefix reuse, float32",
-    }  # fmt: skip
 
 
 def _checkpoint() -> Checkpoint:
@@ -254,9 +238,20 @@ def _dictionary() -> list[AnyRecord]:
     score = DictionaryScore(
         name="batch-topk", n_latents=224, n_alive=187, k=4, fvu=0.187, fvu_ci_low=0.17, fvu_ci_high=0.21, l0=4.02,
         n_tokens=4096, n_documents=40, kl_base_nats=0.51, kl_splice_nats=0.061, kl_recovered=0.88,
+        density_histogram=(0, 0, 0, 0, 0, 2, 5, 60, 80, 30, 10, 0), n_tokens_alive=20000, l0_ci_low=3.9, l0_ci_high=4.1,
+        kl_base_ci_low=0.45, kl_base_ci_high=0.6, kl_splice_ci_low=0.05, kl_splice_ci_high=0.07,
+        kl_recovered_ci_low=0.85, kl_recovered_ci_high=0.9, n_splice_documents=40, stability=0.8,
+        stability_ci_low=0.77, stability_ci_high=0.83, n_matched=180,
     )  # fmt: skip
     fitted = Dictionary(name="batch-topk", path=Path("/artifacts/learn"), columns=("L0.q_proj",), n_latents=224, k=4)
-    return [fitted, score]
+    effects = [
+        LatentEffect(
+            item=f"effect:latent{i}", source="batch-topk", latent=f"latent{i}", kl_nats=0.02 / (i + 1), kl_ci_low=0.001,
+            kl_ci_high=math.inf if i == 2 else 0.04, n_active=300, n_tokens=4096, n_documents=40,
+        )
+        for i in range(3)
+    ]  # fmt: skip
+    return [fitted, score, *effects]
 
 
 def _explanation(f: Feature, i: int) -> Explanation:

@@ -51,7 +51,8 @@ def test_runs_are_found_by_id_and_latest(store: Store, synthetic: ModuleType, co
 
 def test_rows_are_flat_and_unbounded_is_none(full: Connection) -> None:
     for query in (queries.overview, queries.steps, queries.recovery, queries.groups, queries.components,
-                  queries.dictionaries, queries.grades, queries.features, queries.categories):  # fmt: skip
+                  queries.dictionaries, queries.latents, queries.grades, queries.features,
+                  queries.categories):  # fmt: skip
         rows = query(full, 1)
         assert rows, query.__name__
         for row in rows:

@@ -86,8 +86,13 @@ def dictionaries(n: int = 14) -> list[DictionaryRow]:
         fvu = 0.5 / k ** (0.5 + 0.1 * (i // 7))
         rows.append(
             DictionaryRow(
-                f"batch-topk[k={k},expansion={4 * (1 + i // 7)}]", 3584, 2000, k, 1.02 * k, fvu, 0.95 * fvu, 1.06 * fvu,
-                None, None, None, None, 102400, 40,
+                name=f"batch-topk@expansion={4 * (1 + i // 7)},k={k}", k=k, n_latents=3584, n_alive=2000, signed=False,
+                fvu=fvu, fvu_ci_low=0.95 * fvu, fvu_ci_high=1.06 * fvu, l0=1.02 * k, l0_ci_low=k, l0_ci_high=1.04 * k,
+                frontier=False, kl_splice_nats=None, kl_splice_ci_low=None, kl_splice_ci_high=None, kl_base_nats=None,
+                kl_base_ci_low=None, kl_base_ci_high=None, kl_recovered=None, kl_recovered_ci_low=None,
+                kl_recovered_ci_high=None, stability=None, stability_ci_low=None, stability_ci_high=None, n_matched=0,
+                density_histogram=None, n_tokens_alive=0, n_tokens=102400, n_documents=40, n_splice_documents=0,
+                reason=None,
             )
         )  # fmt: skip
     return rows

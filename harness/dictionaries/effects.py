@@ -1,0 +1,111 @@
+"""Effects: what each latent does to the model, measured by taking its contribution out of the adapter's scalars.
+
+Every scalar loses (z_j d_j) at its component, z_j being the latent's code in the adapter's own run and d_j its decoder
+row. What the dictionary does not explain stays, and scalars further up respond to what changes below them: an effect is
+the latent's and not the reconstruction's, and of the `identity` dictionary it is the ablation of a component. Documents
+on which a latent is never active cannot change and are not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harness.errors import ModelError
+from harness.model.batching import length_batches, padded
+from harness.model.chat import Document
+from harness.model.kl import kl_nats
+from harness.model.subject import Subject
+from harness.model.taps import component_sites, tap
+from harness.stages import Codec, RunContext
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class EffectSums:
+    """Sums over each document's tokens.
+
+    Attributes:
+        nats: [latent, document] KL(adapter ‖ adapter without the latent's contribution).
+        n_active: [latent, document] tokens on which the latent is active.
+        n_tokens: [document].
+    """
+
+    nats: Float[np.ndarray, "latent document"]
+    n_active: Int[np.ndarray, "latent document"]
+    n_tokens: Int[np.ndarray, " document"]
+
+
+@dataclass(frozen=True)
+class Without:
+    """Edit: take a contribution [batch, token, component] out of the scalars."""
+
+    contribution: torch.Tensor
+
+    def __call__(self, values: torch.Tensor, columns: slice) -> torch.Tensor:
+        """Edit one site's values."""
+        return values - self.contribution[..., columns].to(values)
+
+
+@torch.no_grad()
+def latent_effects(
+    subject: Subject,
+    documents: Sequence[Document],
+    codec: Codec,
+    latents: Sequence[int],
+    rows: Float[np.ndarray, "latent d_in"],
+    run: RunContext,
+    *,
+    batch_tokens: int = 1024,
+) -> EffectSums:
+    """One forward pass per latent and document on which it is active, side by side in batches.
+
+    Args:
+        subject: an adapter on its base.
+        documents: what to measure on.
+        codec: of the subject's components, in their order.
+        latents: which ones.
+        rows: decoder rows of all latents (`decoder_rows`).
+        run: progress.
+        batch_tokens: tokens of a batch; logits of twice as many are in memory.
+
+    Raises:
+        ModelError: the subject has no adapter.
+    """
+    if not subject.components:
+        raise ModelError("latents act through an adapter's scalars, and the subject has no adapter")
+    sites = component_sites(subject.components)
+    directions = torch.from_numpy(rows[list(latents)]).float().to(subject.device)
+    nats = np.zeros((len(latents), len(documents)))
+    n_active = np.zeros((len(latents), len(documents)), dtype=np.int64)
+    run.progress.start(len(documents), "documents")
+    for batch in length_batches([len(d.ids) for d in documents], batch_tokens):
+        inputs = padded([documents[i] for i in batch], subject.tokenizer, subject.device)
+        with tap(subject.model, sites) as reading:
+            full = subject.model(**inputs, use_cache=False).logits
+            scalars = reading.values()
+        B, T, C = scalars.shape  # batch, token, component
+        codes = codec.encode(scalars.reshape(B * T, C)).to(scalars.device)[:, list(latents)].reshape(B, T, -1)
+        codes = codes * inputs["attention_mask"][:, :, None].to(codes)
+        for row, index in enumerate(batch):
+            n_active[:, index] = (codes[row] != 0).sum(0).cpu().numpy()
+        pairs = [(j, b) for j in range(len(latents)) for b in range(B) if n_active[j, batch[b]]]
+        step = max(1, batch_tokens // T)
+        for start in range(0, len(pairs), step):
+            j, b = (
+                torch.tensor(side, device=scalars.device) for side in zip(*pairs[start : start + step], strict=True)
+            )
+            contribution = codes[b, :, j][:, :, None] * directions[j][:, None, :]
+            with tap(subject.model, sites, Without(contribution), read=False):
+                ablated = subject.model(**{name: value[b] for name, value in inputs.items()}, use_cache=False).logits
+            kl = kl_nats(full[b], ablated) * inputs["attention_mask"][b]
+            for (latent, row), total in zip(pairs[start : start + step], kl.double().sum(1).tolist(), strict=True):
+                nats[latent, batch[row]] = total
+        run.progress.advance(len(batch))
+    return EffectSums(nats, n_active, np.array([len(d.ids) for d in documents], dtype=np.int64))

@@ -1,0 +1,240 @@
+"""Scoring: how good a dictionary is, the same arithmetic for all of them.
+
+FVU, L0 and KLs are of held-out documents (`StoredActivations.split`), which learners must not train on; what is alive,
+and how dense, is of all documents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from harness.activations.latents import refuse_other_columns
+from harness.activations.store import StoredActivations
+from harness.dictionaries.activity import Activity, activity, chunks
+from harness.dictionaries.effects import latent_effects
+from harness.dictionaries.stability import decoder_rows, matched_cosines
+from harness.model.splice import SpliceSums, splice_kl
+from harness.model.subject import Subject
+from harness.records import Dictionary, DictionaryScore, LatentEffect
+from harness.stages import Codec, RunContext
+from harness.stats import Interval, ratio_over_documents
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Sums over held-out documents.
+
+    Attributes:
+        residual: [document] squared error summed over tokens and columns, in the columns' raw units.
+        total: [document] squared distance from the held-out mean of each column.
+        active: [document] active latents, summed over tokens.
+        n_tokens: [document].
+    """
+
+    residual: Float[np.ndarray, " document"]
+    total: Float[np.ndarray, " document"]
+    active: Float[np.ndarray, " document"]
+    n_tokens: np.ndarray
+
+
+@dataclass(frozen=True)
+class Causal:
+    """The KLs of a splice with their intervals, or why there are none."""
+
+    splice: Interval | None = None
+    base: Interval | None = None
+    recovered: Interval | None = None
+    n_documents: int = 0
+    reason: str | None = None
+
+
+def score_dictionary(
+    dictionary: Dictionary,
+    codec: Codec,
+    stored: StoredActivations,
+    subject: Subject | None,
+    run: RunContext,
+    *,
+    active: Activity | None = None,
+    second: tuple[Dictionary, Codec] | None = None,
+    splice_documents: int = 64,
+) -> DictionaryScore:
+    """Score a dictionary.
+
+    Args:
+        dictionary: what is scored.
+        codec: the dictionary, opened.
+        stored: the set it was fitted on.
+        subject: the adapter the set was read from; None leaves the KLs out.
+        run: seed of the bootstrap, and progress.
+        active: its activity over the set, where it is known already.
+        second: the same learner fitted with another seed; None leaves the stability out.
+        splice_documents: most held-out documents that are run through the model; 0 leaves the KLs out.
+
+    Raises:
+        DataError: the dictionary was fitted on other columns.
+    """
+    refuse_other_columns(dictionary, stored)
+    ids = stored.split().held_out
+    sums = reconstruction(codec, stored, ids)
+    fvu = ratio_over_documents(sums.residual, sums.total, seed=run.seed)
+    l0 = ratio_over_documents(sums.active, sums.n_tokens, seed=run.seed)
+    active = active or activity(codec, stored, dictionary.n_latents)
+    stability, n_matched, why_not = _stability(dictionary, codec, active, stored, second, run.seed)
+    causal = _causal(codec, stored, ids[:splice_documents], subject, run)
+    return DictionaryScore(
+        name=dictionary.name,
+        n_latents=dictionary.n_latents,
+        n_alive=int(active.alive.sum()),
+        signed=dictionary.signed,
+        k=dictionary.k,
+        density_histogram=active.histogram(),
+        n_tokens_alive=active.n_tokens,
+        fvu=fvu.estimate,
+        fvu_ci_low=fvu.low,
+        fvu_ci_high=fvu.high,
+        l0=l0.estimate,
+        l0_ci_low=l0.low,
+        l0_ci_high=l0.high,
+        n_tokens=int(sums.n_tokens.sum()),
+        n_documents=len(ids),
+        **_fields("kl_base", "_nats", causal.base),
+        **_fields("kl_splice", "_nats", causal.splice),
+        **_fields("kl_recovered", "", causal.recovered),
+        n_splice_documents=causal.n_documents,
+        **_fields("stability", "", stability),
+        n_matched=n_matched,
+        reason="; ".join(filter(None, (causal.reason, why_not))) or None,
+    )
+
+
+@torch.no_grad()
+def reconstruction(codec: Codec, stored: StoredActivations, documents: tuple[str, ...]) -> Reconstruction:
+    """Residual and total sums of squares per document; their ratio of sums is the FVU.
+
+    Raw units, all tokens: a column counts by its variance. The mean is that of these documents, per column.
+    """
+    mean = torch.from_numpy(stored.moments(documents).mean)
+    rows: list[tuple[float, float, float, int]] = []
+    for document in stored.documents(documents):
+        residual = total = active = 0.0
+        for _, x in chunks(document):
+            z = codec.encode(x)
+            residual += float((x.double() - codec.decode(z).cpu().double()).square().sum())
+            total += float((x.double() - mean).square().sum())
+            active += float((z != 0).sum())
+        rows.append((residual, total, active, len(document.ids)))
+    table = np.array(rows, dtype=np.float64)
+    return Reconstruction(table[:, 0], table[:, 1], table[:, 2], table[:, 3].astype(np.int64))
+
+
+def score_latents(
+    dictionary: Dictionary,
+    codec: Codec,
+    stored: StoredActivations,
+    subject: Subject,
+    active: Activity,
+    run: RunContext,
+    *,
+    n_latents: int = 16,
+    max_documents: int = 64,
+) -> list[LatentEffect]:
+    """What the most active latents do to the model, one by one, on held-out documents (`latent_effects`).
+
+    Args:
+        dictionary: whose latents.
+        codec: the dictionary, opened.
+        stored: the set it was fitted on.
+        subject: the adapter the set was read from.
+        active: its activity: the `n_latents` largest sums are chosen.
+        run: seed of the bootstrap, and progress.
+        n_latents: most latents.
+        max_documents: most held-out documents.
+    """
+    if why_not_spliced(stored, subject) or not n_latents or not max_documents:
+        return []
+    documents = [d.document() for d in stored.documents(stored.split().held_out[:max_documents])]
+    chosen = active.most_active(n_latents)
+    sums = latent_effects(subject, documents, codec, chosen, decoder_rows(codec, dictionary.n_latents), run)
+    effects = []
+    for row, latent in enumerate(chosen):
+        kl = ratio_over_documents(sums.nats[row], sums.n_tokens, seed=run.seed)
+        effects.append(
+            LatentEffect(
+                item=f"effect:latent{latent}",
+                source=dictionary.name,
+                latent=f"latent{latent}",
+                kl_nats=kl.estimate,
+                kl_ci_low=kl.low,
+                kl_ci_high=kl.high,
+                n_active=int(sums.n_active[row].sum()),
+                n_tokens=int(sums.n_tokens.sum()),
+                n_documents=len(documents),
+            )
+        )
+    return effects
+
+
+def why_not_spliced(stored: StoredActivations, subject: Subject | None) -> str | None:
+    """Why a dictionary of this set cannot act on the subject; None where it can."""
+    if subject is None:
+        return "no model was given"
+    if tuple(c.name for c in subject.components) != stored.columns:
+        return f"{stored.set.source} does not read the adapter's scalars, so they cannot be replaced"
+    return None
+
+
+def _causal(
+    codec: Codec, stored: StoredActivations, ids: tuple[str, ...], subject: Subject | None, run: RunContext
+) -> Causal:
+    if not ids:
+        return Causal(reason="KL not measured (judging.splice_documents=0)")
+    reason = why_not_spliced(stored, subject)
+    if reason is not None or subject is None:
+        return Causal(reason=reason)
+    documents = [d.document() for d in stored.documents(ids)]
+    sums: SpliceSums = splice_kl(subject, documents, codec, run)
+    splice = ratio_over_documents(sums.splice_nats, sums.n_tokens, seed=run.seed)
+    base = ratio_over_documents(sums.base_nats, sums.n_tokens, seed=run.seed)
+    if not sums.base_nats.sum() > 0:
+        nothing = "the adapter changes no prediction on these documents (KL to the base is 0)"
+        return Causal(splice, base, None, len(ids), nothing)
+    lost = ratio_over_documents(sums.splice_nats, sums.base_nats, seed=run.seed)
+    return Causal(splice, base, Interval(1 - lost.estimate, 1 - lost.high, 1 - lost.low), len(ids))
+
+
+def _stability(
+    dictionary: Dictionary,
+    codec: Codec,
+    active: Activity,
+    stored: StoredActivations,
+    second: tuple[Dictionary, Codec] | None,
+    seed: int,
+) -> tuple[Interval | None, int, str | None]:
+    """Mean matched cosine of the alive latents' decoder rows, the pairs, or why there is none."""
+    if second is None:
+        return None, 0, "stability not measured (judging.second_fit=true fits once more)"
+    record, other = second
+    other_active = activity(other, stored, record.n_latents)
+    std = stored.moments(stored.split().train).std
+    scale = np.where(std > 0, std, 1.0)
+    first = decoder_rows(codec, dictionary.n_latents)[active.alive] / scale
+    rest = decoder_rows(other, record.n_latents)[other_active.alive] / scale
+    if not len(first) or not len(rest):
+        return None, 0, "no latent is alive, so none can be matched"
+    cosines = matched_cosines(first, rest, signed=dictionary.signed)
+    found = ratio_over_documents(cosines, np.ones_like(cosines), seed=seed)
+    return found, len(cosines), None
+
+
+def _fields(name: str, unit: str, found: Interval | None) -> dict[str, float | None]:
+    """An interval as a record's three fields."""
+    estimate, low, high = (found.estimate, found.low, found.high) if found else (None, None, None)
+    return {f"{name}{unit}": estimate, f"{name}_ci_low": low, f"{name}_ci_high": high}
