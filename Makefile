@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-fast test-slow check format bench docs clean peers test-formats
+.PHONY: install demo test test-fast test-slow check format bench docs clean peers test-formats bench-peers
 
 install: $(VENV)/.installed
 
@@ -55,6 +55,11 @@ $(PEERS)/.installed: bench/peers.txt
 # Dictionaries written here open in SAELens and dictionary_learning, and theirs here, with the same codes.
 test-formats: install peers
 	HARNESS_PEERS=$(PEERS)/bin/python $(BIN)/pytest tests/dictionaries/test_peers.py
+
+# In the rivals' environment, one process, one thread: equal maths, weights, data and order.
+bench-peers: peers
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m bench sae_peers
 
 docs: install
 	$(BIN)/python docs/generate.py

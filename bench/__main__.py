@@ -8,11 +8,13 @@ python -m bench --list             # what there is
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import click
 from rich.console import Console
@@ -34,7 +36,12 @@ COLUMNS = ("what", "rival", "ours (s)", "rival (s)", "ratio", "range", "rounds",
 def modules() -> list[str]:
     """Names of the modules that hold benches."""
     names = sorted(m.name for m in pkgutil.iter_modules(bench.__path__))
-    return [n for n in names if n not in ("__main__", "measure")]
+    return [n for n in names if n not in ("__main__", "measure", "paper_loop", "planted")]
+
+
+def missing(module: ModuleType) -> str | None:
+    """The first library that a module measures against (`NEEDS`) and that is not installed here."""
+    return next((n for n in getattr(module, "NEEDS", ()) if importlib.util.find_spec(n) is None), None)
 
 
 def cells(r: Ratio) -> tuple[str, ...]:
@@ -75,6 +82,9 @@ def main(names: tuple[str, ...], listing: bool, write: bool) -> None:
         about = (module.__doc__ or "").splitlines()[0]
         if listing:
             console.print(f"{name:14} {about}")
+            continue
+        if absent := missing(module):
+            console.print(f"{name}: left out, {absent} is not installed here (make bench-peers)")
             continue
         table = Table(title=f"{name}: {machine()}")
         for column in COLUMNS:

@@ -12,10 +12,6 @@ from typing import Any
 
 import torch
 
-from harness.model.subject import load_base
-from harness.organism import MODEL
-from harness.records import ModelRef
-
 ROUNDS = 5
 MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -82,5 +78,9 @@ def machine() -> str:
 def adapted() -> Any:
     """The organism with a fresh rank-1 adapter on all seven matrices."""
     from peft import LoraConfig, get_peft_model
+
+    from harness.model.subject import load_base
+    from harness.organism import MODEL
+    from harness.records import ModelRef
 
     return get_peft_model(load_base(ModelRef(path=str(MODEL))), LoraConfig(r=1, target_modules=MATRICES)).eval()

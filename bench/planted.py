@@ -26,12 +26,10 @@ class Planted:
     def tokens(self, n: int, seed: int) -> torch.Tensor:
         """[token, d_in], float32; the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.multinomial(self._weights.expand(n, -1), 20, generator=generator)
+        drawn = torch.multinomial(self._weights, n * 20, replacement=True, generator=generator).view(n, 20)
         sizes = 0.5 + torch.empty(n, 20).exponential_(2.0, generator=generator)
         active = torch.arange(20) < torch.randint(10, 21, (n, 1), generator=generator)
-        clean = torch.nn.functional.embedding_bag(
-            drawn, self.directions, mode="sum", per_sample_weights=sizes * active
-        )
+        clean = torch.nn.functional.embedding_bag(drawn, self.directions, mode="sum", per_sample_weights=sizes * active)
         return clean + self.noise * torch.randn(clean.shape, generator=generator)
 
     def batches(self, size: int, n: int, seed: int = 1) -> Iterator[torch.Tensor]:

@@ -63,7 +63,8 @@ class BatchTopKConfig(Config):
     compute: Literal["auto", "dense", "fp32", "bf16"] = "auto"
     """How a step is computed; the result is the same up to rounding. dense: all activations, by autograd. fp32 and
     bf16: one dense product, then survivors only, on a CPU; bf16 finds them by a product in bfloat16 and scores them in
-    float32, exactly as fp32 does. auto: dense on an accelerator, bf16 where the processor has it, else fp32."""
+    float32, exactly as fp32 does. auto: dense on an accelerator; bf16 where the processor has it and the dictionary is
+    not small; else fp32."""
     validation_tokens: NonNegativeInt = 8192
     """Held-out tokens that the curve of validation errors is measured on; nothing is chosen by them. 0 is no curve."""
     checkpoint_steps: PositiveInt = 1000

@@ -8,7 +8,7 @@ import torch
 
 from .autoencoder import Autoencoder, Maths, Report
 from .dense import DenseGradients
-from .selection import Precision, has_fast_bf16
+from .selection import Precision, best_precision
 from .survivors import SurvivorGradients
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Descent:
     def __init__(self, sae: Autoencoder, maths: Maths, *, compute: str = "auto", clip_norm: float | None = 1.0) -> None:
         self.sae, self.maths, self.clip_norm = sae, maths, clip_norm
         self.optimizer = torch.optim.Adam(sae.parameters(), fused=True)
-        self.path = choose_path(compute, maths, sae.W_dec.device)
+        self.path = choose_path(compute, maths, sae.W_enc)
         self.gradients = (
             DenseGradients(sae, maths) if self.path == "dense" else SurvivorGradients(sae, maths, _precision(self.path))
         )
@@ -62,13 +62,13 @@ class Descent:
         self.optimizer.found_inf = torch.zeros_like(scale)  # type: ignore[attr-defined]
 
 
-def choose_path(compute: str, maths: Maths, device: torch.device) -> str:
-    """`dense`, `fp32` or `bf16`: what `compute` asks for, or what suits device, processor and maths."""
+def choose_path(compute: str, maths: Maths, weight: Float[torch.Tensor, "latent d_in"]) -> str:
+    """`dense`, `fp32` or `bf16`: what `compute` asks for, or what suits device, processor, size and maths."""
     covered = maths.activation != "none" and maths.centred and maths.aux_of == "residual"
-    if device.type != "cpu" or not covered:
+    if weight.device.type != "cpu" or not covered:
         return "dense"
     if compute == "auto":
-        return "bf16" if has_fast_bf16() and maths.activation == "relu" else "fp32"
+        return best_precision(weight) if maths.activation == "relu" else "fp32"
     return compute
 
 

@@ -14,7 +14,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import nn
 
-from .selection import Scanner, has_fast_bf16
+from .selection import Scanner, best_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -55,8 +55,8 @@ class JumpRelu(nn.Module):
             return csr_array(self.encode(x).cpu().numpy())
         self.to("cpu")
         if self._scanner is None:
-            precision = "bf16" if has_fast_bf16() else "fp32"
-            self._scanner = Scanner(self.W_enc.T.contiguous(), self.b_enc, precision)
+            weight = self.W_enc.T.contiguous()
+            self._scanner = Scanner(weight, self.b_enc, best_precision(weight))
             self._scanner.refresh()
         found = self._scanner.above(x.float() - self.b_dec, max(float(self.threshold.min()), 0.0))
         found = found[found.values > self.threshold[found.latents]]

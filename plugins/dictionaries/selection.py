@@ -29,6 +29,9 @@ Precision = Literal["fp32", "bf16"]
 _CHUNK_ENTRIES = 1 << 21
 """Entries of the dense score buffer: it stays in the cache, and batches of any size reuse it."""
 
+_WORTH_FILTERING = 1 << 16
+"""Weights from which on the filter is faster (measured at batches of 512)."""
+
 _ACCUMULATION = 2.0**-12
 """Bound on the rounding of sums of some thousand products in float32, relative to |x||w|: both ours and the reference's
 order of summation (n 2^-24 each, n up to 2048)."""
@@ -71,10 +74,13 @@ def joined(parts: list[Entries], n_latents: int) -> Entries:
     return whole[stable_order(whole.latents, n_latents)]
 
 
-def has_fast_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); elsewhere the filter is slower."""
+def best_precision(weight: Float[torch.Tensor, "latent d_in"]) -> Precision:
+    """bf16 where the processor multiplies it in hardware (AVX-512 BF16 or AMX) and the dense product outweighs what the
+    filter adds; elsewhere it is slower.
+    """
     info = torch.cpu.get_capabilities()
-    return bool(info.get("avx512_bf16") or info.get("amx_bf16"))
+    in_hardware = bool(info.get("avx512_bf16") or info.get("amx_bf16"))
+    return "bf16" if in_hardware and weight.numel() >= _WORTH_FILTERING else "fp32"
 
 
 class Scanner:
@@ -106,14 +112,17 @@ class Scanner:
     def refresh(self, scale: Float[torch.Tensor, " latent"] | None = None) -> None:
         """Take in changed parameters. Scores are the pre-activations times `scale` (decoder norms)."""
         self.scale = scale
-        weight, bias = self.weight, self.bias
-        if scale is not None:
-            weight, bias = weight * scale[:, None], bias * scale
-        norms = _norm(weight)
+        norms, bias = _norm(self.weight), self.bias
         self._largest = float(norms.max() + bias.abs().max())
+        if scale is not None:
+            norms, bias = norms * scale, bias * scale
         if self._low is not None:
-            D = weight.shape[1]
-            self._low[:, :D].copy_(weight)
+            D = self.weight.shape[1]
+            if scale is None:
+                self._low[:, :D].copy_(self.weight)
+            else:  # in blocks that stay in the cache
+                for low, weight, factor in zip(*(t.split(512) for t in (self._low, self.weight, scale)), strict=True):
+                    low[:, :D].copy_(weight * factor[:, None])
             self._low[:, D] = _up(norms)
             self._low[:, D + 1] = _up(bias + _ACCUMULATION * bias.abs())
 
@@ -140,13 +149,11 @@ class Scanner:
         F, B = len(self.weight), len(x)
         scores = self._buffer(F * B, torch.float32).view(F, B)
         torch.addmm(self.bias[:, None], self.weight, x.T, out=scores)
-        if self.scale is not None:
-            scores.mul_(self.scale[:, None])
-        flat = scores.view(-1).numpy()
-        cut -= _ACCUMULATION * self._largest * (1 + float(_norm(x).max()))
-        above = self._mask(flat, cut)
+        cuts = np.full((F, 1), cut, dtype=np.float32) if self.scale is None else (cut / self.scale[:, None]).numpy()
+        cuts -= _ACCUMULATION * self._largest * (1 + float(_norm(x).max()))
+        above = self._mask(scores.numpy(), cuts)
         if self.signed:
-            above |= flat < -cut
+            above |= scores.numpy() < -cuts
         return self._scored(x, np.flatnonzero(above))
 
     def _filtered(self, x: torch.Tensor, cut: float) -> Entries:
@@ -159,18 +166,18 @@ class Scanner:
         bounds = self._buffer(F * B, torch.bfloat16).view(F, B)
         torch.mm(self._low, low.T, out=bounds)
         # Positive bfloat16 are ordered like their bits, and negative ones are negative integers.
-        bits = bounds.view(torch.int16).view(-1).numpy()
+        bits = bounds.view(torch.int16).numpy()
         least = int(torch.tensor(cut).bfloat16().view(torch.int16))
-        return self._scored(x, np.flatnonzero(self._mask(bits, least - 1)))
+        return self._scored(x, np.flatnonzero(self._mask(bits, np.int16(least - 1))))
 
     def _scored(self, x: torch.Tensor, places: np.ndarray) -> Entries:
         latents, tokens = (torch.from_numpy(part) for part in np.divmod(places, len(x)))
         return Entries(tokens, latents, products(self.weight, x, tokens, latents) + self.bias[latents])
 
-    def _mask(self, flat: np.ndarray, cut: float) -> np.ndarray:
-        if len(self._above) < len(flat):
-            self._above = np.empty(len(flat), dtype=bool)
-        return np.greater(flat, flat.dtype.type(cut), out=self._above[: len(flat)])
+    def _mask(self, scores: np.ndarray, cut: np.ndarray | np.int16) -> np.ndarray:
+        if len(self._above) < scores.size:
+            self._above = np.empty(scores.size, dtype=bool)
+        return np.greater(scores, cut, out=self._above[: scores.size].reshape(scores.shape))
 
     def _buffer(self, n: int, dtype: torch.dtype) -> torch.Tensor:
         if len(self._scores) < n:

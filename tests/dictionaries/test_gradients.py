@@ -205,8 +205,10 @@ def test_the_papers_variant_is_what_its_code_does() -> None:
 
 
 def test_an_accelerator_takes_the_dense_path_and_a_cpu_the_survivors() -> None:
-    assert choose_path("auto", STANDARD, torch.device("cuda:0")) == "dense"
-    assert choose_path("auto", STANDARD, torch.device("cpu")) in ("fp32", "bf16")
-    assert choose_path("auto", replace(STANDARD, activation="abs"), torch.device("cpu")) == "fp32"
-    assert choose_path("bf16", replace(STANDARD, centred=False), torch.device("cpu")) == "dense"
-    assert choose_path("dense", STANDARD, torch.device("cpu")) == "dense"
+    small, large = torch.zeros(8, 4), torch.zeros(4000, 400)
+    assert choose_path("auto", STANDARD, large.to("meta")) == "dense"  # any device that is not the CPU
+    assert choose_path("auto", STANDARD, large) in ("fp32", "bf16")
+    assert choose_path("auto", STANDARD, small) == "fp32"
+    assert choose_path("auto", replace(STANDARD, activation="abs"), large) == "fp32"
+    assert choose_path("bf16", replace(STANDARD, centred=False), large) == "dense"
+    assert choose_path("dense", STANDARD, large) == "dense"
