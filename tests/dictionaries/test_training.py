@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.activations.latents import encode_set, score_dictionary
 from harness.activations.store import Moments, StoredActivations, open_set
+from harness.dictionaries.scoring import score_dictionary
 from harness.errors import UsageError
 from harness.records import Dictionary
 from harness.stages import RunContext
@@ -138,8 +138,7 @@ def test_the_validation_curve_ends_at_the_score(stored: StoredActivations, tmp_p
     curve = notes(dictionary)["validation"]
     assert [point["step"] for point in curve] == list(range(6, 61, 6))
     codec = learner.load(dictionary)
-    latents = open_set(encode_set(codec, stored, tmp_path / "z", dictionary))
-    score = score_dictionary(dictionary, codec, stored, latents, None, RunContext(out_dir=tmp_path, seed=0))
+    score = score_dictionary(dictionary, codec, stored, None, RunContext(out_dir=tmp_path, seed=0))
     assert notes(dictionary)["validation_tokens"] == score.n_tokens
     assert curve[-1]["fvu"] == pytest.approx(score.fvu, rel=1e-5)
     assert curve[-1]["l0"] == pytest.approx(score.l0, rel=1e-5)
