@@ -16,10 +16,7 @@ from harness.report.commands import figures, report
 from harness.report.terminal import make_console
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from harness.host.manager import Manager
-    from harness.host.plan import Plan
     from harness.host.registry import Roster
 
 STAGES_HELP = "train, evaluate, probe, learn, interpret or ablate"
@@ -134,6 +131,7 @@ def run(
     from harness.host.runner import Runner
     from harness.llm.session import Session
     from harness.report.live import LiveDisplay
+    from harness.report.plan import print_plan
     from harness.results.store import Store
 
     console = make_console(stderr=True)
@@ -155,9 +153,9 @@ def run(
             plan, manager, store, Path(artifacts), device=device, force=force, display=display, llm=session,
             accept_failed=accept_failed,
         )  # fmt: skip
-        runner.check()
+        runner.check(dry_run=dry_run)
         if dry_run:
-            _print_plan(plan, runner.pending(), make_console())
+            print_plan(plan, runner.pending(), make_console())
             return
         pending = runner.pending()
         if not pending:
@@ -176,25 +174,6 @@ def run(
         for name, why in summary.unfinished.items():
             console.print(f"  not done: {name}: {why}", markup=False, highlight=False)
         ctx.exit(Waiting.exit_code if summary.waiting else HarnessError.exit_code)
-
-
-def _print_plan(plan: Plan, pending: Sequence[str], console: Console) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from harness.host.estimate import estimate
-
-    costs = estimate(plan)
-    table = Table(title=f"Plan of {plan.study}, preset {plan.preset or 'none'}, seed {plan.seed}", title_justify="left")
-    table.add_column("step", overflow="fold")
-    for column in ("key", "state", "estimated cost"):
-        table.add_column(column, no_wrap=True)
-    for step in plan.steps:
-        to_do = step.name in pending
-        state = Text("to do", style="yellow") if to_do else Text("done", style="green")
-        table.add_row(Text(step.name), step.key[:12], state, costs[step.name].text() if to_do else "-")
-    console.print(table)
-    console.print(f"{len(pending)} of {len(plan.steps)} steps to do", markup=False)
 
 
 @cli.group(invoke_without_command=True)

@@ -141,3 +141,16 @@ def test_an_interrupt_inside_executed_text_still_ends_with_130(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 130
     assert "interrupted" in done.stderr
+
+
+def test_the_papers_run_is_planned_offline(tmp_path: Path) -> None:
+    settings = ["model.path=Qwen/Qwen2.5-32B-Instruct", "data.path=simplescaling/s1K-1.1"]
+    settings += ["evaluate.benchmarks=[aime24_nofigures,math500,gpqa_diamond]"]
+    args = [part for pair in settings for part in ("--set", pair)]
+    command = ["run", "--plugin", "rank1-lora", *args, "--provider", "openai:gpt-5-mini", "--dry-run"]
+    done = harness(*command, cwd=tmp_path, COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    (whole,) = [line.split() for line in done.stdout.splitlines() if "total to do" in line]
+    assert whole[-1].startswith("$")
+    assert "…" not in done.stdout

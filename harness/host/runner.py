@@ -127,24 +127,37 @@ class Runner:
         self.folders = {s.name: self.artifacts / folder_name(s) for s in plan.steps}
         self.bench = Workbench(plan, manager, self.folders, self._explanations)
 
-    def check(self) -> None:
-        """Find what would fail after minutes of work: a bad row of data, benchmarks that nobody knows.
+    def check(self, *, dry_run: bool = False) -> None:
+        """Find what would fail after minutes of work: a bad row of data, unknown benchmarks, too little GPU memory.
+
+        Args:
+            dry_run: only a plan is wanted: the data may be out of reach, and no device is needed.
 
         Raises:
             DataError: the traces cannot be read.
             UnknownName: a benchmark's name.
-            UsageError: the budget is in money, and no price is known for an LLM.
+            UsageError: the budget is in money and no price is known for an LLM, or a model does not fit the GPU.
         """
         if self.llm.max_cost_usd is not None:
             for choice in self.plan.llms.values():
                 require_price(choice.provider, choice.model, choice.config.prices)
-        if self.pending():
+        if self.pending() and not dry_run:
             self.bench.traces()
+            self._check_memory()
         if any(self.plan.step(name).kind in ("evaluate", "ablate") for name in self.pending()):
             from harness.benchmarks.catalogue import check_benchmarks
 
             evaluate = self.plan.row.evaluate
             check_benchmarks(evaluate.benchmarks, [Path(p) for p in evaluate.task_paths])
+
+    def _check_memory(self) -> None:
+        if self.device().startswith("cuda"):
+            import torch
+
+            from harness.host.estimate import check_memory
+
+            free, _ = torch.cuda.mem_get_info(self.device())
+            check_memory(self.plan, self.pending(), float(free), self.device())
 
     def pending(self) -> list[str]:
         """Names of the steps that would run."""

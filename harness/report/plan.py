@@ -1,0 +1,70 @@
+"""The plan as a table: each step, its key, done or to do, and what it will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.host.estimate import Estimate, estimate, total
+from harness.host.plan import Plan
+from harness.host.sizes import DECODE_TFLOPS, EFFECTIVE_TFLOPS
+
+_SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def print_plan(plan: Plan, pending: Sequence[str], console: Console) -> None:
+    """Print the plan with the cost of what is to do.
+
+    Raises:
+        DataError: the traces cannot be read.
+    """
+    costs = estimate(plan)
+    title = f"Plan of {plan.study}, preset {plan.preset or 'none'}, seed {plan.seed}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+    table.add_column("step", overflow="fold")
+    table.add_column("key", no_wrap=True)
+    for name in ("tokens", "FLOP", "GPU-h", "disk", "LLM"):
+        table.add_column(name, justify="right", no_wrap=True)
+    to_do = [step for step in plan.steps if step.name in pending]
+    for step in plan.steps:
+        done = [Text("done", style="green"), *["-"] * 4]
+        table.add_row(Text(step.name), step.key[:8], *(_cells(costs[step.name]) if step in to_do else done))
+    whole = total(costs[step.name] for step in to_do)
+    table.add_section()
+    table.add_row("total to do", "", *_cells(whole))
+    console.print(table)
+    console.print(f"{len(pending)} of {len(plan.steps)} steps to do", markup=False)
+    console.print(
+        f"GPU-h: hours of one H200 at {EFFECTIVE_TFLOPS:.0f} TFLOP/s reading and {DECODE_TFLOPS:.0f} TFLOP/s writing "
+        "(assumed); answers to benchmarks at their longest; LLM: calls, and their price where a table has it.",
+        markup=False, highlight=False,
+    )  # fmt: skip
+    if whole.unknown:
+        console.print(f"Missing: {whole.unknown}.", markup=False)
+
+
+def _cells(cost: Estimate) -> list[str]:
+    if cost.unknown and not cost.tokens:
+        return ["?", "?", "?", "?", "-"]
+    hours = cost.gpu_h
+    spent = "-"
+    if cost.llm_calls:
+        spent = f"{_scaled(cost.llm_calls)} {'$?' if cost.usd is None else f'${cost.usd:,.2f}'}"
+    return [
+        _scaled(cost.tokens), _scaled(cost.flops), "-" if not hours else "<0.1" if hours < 0.1 else f"{hours:,.1f}",
+        f"{_scaled(cost.disk_bytes)}B" if cost.disk_bytes else "-", spent,
+    ]  # fmt: skip
+
+
+def _scaled(value: float) -> str:
+    if not value:
+        return "-"
+    for size, unit in _SCALES:
+        if value >= size:
+            scaled = value / size
+            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
+    return f"{value:.0f}"
