@@ -36,7 +36,7 @@ COLUMNS = ("what", "rival", "ours (s)", "rival (s)", "ratio", "range", "rounds",
 def modules() -> list[str]:
     """Names of the modules that hold benches."""
     names = sorted(m.name for m in pkgutil.iter_modules(bench.__path__))
-    return [n for n in names if n not in ("__main__", "measure", "paper_loop", "planted")]
+    return [n for n in names if n not in ("__main__", "measure", "llm_server", "paper_loop", "planted")]
 
 
 def missing(module: ModuleType) -> str | None:

@@ -22,7 +22,7 @@ class Journal:
         unanswered: hashes of calls that this step gave up, and that may succeed when they are asked again.
     """
 
-    def __init__(self, engine: Engine, name: str, step_id: int) -> None:
+    def __init__(self, engine: Engine, name: str, step_id: int | None) -> None:
         """Calls are shared by all steps; new ones are marked with this step. `name` is the database's, for errors."""
         self._engine, self._name, self._step_id = engine, name, step_id
         self.unanswered: set[str] = set()
