@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
@@ -78,5 +79,22 @@ class LLMCall(Record):
     """What the answer cost; None where the price or the usage is not known."""
     price_date: str | None = None
     """Date of the price table that it was computed with."""
+    batch: str | None = None
+    """Label of the batch that it was sent in; None where it was sent by itself."""
     final: bool = True
     """Of a failed call: False where asking again may succeed, so that its step is not complete."""
+
+
+class OpenBatch(Record):
+    """A vendor's batch whose results are not collected."""
+
+    label: str
+    """Our name of it."""
+    vendor_id: str | None
+    """The vendor's; None where we do not know whether it arrived."""
+    role: str
+    """What its calls are for."""
+    submitted_at: str
+    """When we began to submit it, ISO 8601, UTC."""
+    requests: Mapping[str, LLMRequest]
+    """Its calls, by the journal's hash."""

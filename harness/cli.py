@@ -94,6 +94,7 @@ Examples:
     "--max-cost", type=float, metavar="USD", help="Budget of this run's LLM calls; it stops before passing it."
 )
 @click.option("--max-calls", type=click.IntRange(min=0), metavar="N", help="Most LLM calls that this run sends.")
+@click.option("--llm-batch", is_flag=True, help="Use the vendors' batch APIs: run again later to collect the answers.")
 @click.option("--accept-failed", is_flag=True, help="Count steps as done though LLM calls failed (else asked again).")
 @click.option("--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL.")
 @click.option(
@@ -115,6 +116,7 @@ def run(
     provider: Sequence[str],
     max_cost: float | None,
     max_calls: int | None,
+    llm_batch: bool,
     accept_failed: bool,
     db: str,
     artifacts: str,
@@ -148,7 +150,7 @@ def run(
     )
     with Store.open(db) as store:
         display = LiveDisplay(console)
-        session = Session(max_calls=max_calls, max_cost_usd=max_cost)
+        session = Session(max_calls=max_calls, max_cost_usd=max_cost, batch=llm_batch)
         runner = Runner(
             plan, manager, store, Path(artifacts), device=device, force=force, display=display, llm=session,
             accept_failed=accept_failed,

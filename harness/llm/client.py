@@ -20,6 +20,7 @@ from typing import Any, Self
 from harness.calls import LLMCall, LLMReply, LLMRequest
 from harness.config import digest
 from harness.errors import UsageError
+from harness.llm.batch import Batches, BatchProvider, BatchStore
 from harness.llm.errors import BudgetSpent, CallFailed, Outage, Retryable
 from harness.llm.pace import Pace
 from harness.llm.prices import Price, estimated_tokens, find_price, require_price
@@ -112,6 +113,9 @@ class Client:
         if self._session.planned is not None:
             known |= self._plan(missing, len(known))
             missing = {}
+        if missing:
+            known |= self._in_batches(missing)
+            missing = {key: request for key, request in missing.items() if key not in known}
         if on_call is not None:
             for key in wanted:
                 if key in known:
@@ -140,6 +144,26 @@ class Client:
             group = (self._provider.name, self.model, self._role)
             self._session.planned.setdefault(group, Planned()).n_replayed += n_replayed
         return calls
+
+    def _in_batches(self, missing: Mapping[str, LLMRequest]) -> dict[str, LLMCall]:
+        """Calls that were submitted in a batch are collected, never sent beside it; new ones go where the run says."""
+        provider, store = self._provider, self._calls
+        if not isinstance(provider, BatchProvider) or not isinstance(store, BatchStore):
+            if self._session.batch:
+                raise UsageError(f"{provider.name} has no batch API: run without --llm-batch")
+            return {}
+        if not self._session.batch and not store.open_batches(provider.name, self._settings):
+            return {}
+        batches = Batches(provider, provider.name, store, self._role, self._session)
+
+        async def settle() -> dict[str, LLMCall]:
+            try:
+                submit = self._session.batch
+                return await batches.settle(missing, self._settings, self._config.prices, submit=submit)
+            finally:
+                await self._provider.aclose()
+
+        return asyncio.run(settle())
 
     def _ask(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, bindparam, delete, insert, select
+from sqlalchemy import Engine, bindparam, delete, insert, select, update
 
 from harness import calls
 from harness.results import tables
@@ -32,7 +32,7 @@ class Journal:
         table = tables.LLMCall
         columns = (
             table.key, table.provider, table.settings_json, table.role, table.response_json, table.n_attempts,
-            table.latency_s, table.price_usd, table.price_date,
+            table.latency_s, table.price_usd, table.price_date, table.batch,
         )  # fmt: skip
         answered = select(*columns).where(table.key.in_(bindparam("keys", expanding=True)), table.status == "ok")
         found = {}
@@ -51,6 +51,7 @@ class Journal:
                         latency_s=row.latency_s,
                         price_usd=row.price_usd,
                         price_date=row.price_date,
+                        batch=row.batch,
                     )
         return found
 
@@ -65,6 +66,61 @@ class Journal:
             if new:
                 connection.execute(delete(table).where(table.key.in_([call.key for call in new])))
                 connection.execute(insert(table), [self._row(call) for call in new])
+        self._remember(made)
+
+    # batches (`harness.llm.batch.BatchStore`)
+
+    def open_batches(self, provider: str, settings: Mapping[str, object]) -> list[calls.OpenBatch]:
+        """Batches of the provider that are not collected, whichever step submitted them."""
+        batch, call = tables.LLMBatch, tables.LLMCall
+        wanted = select(batch).where(batch.provider == provider, batch.status == "open").order_by(batch.id)
+        found = []
+        with sentences(self._name), self._engine.connect() as connection:
+            for row in connection.execute(wanted).all():
+                if row.settings_json == dict(settings):
+                    own = select(call.key, call.request_json).where(call.batch == row.label, call.status == "submitted")
+                    requests = {key: calls.LLMRequest.model_validate(asked) for key, asked in connection.execute(own)}
+                    found.append(
+                        calls.OpenBatch(
+                            label=row.label, vendor_id=row.vendor_id, role=row.role,
+                            submitted_at=row.submitted_at, requests=requests,
+                        )
+                    )  # fmt: skip
+        return found
+
+    def begin_batch(self, label: str, role: str, made: Sequence[calls.LLMCall]) -> None:
+        """Keep a batch and its calls, before the vendor hears of it."""
+        batch, call = tables.LLMBatch, tables.LLMCall
+        values = {
+            "label": label, "step_id": self._step_id, "provider": made[0].provider, "role": role,
+            "settings_json": made[0].settings, "vendor_id": None, "status": "open", "reason": None,
+            "n_calls": len(made), "submitted_at": now(), "collected_at": None,
+        }  # fmt: skip
+        with transaction(self._engine, self._name) as connection:
+            connection.execute(delete(batch).where(batch.label == label))
+            for keys in _batched([c.key for c in made]):
+                connection.execute(delete(call).where(call.key.in_(keys)))
+            connection.execute(insert(batch).values(**values))
+            connection.execute(insert(call), [self._row(c) for c in made])
+
+    def confirm_batch(self, label: str, vendor_id: str) -> None:
+        """The vendor has it."""
+        batch = tables.LLMBatch
+        with transaction(self._engine, self._name) as connection:
+            connection.execute(update(batch).where(batch.label == label).values(vendor_id=vendor_id))
+
+    def end_batch(self, label: str, made: Sequence[calls.LLMCall], reason: str | None = None) -> None:
+        """It is over: what became of its calls. Without calls it never arrived, and they are to be asked again."""
+        batch, call = tables.LLMBatch, tables.LLMCall
+        ended = {"status": "collected" if made else "lost", "reason": reason, "collected_at": now()}
+        with transaction(self._engine, self._name) as connection:
+            connection.execute(delete(call).where(call.batch == label, call.status == "submitted"))
+            if made:
+                connection.execute(insert(call), [self._row(c) for c in made])
+            connection.execute(update(batch).where(batch.label == label).values(**ended))
+        self._remember(made)
+
+    def _remember(self, made: Sequence[calls.LLMCall]) -> None:
         for call in made:
             if call.status == "ok" or call.final:
                 self.unanswered.discard(call.key)
@@ -83,7 +139,7 @@ class Journal:
             "cached_tokens": reply.cached_tokens if reply else None,
             "output_tokens": reply.output_tokens if reply else None,
             "price_usd": call.price_usd, "price_date": call.price_date,
-            "latency_s": call.latency_s, "n_attempts": call.n_attempts, "stored_at": now(),
+            "latency_s": call.latency_s, "n_attempts": call.n_attempts, "batch": call.batch, "stored_at": now(),
         }  # fmt: skip
 
 

@@ -277,7 +277,7 @@ class Store:
 
     # LLM calls and claims
 
-    def calls(self, step_id: int) -> Journal:
+    def calls(self, step_id: int | None) -> Journal:
         """The journal of LLM calls; calls stored through it carry the step."""
         return Journal(self.engine, self.name, step_id)
 

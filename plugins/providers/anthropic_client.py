@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from anthropic import APIConnectionError, APIError, APIStatusError, AsyncAnthropic, DefaultAioHttpClient
@@ -40,7 +42,7 @@ class _Message(BaseModel):
     usage: _Usage | None = None
 
 
-class AnthropicMessages:
+class Messages:
     """The Messages API. The SDK's client is made inside the running loop and closed with it."""
 
     name = "anthropic"
@@ -56,30 +58,38 @@ class AnthropicMessages:
             CallFailed: this call failed; Retryable or Refused.
             ProviderError: no call can succeed: no key, wrong key, unknown model, no credit, or a temperature was set.
         """
-        key = api_key(self.name, self.config.key_variable, required=self.config.key_required)
-        if not request.model:
-            raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
-        if request.temperature is not None:
-            raise ProviderError(f"{self.name} has no temperature: leave the interpreter's temperature unset")
-        try:
+        key, body = self.key(), self.parameters(request)
+        with self.failures(request.model):
             # the SDK's door for raw requests: `create` walks the parameters' types, which costs as much as sending them
-            raw = await self._client(key).post("/v1/messages", body=self.parameters(request), cast_to=Response)
+            raw = await self.client().post("/v1/messages", body=body, cast_to=Response)
+        return self.reply(raw.content, request, raw.headers.get("request-id", ""), key)
+
+    def key(self) -> str:
+        """The API key.
+
+        Raises:
+            MissingKey: there is none and one is required.
+        """
+        return api_key(self.name, self.config.key_variable, required=self.config.key_required)
+
+    @contextmanager
+    def failures(self, model: str) -> Iterator[None]:
+        """The SDK's exceptions as ours, without what they carry: the request with its Authorization header."""
+        try:
+            yield
         except APIStatusError as error:
-            # `from None`: the SDK's exceptions carry the request with its Authorization header
             raise status_failure(
-                self.name,
-                error.status_code,
-                error.body,
-                error.response.headers,
-                key=key,
-                variable=self.config.key_variable,
-                model=request.model,
-            ) from None
+                self.name, error.status_code, error.body, error.response.headers,
+                key=self.key(), variable=self.config.key_variable, model=model,
+            ) from None  # fmt: skip
         except APIConnectionError as error:
             raise lost_connection(error) from None
         except APIError as error:
             raise Retryable(f"the response is not what the API promises ({type(error).__name__})") from None
-        return _reply(read_body(raw.content, _Message, key), request, clean(raw.headers.get("request-id", ""), key))
+
+    def reply(self, body: bytes, request: LLMRequest, request_id: str, key: str) -> LLMReply:
+        """A message's body as a reply."""
+        return _reply(read_body(body, _Message, key), request, clean(request_id, key))
 
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
@@ -87,17 +97,26 @@ class AnthropicMessages:
         if client is not None:
             await client.close()
 
-    def _client(self, key: str) -> AsyncAnthropic:
+    def client(self) -> AsyncAnthropic:
+        """The SDK's client of the running loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             self._clients[loop] = AsyncAnthropic(
-                api_key=key, base_url=self.config.address(), max_retries=0, timeout=self.config.timeout_s,
+                api_key=self.key(), base_url=self.config.address(), max_retries=0, timeout=self.config.timeout_s,
                 http_client=DefaultAioHttpClient(),
             )  # fmt: skip
         return self._clients[loop]
 
     def parameters(self, request: LLMRequest) -> dict[str, Any]:
-        """The body of a request."""
+        """The body of a request.
+
+        Raises:
+            ProviderError: no model is named, or a temperature is.
+        """
+        if not request.model:
+            raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
+        if request.temperature is not None:
+            raise ProviderError(f"{self.name} has no temperature: leave the interpreter's temperature unset")
         parameters: dict[str, Any] = {
             "model": request.model,
             "messages": [{"role": "user", "content": request.user}],

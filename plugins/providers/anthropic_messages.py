@@ -24,7 +24,7 @@ class AnthropicConfig(ServerConfig):
 
 
 def _load() -> Callable[[Any], Provider]:
-    from .anthropic_client import AnthropicMessages
+    from .anthropic_batches import AnthropicMessages
 
     return AnthropicMessages
 

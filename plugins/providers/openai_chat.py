@@ -49,7 +49,7 @@ class CompatibleConfig(OpenAIConfig):
 
 
 def _load() -> Callable[[Any], Provider]:
-    from .openai_client import OpenAIChat
+    from .openai_batches import OpenAIChat
 
     return OpenAIChat
 

@@ -6,6 +6,8 @@ Over aiohttp, an option of the SDK: with 64 calls in flight its default transpor
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from httpx2 import Response
@@ -48,7 +50,7 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
-class OpenAIChat:
+class ChatCompletions:
     """Chat Completions. The SDK's client is made inside the running loop and closed with it."""
 
     name = "openai"
@@ -64,30 +66,40 @@ class OpenAIChat:
             CallFailed: this call failed; Retryable or Refused.
             ProviderError: no call can succeed: no key, wrong key, unknown model, no credit.
         """
-        key = api_key(self.name, self.config.key_variable, required=self.config.key_required)
+        key = self.key()
         if not request.model:
             raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
-        try:
+        with self.failures(request.model):
             # the SDK's door for raw requests: `create` walks the parameters' types, which costs as much as sending them
-            raw = await self._client(key).post("/chat/completions", body=self.parameters(request), cast_to=Response)
+            raw = await self.client().post("/chat/completions", body=self.parameters(request), cast_to=Response)
+        return self.reply(raw.content, request, raw.headers.get("x-request-id", ""), key)
+
+    def key(self) -> str:
+        """The API key.
+
+        Raises:
+            MissingKey: there is none and one is required.
+        """
+        return api_key(self.name, self.config.key_variable, required=self.config.key_required)
+
+    @contextmanager
+    def failures(self, model: str) -> Iterator[None]:
+        """The SDK's exceptions as ours, without what they carry: the request with its Authorization header."""
+        try:
+            yield
         except APIStatusError as error:
-            # `from None`: the SDK's exceptions carry the request with its Authorization header
             raise status_failure(
-                self.name,
-                error.status_code,
-                error.body,
-                error.response.headers,
-                key=key,
-                variable=self.config.key_variable,
-                model=request.model,
-            ) from None
+                self.name, error.status_code, error.body, error.response.headers,
+                key=self.key(), variable=self.config.key_variable, model=model,
+            ) from None  # fmt: skip
         except APIConnectionError as error:
             raise lost_connection(error) from None
         except APIError as error:
             raise Retryable(f"the response is not what the API promises ({type(error).__name__})") from None
-        return _reply(
-            read_body(raw.content, _Completion, key), request, clean(raw.headers.get("x-request-id", ""), key)
-        )
+
+    def reply(self, body: bytes, request: LLMRequest, request_id: str, key: str) -> LLMReply:
+        """A response's body as a reply."""
+        return _reply(read_body(body, _Completion, key), request, clean(request_id, key))
 
     async def aclose(self) -> None:
         """Close the connections of the running loop."""
@@ -95,11 +107,12 @@ class OpenAIChat:
         if client is not None:
             await client.close()
 
-    def _client(self, key: str) -> AsyncOpenAI:
+    def client(self) -> AsyncOpenAI:
+        """The SDK's client of the running loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._clients:
             self._clients[loop] = AsyncOpenAI(
-                api_key=key, base_url=self.config.address(), max_retries=0, timeout=self.config.timeout_s,
+                api_key=self.key(), base_url=self.config.address(), max_retries=0, timeout=self.config.timeout_s,
                 http_client=DefaultAioHttpClient(),
             )  # fmt: skip
         return self._clients[loop]
@@ -123,8 +136,8 @@ class OpenAIChat:
         return parameters
 
 
-class OpenAICompatible(OpenAIChat):
-    """The same, of another server."""
+class OpenAICompatible(ChatCompletions):
+    """Of another server; few of them have batches."""
 
     name = "openai-compatible"
 

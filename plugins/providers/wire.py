@@ -10,7 +10,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, TypeVar
 
@@ -76,6 +77,31 @@ def lost_connection(error: Exception) -> Retryable:
     began = type(error.__cause__).__name__ if error.__cause__ else ""
     charged = not began.startswith("Connect")
     return Retryable(f"no connection ({type(error).__name__})", charged=charged)
+
+
+@contextmanager
+def unsure() -> Iterator[None]:
+    """Of a request that makes something: unless the server says that it did not, it may have (`charged`)."""
+    try:
+        yield
+    except Retryable as failure:
+        refused = str(failure).startswith("HTTP 4")
+        raise Retryable(str(failure), retry_after_s=failure.retry_after_s, charged=not refused) from None
+
+
+def read_outcome(line: str) -> dict[str, Any]:
+    """A line of a file of results.
+
+    Raises:
+        Retryable: it is no JSON object; the file may be whole another time.
+    """
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise Retryable("a line of the batch's results is not JSON")
+    return data
 
 
 def status_failure(

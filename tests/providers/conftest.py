@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -39,6 +40,18 @@ class Seen:
     at: float = field(default_factory=time.monotonic)
 
 
+@dataclass
+class BatchRoom:
+    """The batch APIs' state: `ready` lets batches end; `lose` answers a submission before or after it is taken."""
+
+    ready: bool = False
+    lose: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outcome: Callable[[int], tuple[int, str] | None] = lambda i: (200, "")
+    """Index of a call -> its HTTP status and error message; None: the batch expires before it."""
+
+
 class FakeVendor:
     """`script` is used up one answer per request; then `default` answers."""
 
@@ -47,6 +60,7 @@ class FakeVendor:
         self.default = Answer()
         self.choose: Callable[[dict[str, Any]], Answer] | None = None
         self.seen: list[Seen] = []
+        self.batches = BatchRoom()
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
         self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -85,23 +99,124 @@ def _body(answer: Answer, seen: Seen) -> bytes:
     return json.dumps(data).encode()
 
 
+def batch_view(room: BatchRoom, batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch as its vendor shows it."""
+    n, stamp = len(batch["asked"]), datetime.fromtimestamp(batch["at"], UTC).isoformat()
+    if batch["openai"]:
+        view = {"id": batch["id"], "object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h",
+                "created_at": int(batch["at"]), "input_file_id": "f", "metadata": batch["metadata"],
+                "status": "in_progress"}  # fmt: skip
+        if room.ready:
+            lines = [outcome_line(room, i, key, body) for i, (key, body) in enumerate(batch["asked"])]
+            room.files["out"] = "\n".join(json.dumps(x) for x in lines[::-1] if x and not x["error"])
+            room.files["err"] = "\n".join(json.dumps(x) for x in lines if x and x["error"])
+            view |= {"status": "completed", "output_file_id": "out", "error_file_id": "err"}
+        return view
+    done = n if room.ready else 0
+    counts = {"processing": n - done, "succeeded": done, "errored": 0, "canceled": 0, "expired": 0}
+    view = {"id": batch["id"], "type": "message_batch", "processing_status": "in_progress", "request_counts": counts,
+            "created_at": stamp, "expires_at": stamp, "ended_at": None, "archived_at": None,
+            "cancel_initiated_at": None, "results_url": None}  # fmt: skip
+    if room.ready:
+        results_url = f"{batch['url']}/v1/messages/batches/{batch['id']}/results"
+        view |= {"processing_status": "ended", "ended_at": stamp, "results_url": results_url}
+    return view
+
+
+def outcome_line(room: BatchRoom, i: int, key: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    """A line of OpenAI's results."""
+    told = room.outcome(i)
+    if told is None:
+        return {"id": "r", "custom_id": key, "response": None, "error": {"code": "batch_expired", "message": "late"}}
+    status, message = told
+    answered = _body(Answer(status=status, text=message or Answer().text), Seen("/v1/chat/completions", {}, body))
+    response = {"status_code": status, "request_id": "r1", "body": json.loads(answered)}
+    return {"id": "r", "custom_id": key, "response": response, "error": None}
+
+
+def results(room: BatchRoom, path: str, vendor: FakeVendor) -> str:
+    """Anthropic's results."""
+    lines = []
+    for i, (key, body) in enumerate(room.made[path.rsplit("/", 2)[1]]["asked"]):
+        told = room.outcome(i)
+        if told is None:
+            result: dict[str, Any] = {"type": "expired"}
+        elif told[0] == 200:
+            message = json.loads(_body(Answer(), Seen("/v1/messages", {}, body)))
+            result = {"type": "succeeded", "message": message}
+        else:
+            kind = "invalid_request_error" if told[0] == 400 else "api_error"
+            error = {"type": "error", "request_id": None, "error": {"type": kind, "message": told[1]}}
+            result = {"type": "errored", "error": error}
+        lines.append(json.dumps({"custom_id": key, "result": result}))
+    return "\n".join(reversed(lines))
+
+
 def _handler(vendor: FakeVendor) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
-            seen = Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, json.loads(self.rfile.read(length)))
+            raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.path.endswith("/files"):
+                name = f"file-{len(vendor.batches.files)}"
+                start = raw.index(b"\r\n\r\n", raw.index(b"filename=")) + 4
+                vendor.batches.files[name] = raw[start : raw.index(b"\r\n--", start)].decode()
+                return self.send({"id": name, "object": "file", "bytes": 1, "created_at": 0, "filename": "f",
+                                  "purpose": "batch", "status": "processed"})  # fmt: skip
+            seen = Seen(self.path, {k.lower(): v for k, v in self.headers.items()}, json.loads(raw))
             with vendor.lock:
                 vendor.in_flight += 1
                 vendor.most_in_flight = max(vendor.most_in_flight, vendor.in_flight)
             try:
-                self.answer(vendor.next(seen), seen)
+                if "batches" in self.path:
+                    self.submit(seen)
+                else:
+                    self.answer(vendor.next(seen), seen)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True  # the client gave up first, as some tests mean it to
             finally:
                 with vendor.lock:
                     vendor.in_flight -= 1
+
+        def do_GET(self) -> None:
+            room, path = vendor.batches, self.path.partition("?")[0]
+            last = path.rsplit("/", 1)[-1]
+            if last == "batches":
+                made = [batch_view(room, b) for b in reversed(room.made.values())]
+                return self.send({"object": "list", "data": made, "has_more": False, "first_id": None, "last_id": None})
+            if last in ("content", "results"):
+                lines = room.files[path.rsplit("/", 2)[1]] if last == "content" else results(room, path, vendor)
+                return self.send(lines.encode())
+            return self.send(batch_view(room, room.made[last]))
+
+        def submit(self, seen: Seen) -> None:
+            room = vendor.batches
+            if room.lose == "before":
+                return self.answer(Answer(hang_up=True), seen)
+            asked = (
+                [(r["custom_id"], r["params"]) for r in seen.body["requests"]]
+                if "messages" in seen.path
+                else [
+                    (r["custom_id"], r["body"])
+                    for r in map(json.loads, room.files[seen.body["input_file_id"]].splitlines())
+                ]
+            )
+            name = f"batch-{len(room.made)}"
+            vendor.seen += [Seen("batch", seen.headers, body) for _, body in asked]
+            room.made[name] = {"id": name, "asked": asked, "at": time.time(), "metadata": seen.body.get("metadata"),
+                               "openai": "messages" not in seen.path, "url": vendor.url}  # fmt: skip
+            if room.lose == "after":
+                return self.answer(Answer(hang_up=True), seen)
+            return self.send(batch_view(room, room.made[name]))
+
+        def send(self, data: Any) -> None:
+            body = data if isinstance(data, bytes) else json.dumps(data).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def answer(self, answer: Answer, seen: Seen) -> None:
             if answer.sleep_s:

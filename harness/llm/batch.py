@@ -1,0 +1,204 @@
+"""Vendors' batch APIs: half the price, answers within a day. Submit, leave, run again, collect; each call once.
+
+A batch is in the journal with its calls before the vendor hears of it. Where a run ends between the vendor's taking it
+and our storing its id, the next run looks for it at the vendor before anything is submitted again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
+
+from harness.calls import LLMCall, LLMReply, LLMRequest, OpenBatch
+from harness.errors import ProviderError, Waiting
+from harness.llm.errors import BudgetSpent, CallFailed, Refused, Retryable
+from harness.llm.prices import find_price, require_price
+from harness.llm.session import Session
+
+Outcome = LLMReply | CallFailed
+"""What became of a call in a batch."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_ATTEMPTS = 5
+
+
+@runtime_checkable
+class BatchProvider(Protocol):
+    """What a provider with a batch API has beside `harness.stages.Provider`."""
+
+    MOST_CALLS: int
+    """Most calls of one batch."""
+
+    async def submit(self, label: str, requests: Mapping[str, LLMRequest]) -> str:
+        """Hand requests (journal hash -> request) over in one attempt; returns the vendor's id of the batch.
+
+        Raises:
+            Retryable: with `charged`, nobody knows whether the vendor has it; else it does not.
+            CallFailed, ProviderError: the vendor does not have it.
+        """
+        ...
+
+    async def find(self, batch: OpenBatch, known: frozenset[str]) -> str | None:
+        """The vendor's id of a batch of which nobody knows whether it arrived; None where it did not.
+
+        Raises:
+            Waiting: that cannot be told yet.
+        """
+        ...
+
+    async def collect(self, vendor_id: str) -> Mapping[str, Outcome] | None:
+        """What became of its calls, by journal hash; None while it runs. Calls that are not named were not answered."""
+        ...
+
+
+@runtime_checkable
+class BatchStore(Protocol):
+    """What a journal that keeps batches has beside `harness.stages.CallStore`."""
+
+    def open_batches(self, provider: str, settings: Mapping[str, object]) -> list[OpenBatch]:
+        """Batches of the provider that are not collected, whichever step submitted them."""
+        ...
+
+    def begin_batch(self, label: str, role: str, calls: Sequence[LLMCall]) -> None:
+        """Keep a batch and its calls (`submitted`), before the vendor hears of it."""
+        ...
+
+    def confirm_batch(self, label: str, vendor_id: str) -> None:
+        """The vendor has it."""
+        ...
+
+    def end_batch(self, label: str, calls: Sequence[LLMCall], reason: str | None = None) -> None:
+        """It is over: what became of its calls. Without calls it never arrived, and they are to be asked again."""
+        ...
+
+
+class Batches:
+    """The batches of one role at one provider."""
+
+    def __init__(self, provider: BatchProvider, name: str, store: BatchStore, role: str, session: Session) -> None:
+        """`name` is the provider's."""
+        self._provider, self._name, self._store, self._role, self._session = provider, name, store, role, session
+
+    async def settle(
+        self, missing: Mapping[str, LLMRequest], settings: Mapping[str, object], prices: str | None, *, submit: bool
+    ) -> dict[str, LLMCall]:
+        """Collect what has ended; submit what is missing, where `submit` is set.
+
+        Raises:
+            Waiting: some of the missing calls are in a batch that has not ended.
+            BudgetSpent: the budget has no room for all of the missing calls; those that it had room for are submitted.
+            ProviderError: a batch was refused.
+        """
+        self._settings, self._prices = dict(settings), prices
+        batches = self._store.open_batches(self._name, settings)
+        known = frozenset(b.vendor_id for b in batches if b.vendor_id)
+        ended: dict[str, LLMCall] = {}
+        waiting: list[OpenBatch] = []
+        for batch in batches:
+            vendor_id = batch.vendor_id or await self._confirm(batch, known)
+            if vendor_id is None:
+                continue
+            outcomes = await self._patiently(self._provider.collect, vendor_id)
+            if outcomes is None:
+                waiting.append(batch)
+                continue
+            calls = [self._call(batch, key, outcomes.get(key)) for key in batch.requests]
+            self._store.end_batch(batch.label, calls)
+            ended |= {call.key: call for call in calls if call.key in missing}
+        held = {key for batch in waiting for key in batch.requests}
+        left = {key: request for key, request in missing.items() if key not in ended and key not in held}
+        spent: BudgetSpent | None = None
+        if submit and left:
+            new, spent = self._affordable(left)
+            waiting += [await self._submit(part) for part in _parts(new, self._provider.MOST_CALLS)]
+            held |= new.keys()
+        if spent is not None:
+            raise spent
+        if held & missing.keys():
+            n = len(held & missing.keys())
+            raise Waiting(f"{n:,} {self._role} calls are in a batch of {self._name}; run again to collect them")
+        return ended
+
+    async def _confirm(self, batch: OpenBatch, known: frozenset[str]) -> str | None:
+        """The vendor's id of a batch whose submission we did not see the end of."""
+        vendor_id = await self._patiently(self._provider.find, batch, known)
+        if vendor_id is None:
+            self._store.end_batch(batch.label, [], "it never arrived")
+        else:
+            self._store.confirm_batch(batch.label, vendor_id)
+        return vendor_id
+
+    def _affordable(self, left: Mapping[str, LLMRequest]) -> tuple[dict[str, LLMRequest], BudgetSpent | None]:
+        """Those, from the first, that the budget has room for; and what to say of the others."""
+        new: dict[str, LLMRequest] = {}
+        for key, request in left.items():
+            most_usd = 0.0
+            if self._session.max_cost_usd is not None:
+                most_usd = require_price(self._name, request.model, self._prices).most_usd(request, batch=True)
+            if not self._session.fits(most_usd):
+                return new, BudgetSpent(self._role, self._session, most_usd)
+            self._session.reserve(most_usd)
+            new[key] = request
+        return new, None
+
+    async def _submit(self, requests: Mapping[str, LLMRequest]) -> OpenBatch:
+        label = uuid.uuid4().hex
+        calls = [
+            LLMCall(key=key, provider=self._name, settings=self._settings, role=self._role, request=request,
+                    status="submitted", reply=None, n_attempts=1, latency_s=0.0, batch=label)
+            for key, request in requests.items()
+        ]  # fmt: skip
+        self._store.begin_batch(label, self._role, calls)
+        try:
+            vendor_id = await self._provider.submit(label, requests)
+        except Retryable as failure:
+            if failure.charged:
+                raise Waiting(f"a batch may not have reached {self._name} ({failure}); run again to find out") from None
+            self._store.end_batch(label, [], str(failure))
+            raise ProviderError(f"{self._name} did not take the batch ({failure}); run again later") from None
+        except CallFailed as failure:
+            self._store.end_batch(label, [], str(failure))
+            raise ProviderError(f"{self._name} refused the batch: {failure}") from None
+        except ProviderError as failure:
+            self._store.end_batch(label, [], str(failure))
+            raise
+        self._store.confirm_batch(label, vendor_id)
+        return OpenBatch(label=label, vendor_id=vendor_id, role=self._role, submitted_at="", requests=requests)
+
+    async def _patiently(self, ask: Callable[P, Awaitable[T]], *arguments: P.args, **named: P.kwargs) -> T:
+        """Ask what may be asked again, up to five times."""
+        for n in range(_ATTEMPTS):
+            try:
+                return await ask(*arguments, **named)
+            except Retryable as failure:
+                if n == _ATTEMPTS - 1:
+                    raise Waiting(f"{self._name} does not say how the batch is ({failure}); run again later") from None
+                await asyncio.sleep(failure.retry_after_s or 2.0**n / 2)
+            except CallFailed as failure:
+                raise ProviderError(f"{self._name}: the batch cannot be read: {failure}") from None
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _call(self, batch: OpenBatch, key: str, outcome: Outcome | None) -> LLMCall:
+        request = batch.requests[key]
+        reply = outcome if isinstance(outcome, LLMReply) else None
+        failure = outcome if isinstance(outcome, CallFailed) else None
+        price = find_price(self._name, request.model, self._prices)
+        error = None if reply else str(failure or "the batch ended without an answer to it")
+        return LLMCall(
+            key=key, provider=self._name, settings=self._settings, role=batch.role, request=request,
+            status="ok" if reply else "failed", reply=reply, error=error, n_attempts=1, latency_s=0.0,
+            price_usd=price.usd(reply, batch=True) if price and reply else None,
+            price_date=price.as_of if price and reply else None,
+            final=reply is not None or isinstance(failure, Refused), batch=batch.label,
+        )  # fmt: skip
+
+
+def _parts(requests: Mapping[str, LLMRequest], most: int) -> list[dict[str, LLMRequest]]:
+    items = list(requests.items())
+    return [dict(items[start : start + most]) for start in range(0, len(items), most)]
+
+
+__all__ = ["BatchProvider", "BatchStore", "Batches", "Outcome"]
