@@ -11,11 +11,17 @@ from harness.records import AnyRecord, Record, Source, Status
 PLANTED = "planted"
 """The source of features whose right grade is known."""
 
+SECOND_JUDGE = "second-judge"
+"""The role of the second judge's LLM; there is one where the study names it among its providers."""
+
 PlantedKind = Literal["monosemantic", "mixture", "random"]
 """One token; two tokens that have nothing in common; tokens drawn blindly."""
 
 ScoringKind = Literal["detection", "fuzzing", "intruder"]
 """What is asked: which contexts activate, which have the right tokens marked, which one does not belong."""
+
+SCORING_KINDS: tuple[ScoringKind, ...] = ("detection", "fuzzing", "intruder")
+"""All of them."""
 
 Condition = Literal["repeat", "shuffle", "second-judge"]
 """What a trial changes: nothing, the order of the contexts, or who judges."""

@@ -14,6 +14,7 @@ from harness.errors import UsageError
 from harness.host import sizes
 from harness.host.plan import Plan, Step
 from harness.host.sizes import ModelSize, model_size
+from harness.judgements import SECOND_JUDGE
 from harness.llm.prices import find_price
 from harness.model.traces import load_traces, resolve
 
@@ -121,7 +122,7 @@ def check_memory(plan: Plan, pending: Sequence[str], free_bytes: float, device: 
     if size is None:
         return
     for step in plan.steps:
-        if step.name not in pending or step.kind in ("learn", "interpret", "categorise"):
+        if step.name not in pending or step.kind not in ("train", "evaluate", "probe", "judge", "ablate"):
             continue
         needed = _memory(step, plan, size)
         if needed > free_bytes:
@@ -277,8 +278,43 @@ def _categorise(step: Step, world: _World) -> Estimate:
     return _asked(world, "categoriser", sum(_n_features(s, world) for s in sources), prompt)
 
 
+def _score(step: Step, world: _World) -> Estimate:
+    """Detection, fuzzing and intruder tests of a sample of the source's features."""
+    scoring = world.plan.row.scoring
+    n = min(scoring.features, _n_features(world.plan.step(step.inputs[1]), world))
+    prompt = INSTRUCTION_TOKENS / 4 + 2 * scoring.contexts * (2 * scoring.window + 1)
+    return _asked(world, "scorer", n * (2 + scoring.intruders), prompt)
+
+
+def _regrade(step: Step, world: _World) -> Estimate:
+    grading, plan = world.plan.row.grading, world.plan
+    sources = [plan.step(source) for name in step.inputs for source in plan.step(name).inputs]
+    n = sum(
+        _n_features(s, world) if s.kind == "plant" else min(grading.features, _n_features(s, world)) for s in sources
+    )
+    contexts = int(step.config.model_dump().get("n_contexts") or 64)
+    prompt = INSTRUCTION_TOKENS + contexts * (2 * plan.row.features.window + 1 + 40)
+    own = _asked(world, "explainer", n * (grading.repeats + grading.shuffles), prompt)
+    second = SECOND_JUDGE in plan.row.providers
+    return total([own, _asked(world, SECOND_JUDGE, n, prompt)]) if second else own
+
+
+def _recategorise(step: Step, world: _World) -> Estimate:
+    sources = [world.plan.step(source) for name in step.inputs for source in world.plan.step(name).inputs]
+    shown = int(step.config.model_dump().get("n_category_examples") or 5)
+    prompt = INSTRUCTION_TOKENS + shown * (2 * world.plan.row.features.window + 1 + 40)
+    n = sum(min(world.plan.row.grading.recategorised, _n_features(s, world)) for s in sources)
+    return _asked(world, "categoriser", n, prompt)
+
+
+def _seconds(step: Step, world: _World) -> Estimate:
+    return Estimate()
+
+
 def _n_features(step: Step, world: _World) -> int:
-    """Features of a probe or dictionary step."""
+    """Features of a probe or dictionary step, or planted ones."""
+    if step.kind == "plant":
+        return 3 * world.plan.row.grading.planted
     config = step.config.model_dump()
     if step.kind == "learn":
         return world.n_components * int(config.get("expansion") or 1)
@@ -297,5 +333,6 @@ def _asked(world: _World, role: str, n_calls: int, prompt_tokens: float) -> Esti
 
 _STEPS = {
     "train": _train, "evaluate": _evaluate, "probe": _probe, "learn": _learn, "judge": _judge, "interpret": _interpret,
-    "categorise": _categorise, "ablate": _ablate,
+    "categorise": _categorise, "ablate": _ablate, "plant": _seconds, "score": _score, "regrade": _regrade,
+    "recategorise": _recategorise, "enrich": _seconds,
 }  # fmt: skip

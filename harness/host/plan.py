@@ -20,20 +20,25 @@ from harness.config import Config, ProviderConfig, digest
 from harness.errors import UnknownName, UsageError
 from harness.host.grid import Cell, cells, refuse_grid
 from harness.host.manager import Manager
+from harness.host.plan_interpretation import add_interpretation
 from harness.host.registry import SECTIONS, FeaturesConfig, JudgingConfig, Roster, StudyRow, find_study
+from harness.interpretation.config import EnrichmentConfig, GradingConfig, ScoringConfig
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig
 from harness.model.traces import fingerprint as data_fingerprint
 from harness.records import ModelRef
 from harness.stages import EvaluateConfig
 
-Kind = Literal["train", "evaluate", "probe", "learn", "judge", "interpret", "categorise", "ablate"]
+Kind = Literal[
+    "train", "evaluate", "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise",
+    "recategorise", "enrich", "ablate",
+]  # fmt: skip
 ONLY = {
     "train": ("train",),
     "evaluate": ("evaluate",),
     "probe": ("probe",),
     "learn": ("learn", "judge"),
-    "interpret": ("interpret", "categorise"),
+    "interpret": ("interpret", "score", "regrade", "categorise", "recategorise", "enrich"),
     "ablate": ("ablate",),
 }
 """What `--only` takes -> kinds of step."""
@@ -164,7 +169,7 @@ def make_plan(
         row = _only_plugin(row, single, manager)
     if provider:
         row = _with_provider(row, provider, manager)
-    builder = _Builder(manager, row, layers, seed)
+    builder = Builder(manager, row, layers, seed)
     steps = builder.build()
     wanted = [s.name for s in steps if s.plugin == single] if single else [s.name for s in steps]
     if only:
@@ -200,7 +205,7 @@ def _resolve_sections(row: StudyRow, layers: Sequence[Settings]) -> StudyRow:
     update: dict[str, Any] = {}
     kinds: dict[str, type[Config]] = {
         "data": DataConfig, "chat": ChatFormat, "evaluate": EvaluateConfig, "features": FeaturesConfig,
-        "judging": JudgingConfig,
+        "judging": JudgingConfig, "grading": GradingConfig, "scoring": ScoringConfig, "enrichment": EnrichmentConfig,
     }  # fmt: skip
     for name, kind in kinds.items():
         update[name] = kind.merged(name, getattr(row, name).model_dump(), *(layer.get(name, {}) for layer in layers))
@@ -277,7 +282,7 @@ def _with_ancestors(steps: Sequence[Step], wanted: Sequence[str]) -> tuple[Step,
     return tuple(s for s in steps if s.name in keep)
 
 
-class _Builder:
+class Builder:
     """Puts a study's steps in order, inputs before what reads them."""
 
     def __init__(self, manager: Manager, row: StudyRow, layers: Sequence[Settings], seed: int) -> None:
@@ -301,8 +306,8 @@ class _Builder:
     def build(self) -> tuple[Step, ...]:
         """All steps of the study."""
         row = self.row
-        adapter = self._plugin("train", "trainers", row.adapter, (), self.data)
-        reference = self._plugin("train", "trainers", row.reference, (), self.data) if row.reference else None
+        adapter = self.plugin("train", "trainers", row.adapter, (), self.data)
+        reference = self.plugin("train", "trainers", row.reference, (), self.data) if row.reference else None
         if row.evaluate.benchmarks:
             for variant, inputs in (
                 ("base", ()),
@@ -312,31 +317,24 @@ class _Builder:
                 if inputs is not None:
                     self._evaluate(variant, inputs)
         sources = self._sources(adapter)
-        for name in row.interpreters:
-            asks = self.manager.offer(name).registration.asks_llm
-            llms = {role: llm.identity() for role, llm in self.llms.items()} if asks else {}
-            explained = [
-                self._plugin("interpret", "interpreters", name, (source,), llms, suffix=source.partition("/")[2])
-                for source in sources
-            ]
-            self._plugin("categorise", "interpreters", name, tuple(explained), llms)
+        add_interpretation(self, sources)
         for name in row.ablations:
             settings = [self.data, self.benchmarks, row.evaluate.model_dump(exclude={"batch_size"})]
-            self._plugin("ablate", "ablations", name, (adapter,), settings)
+            self.plugin("ablate", "ablations", name, (adapter,), settings)
         return tuple(self.steps.values())
 
     def _sources(self, adapter: str) -> list[str]:
         """Probe and dictionary steps: everything that has features to explain. Dictionaries are judged, too."""
         other = self.row.read_chat.model_dump() if self.row.read_chat else None
         read = [self.data, self.row.features.model_dump(), *([other] if other else [])]
-        probes = [self._plugin("probe", "probes", name, (adapter,), read) for name in self.row.probes]
+        probes = [self.plugin("probe", "probes", name, (adapter,), read) for name in self.row.probes]
         explained = []
         for name in self.row.dictionaries:
             registration = self.manager.offer(name).registration
             needs = registration.needs or self.row.probes[:1]
             if not needs:
                 raise UsageError(f"{name!r} reads a probe's activations, and the study has no probe")
-            inputs = tuple(self._plugin("probe", "probes", need, (adapter,), read) for need in needs)
+            inputs = tuple(self.plugin("probe", "probes", need, (adapter,), read) for need in needs)
             explain = self.row.judging.explains(registration)
             for cell in self._cells(name):
                 learned = self._learn(name, cell, (*inputs, adapter), [*read, explain])
@@ -351,14 +349,15 @@ class _Builder:
         """The steps that fit a dictionary and judge it. A cell's label is part of what it is called, so of its key."""
         version = self.manager.offer(name).registration.version
         label = name + (f"@{cell.label}" if cell.label else "")
-        learned = self._add(f"learn/{label}", "learn", name, cell.config, inputs, [version, settings, label])
+        learned = self.add(f"learn/{label}", "learn", name, cell.config, inputs, [version, settings, label])
         judging = [version, self.row.judging.model_dump(exclude={"explain_baselines"})]
-        self._add(f"judge/{label}", "judge", name, cell.config, (learned, *inputs), judging)
+        self.add(f"judge/{label}", "judge", name, cell.config, (learned, *inputs), judging)
         return learned
 
-    def _plugin(
+    def plugin(
         self, kind: Kind, stage: str, name: str, inputs: tuple[str, ...], settings: object, *, suffix: str = ""
     ) -> str:
+        """A step that a plugin does, named KIND/PLUGIN[/suffix]; returns its name. Asked for twice, it is one step."""
         full = "/".join(filter(None, (kind, name, suffix)))
         if full in self.steps:
             return full
@@ -367,7 +366,7 @@ class _Builder:
         refuse_grid(self.manager, name, layers, stage)
         config = self.manager.config(name, *layers)
         version = self.manager.offer(name).registration.version
-        return self._add(full, kind, name, config, inputs, [version, settings])
+        return self.add(full, kind, name, config, inputs, [version, settings])
 
     def _refuse_other_stage(self, name: str, stage: str) -> None:
         found = self.manager.stage_of(name)
@@ -377,9 +376,9 @@ class _Builder:
 
     def _evaluate(self, variant: str, inputs: tuple[str, ...]) -> None:
         settings = [self.benchmarks, variant]
-        self._add(f"evaluate/{variant}", "evaluate", None, self.row.evaluate, inputs, settings, variant)
+        self.add(f"evaluate/{variant}", "evaluate", None, self.row.evaluate, inputs, settings, variant)
 
-    def _add(
+    def add(
         self,
         name: str,
         kind: Kind,
@@ -389,6 +388,7 @@ class _Builder:
         settings: object,
         variant: str | None = None,
     ) -> str:
+        """A step; its key hashes all that its result depends on. Returns its name."""
         hashed = [
             kind, plugin, config.model_dump(mode="json"), settings, self.seed, self.world,
             [self.steps[i].key for i in inputs],

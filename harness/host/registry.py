@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from harness.config import Config
 from harness.errors import RosterError, UnknownName
+from harness.interpretation.config import EnrichmentConfig, GradingConfig, ScoringConfig
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig
 from harness.records import ModelRef
@@ -88,6 +89,12 @@ class StudyRow(Config):
     """Capture and exemplars."""
     judging: JudgingConfig = JudgingConfig()
     """Scores of dictionaries."""
+    grading: GradingConfig = GradingConfig()
+    """How the interpreters' grades are checked."""
+    scoring: ScoringConfig = ScoringConfig()
+    """How explanations are scored."""
+    enrichment: EnrichmentConfig = EnrichmentConfig()
+    """Which kinds of tokens features are held against."""
     adapter: str
     """Trainer of the adapter that is studied."""
     reference: str | None = None
@@ -101,7 +108,8 @@ class StudyRow(Config):
     ablations: tuple[str, ...] = ()
     """Ablations."""
     providers: dict[str, str] = Field(default_factory=dict)
-    """LLM per role (explainer, judge, categories, categoriser, scorer; `default` for the rest): `name:model`."""
+    """LLM per role (explainer, categories, categoriser, scorer; `default` for the rest): `name:model`. Where one is
+    named for `second-judge`, features are graded by it, too."""
     paper_benchmarks: dict[str, str] = Field(default_factory=dict)
     """Our benchmark -> the paper's benchmark shown beside it."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -110,7 +118,10 @@ class StudyRow(Config):
     """Named sets of `name.key: value` settings."""
 
 
-SECTIONS = ("model", "data", "chat", "read_chat", "evaluate", "features", "judging", "providers")
+SECTIONS = (
+    "model", "data", "chat", "read_chat", "evaluate", "features", "judging", "grading", "scoring", "enrichment",
+    "providers",
+)  # fmt: skip
 """Parts of a study that `--set SECTION.KEY=VALUE` reaches, beside the plugins."""
 
 

@@ -18,10 +18,11 @@ from filelock import FileLock, Timeout
 
 from harness.errors import HarnessError, ResultsError, Waiting
 from harness.hookspecs import StepFinished, StepProgressed, StepStarted
+from harness.host.interpret import execute
 from harness.host.manager import Manager
 from harness.host.plan import Plan, Step
 from harness.host.provenance import Provenance, collect
-from harness.host.steps import Workbench, execute, fresh_folder, provider_for
+from harness.host.steps import Workbench, fresh_folder, provider_for
 from harness.llm.prices import require_price
 from harness.llm.session import Session
 from harness.records import ActivationSet, Checkpoint, Dictionary

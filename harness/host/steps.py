@@ -1,4 +1,4 @@
-"""What each kind of step does: inputs in, records out. The only place where stages meet.
+"""What each kind of step does: inputs in, records out. Here and in `interpret` alone do stages meet.
 
 Plugins make the science; this module feeds them and measures what must be measured alike for all of them (features and
 exemplars of every source, scores of every dictionary).
@@ -20,7 +20,6 @@ from harness.records import (
     ActivationSet,
     Checkpoint,
     Dictionary,
-    Evidence,
     Explanation,
     Feature,
     Trace,
@@ -108,13 +107,8 @@ class Workbench:
         return found
 
 
-def execute(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
-    """Do a step; yield its records as they are made."""
-    yield from _KINDS[step.kind](step, bench, run)
-
-
 def _train(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
-    trainer = _implementation(step, bench)
+    trainer = implementation(step, bench)
     yield trainer.train(bench.plan.row.model, bench.traces(), bench.plan.row.chat, run)
 
 
@@ -137,10 +131,10 @@ def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredR
 
 
 def _probe(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
-    probe = _implementation(step, bench)
+    probe = implementation(step, bench)
     activations = probe.read(bench.reading_subject(step, run.device), bench.documents(), run)
     yield activations
-    yield from _features(activations, bench, run)
+    yield from store_features(activations, bench, run)
 
 
 def _learn(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
@@ -148,14 +142,14 @@ def _learn(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredReco
     from harness.activations.latents import encode_set
     from harness.activations.store import open_set
 
-    learner = _implementation(step, bench)
+    learner = implementation(step, bench)
     activations = bench.activations(step)
     dictionary: Dictionary = learner.fit(activations, run).model_copy(update={"name": step.label})
     yield dictionary
     if _explained(step, bench):
         latents = encode_set(learner.load(dictionary), open_set(activations), run.out_dir / "latents", dictionary)
         yield latents
-        yield from _features(latents, bench, run)
+        yield from store_features(latents, bench, run)
 
 
 def _judge(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
@@ -165,7 +159,7 @@ def _judge(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredReco
     from harness.dictionaries.scoring import score_dictionary, score_latents
 
     config = bench.plan.row.judging
-    learner = _implementation(step, bench)
+    learner = implementation(step, bench)
     learned, *read = step.inputs
     dictionary: Dictionary = bench.outputs[learned]["Dictionary"]
     stored = open_set(next(bench.outputs[i]["ActivationSet"] for i in read if "ActivationSet" in bench.outputs[i]))
@@ -199,7 +193,7 @@ def _registration(step: Step, bench: Workbench) -> Registration[Any]:
     return bench.manager.offer(step.plugin).registration
 
 
-def _features(activations: ActivationSet, bench: Workbench, run: RunContext) -> Iterator[Feature]:
+def store_features(activations: ActivationSet, bench: Workbench, run: RunContext) -> Iterator[Feature]:
     """Features with exemplars: the same selection for every source. Kept on disk for interpreters, then stored."""
     from harness.activations.exemplars import collect_features
     from harness.activations.store import open_set
@@ -220,56 +214,37 @@ def _features(activations: ActivationSet, bench: Workbench, run: RunContext) -> 
             for feature in features:
                 stream.write(feature.model_dump_json() + "\n")
         unfinished.replace(file)
-    for feature in _read_features(file):
+    for feature in read_features(file):
         if feature.item not in run.done:
             yield feature
 
 
-def _read_features(file: Path) -> Iterator[Feature]:
+def read_features(file: Path) -> Iterator[Feature]:
+    """A source's features as they were kept, in column order."""
     with file.open(encoding="utf-8") as stream:
         for line in stream:
             yield Feature.model_validate_json(line)
 
 
-def _evidence(step_name: str, bench: Workbench) -> list[Evidence]:
-    from harness.activations.exemplars import evidence
-
-    features = list(_read_features(bench.folders[step_name] / FEATURES_FILE))
-    return evidence(features, bench.plan.row.features.exemplars)
-
-
-def _interpret(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
-    yield from _implementation(step, bench).explain(_evidence(step.inputs[0], bench), run)
-
-
-def _categorise(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
-    explained: list[tuple[Explanation, Evidence]] = []
-    for name in step.inputs:
-        (source,) = bench.plan.step(name).inputs
-        shown = {e.feature: e for e in _evidence(source, bench)}
-        explained += [(e, shown[e.feature]) for e in bench.explanations(name)]
-    yield from _implementation(step, bench).categorise(explained, run)
-
-
 def _ablate(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
-    yield from _implementation(step, bench).measure(bench.adapter_subject(step, run.device), bench.documents(), run)
+    yield from implementation(step, bench).measure(bench.adapter_subject(step, run.device), bench.documents(), run)
 
 
-def _implementation(step: Step, bench: Workbench) -> Any:
+def implementation(step: Step, bench: Workbench) -> Any:
+    """The plugin that does the step."""
     assert step.plugin is not None
     return bench.manager.implementation(step.plugin, step.config)
 
 
-_KINDS: dict[str, Callable[[Step, Workbench, RunContext], Iterator[StoredRecord]]] = {
+KINDS: dict[str, Callable[[Step, Workbench, RunContext], Iterator[StoredRecord]]] = {
     "train": _train,
     "evaluate": _evaluate,
     "probe": _probe,
     "learn": _learn,
     "judge": _judge,
-    "interpret": _interpret,
-    "categorise": _categorise,
     "ablate": _ablate,
 }
+"""What is done by plugins of the model's side; `harness.host.interpret` has the rest."""
 
 
 def provider_for(bench: Workbench) -> Callable[[str], tuple[Provider, str]]:

@@ -12,7 +12,7 @@ from harness.report.terminal import make_console
 
 REPORTS = (
     "overview", "steps", "recovery", "groups", "components", "dictionaries", "latents", "grades", "grade-tests",
-    "features", "categories", "paper",
+    "judge", "scores", "densities", "enrichment", "features", "categories", "paper",
 )  # fmt: skip
 FORMATS = ("table", "json", "csv", "md", "latex")
 FIGURES = ("recovery", "figure1", "figure2", "figure3", "frontier", "training", "confusion")

@@ -14,9 +14,11 @@ from sqlalchemy import Connection, func, select
 from harness.errors import ResultsError
 from harness.results.query_ablations import ComponentRow, components
 from harness.results.query_benchmarks import GroupRow, RecoveryRow, groups, recovery
+from harness.results.query_densities import DensityRow, densities
 from harness.results.query_dictionaries import DictionaryRow, LatentRow, dictionaries, latents
 from harness.results.query_features import CategoryRow, FeatureRow, categories, features
 from harness.results.query_grades import GradeRow, GradeTestRow, grade_tests, grades
+from harness.results.query_judgements import EnrichmentRow, JudgeRow, ScoreRow, enrichment, judge, scores
 from harness.results.query_paper import PaperRow, paper_card
 from harness.results.query_training import ConfusionRow, TrainingRow, confusion, training
 from harness.results.tables import LLMCall, RunStep, Step, StudyRun
@@ -190,30 +192,38 @@ __all__ = [
     "CategoryRow",
     "ComponentRow",
     "ConfusionRow",
+    "DensityRow",
     "DictionaryRow",
+    "EnrichmentRow",
     "FeatureRow",
     "GradeRow",
     "GradeTestRow",
     "GroupRow",
+    "JudgeRow",
     "LatentRow",
     "OverviewRow",
     "PaperRow",
     "RecoveryRow",
+    "ScoreRow",
     "StepRow",
     "TrainingRow",
     "categories",
     "components",
     "confusion",
+    "densities",
     "dictionaries",
+    "enrichment",
     "features",
     "grade_tests",
     "grades",
     "groups",
+    "judge",
     "latents",
     "overview",
     "paper_card",
     "recovery",
     "resolve_run",
+    "scores",
     "steps",
     "training",
     "why_empty",

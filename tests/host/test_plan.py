@@ -15,6 +15,9 @@ def plan(target: str = "rank1-lora", **options: object) -> Plan:
     return make_plan(roster, Manager(roster), target, **options)  # type: ignore[arg-type]
 
 
+SOURCES = ("adapter-activations", "mlp-neurons", "random-directions", "batch-topk")
+
+
 def keys(p: Plan) -> dict[str, str]:
     return {s.name: s.key for s in p.steps}
 
@@ -26,7 +29,8 @@ def test_inputs_come_before_what_reads_them_and_every_stage_is_there() -> None:
         assert set(step.inputs) <= seen, step.name
         seen.add(step.name)
     assert {s.kind for s in p.steps} == {
-        "train", "evaluate", "probe", "learn", "judge", "interpret", "categorise", "ablate",
+        "train", "evaluate", "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise",
+        "recategorise", "enrich", "ablate",
     }  # fmt: skip
 
 
@@ -39,7 +43,8 @@ def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None
     before, after = keys(plan()), keys(plan(settings={"batch-topk": {"k": 2}}))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {
-        "learn/batch-topk", "judge/batch-topk", "interpret/lexical/batch-topk", "categorise/lexical",
+        "learn/batch-topk", "judge/batch-topk", "interpret/lexical/batch-topk", "score/lexical/batch-topk",
+        "regrade/lexical", "categorise/lexical", "recategorise/lexical", "enrich/features",
     }  # fmt: skip
     after = keys(plan(settings={"full-finetune": {"epochs": 1}}))
     assert {name for name in before if before[name] != after[name]} == {"train/full-finetune", "evaluate/full"}
@@ -52,15 +57,31 @@ def test_the_benchmarks_batch_size_is_part_of_the_evaluations_only() -> None:
 
 def test_another_provider_changes_nothing_but_the_interpretation() -> None:
     before, after = keys(plan()), keys(plan(provider=("openai:gpt-5-mini",)))
-    shared = {n for n in before if not n.startswith(("interpret", "categorise"))}
+    shared = {n for n in before if "lexical" not in n}
     assert all(before[n] == after[n] for n in shared)
     assert {n for n in after if n not in shared} == {
-        "categorise/autointerp",
-        *(
-            f"interpret/autointerp/{s}"
-            for s in ("adapter-activations", "mlp-neurons", "random-directions", "batch-topk")
-        ),
+        *(f"{kind}/autointerp" for kind in ("regrade", "categorise", "recategorise")),
+        *(f"{kind}/autointerp/{s}" for kind in ("interpret", "score") for s in SOURCES),
+        "interpret/autointerp/planted",
     }
+
+
+def test_grading_and_scoring_can_be_switched_off_and_change_their_own_steps_only() -> None:
+    before, after = keys(plan()), keys(plan(settings={"scoring": {"contexts": 4}, "grading": {"repeats": 3}}))
+    assert {n.partition("/")[0] for n in before if before[n] != after[n]} == {
+        "plant", "interpret", "score", "regrade", "recategorise",
+    }  # fmt: skip
+    assert {n for n in before if n.startswith("interpret") and before[n] != after[n]} == {"interpret/lexical/planted"}
+    off = {"planted": 0, "repeats": 0, "shuffles": 0, "recategorised": 0}
+    least = keys(plan(settings={"scoring": {"features": 0}, "grading": off}))
+    assert not [n for n in least if n.startswith(("plant", "score", "regrade", "recategorise"))]
+
+
+def test_a_second_judge_is_asked_where_one_is_named() -> None:
+    off = {"repeats": 0, "shuffles": 0}
+    assert "regrade/autointerp" not in keys(plan(provider=("scripted:a",), settings={"grading": off}))
+    two = plan(provider=("scripted:a", "second-judge=scripted:b"), settings={"grading": off})
+    assert "regrade/autointerp" in keys(two)
 
 
 def test_a_single_plugin_is_planned_with_what_it_needs() -> None:
@@ -116,4 +137,6 @@ def test_another_format_for_reading_changes_what_reads_and_nothing_else() -> Non
     before = keys(plan())
     after = keys(plan(settings={"read_chat": {"template": "unclosed", "system": "Be helpful."}}))
     changed = {name.partition("/")[0] for name in before if before[name] != after[name]}
-    assert changed == {"probe", "learn", "judge", "interpret", "categorise"}
+    assert changed == {
+        "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise", "recategorise", "enrich",
+    }  # fmt: skip

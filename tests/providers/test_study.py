@@ -22,7 +22,7 @@ def in_the_papers_form(body: dict[str, Any], answer: Any) -> Any:
     """Answer each of the three prompts of appendix B."""
     prompt = body["messages"][-1]["content"]
     if "identify high-level functional role categories" in prompt:
-        names = ("tokens", "contexts")
+        names = ("tokens", "contexts", "spare_1", "spare_2", "spare_3")
         found = [{"string_id": n, "name": n.title(), "definition": "Some of them.", "examples": []} for n in names]
         return answer(text=json.dumps({"categories": found, "summary": "two"}))
     if "Reply with ONLY the category string_id" in prompt:

@@ -1,0 +1,1 @@
+"""What is measured alike for every interpreter: planted features, reliability, scores, enrichment."""

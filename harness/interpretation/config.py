@@ -1,0 +1,80 @@
+"""Settings of what is measured round interpreters. No torch."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+
+from harness.config import Config
+
+EVENTS = {
+    "wait": r"\b[Ww]ait\b",
+    "backtracking": r"(?i)\b(?:wait|hmm|actually|alternatively|let me (?:re-?)?check|on second thought|mistake)\b",
+    "answer": r"(?i)\banswer\b|\\boxed\b",
+    "discourse": r"\b(?:So|Then|Therefore|Thus|Hence|First|Next|Now|Also|Since|Because)\b",
+    "digit": r"\d",
+    "operator": r"[+×÷*/^−]|(?<=\s)-(?=\s)",
+    "relation": r"[=<>≤≥≈→⇒]",
+    "newline": r"\n",
+}
+"""Events of mathematical reasoning as regular expressions over a document's text."""
+
+
+class GradingConfig(Config):
+    """How the judge is judged: planted features, and features that are graded more than once."""
+
+    planted: NonNegativeInt = 10
+    """Planted features of each kind (one token, two tokens, random tokens), graded like a source; 0 is none."""
+    features: NonNegativeInt = 20
+    """Features per source that are graded again, drawn evenly over layers; all planted ones are, besides."""
+    repeats: NonNegativeInt = 1
+    """How often each of them is graded again with the same request."""
+    shuffles: NonNegativeInt = 1
+    """How often each of them is graded again with its contexts in another order."""
+    recategorised: NonNegativeInt = 60
+    """Features per source for which categories are made and assigned once more, from another sample; 0 is none."""
+
+
+class ScoringConfig(Config):
+    """Detection, fuzzing and intruder tests on contexts that were not shown when a feature was explained."""
+
+    features: NonNegativeInt = 60
+    """Features per source whose explanations are scored, drawn evenly over layers; 0 is none."""
+    contexts: PositiveInt = 6
+    """Contexts of either kind (activating and not) per detection and fuzzing test."""
+    min_contexts: PositiveInt = 3
+    """Fewest held-out contexts of either kind; a feature with fewer has no score, with the reason."""
+    intruders: NonNegativeInt = 3
+    """Intruder tests per feature, each of four activating contexts and one that is not."""
+    window: PositiveInt = 6
+    """Tokens on either side of a context's middle."""
+    documents: PositiveInt = 300
+    """Documents that contexts are drawn from; seeded."""
+    active_share: float = Field(default=0.3, gt=0.0, le=1.0)
+    """A context activates where a token reaches this share of the feature's maximum (delphi's threshold for marks)."""
+    inactive_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """A context does not where no token exceeds this share; those between are neither. A feature that is never quiet
+    has no such context, and says so."""
+
+
+class EnrichmentConfig(Config):
+    """Which kinds of tokens features are held against, without an interpreter."""
+
+    events: dict[str, str] = EVENTS
+    """Name -> regular expression over a document's text; a token is an event where it overlaps a match."""
+    active_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """A feature is active on a token where it exceeds this share of its maximum."""
+    class_words: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Ground-truth class of the corpus -> words by which an explanation names it; the class's name where none are
+    given. Used to say how many explanations name the right class."""
+
+    @field_validator("events")
+    @classmethod
+    def _compile(cls, events: dict[str, str]) -> dict[str, str]:
+        import re
+
+        for name, pattern in events.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}") from error
+        return events

@@ -1,0 +1,210 @@
+"""Held-out contexts for scoring tests: drawn alike for yes and no, and never shown to the explainer.
+
+Documents are cut into windows of the same length, wherever the feature fires in them, so that the place of a token says
+nothing. A window activates a feature where a token reaches `active_share` of its maximum, and does not where none
+exceeds `inactive_share`; those between are left out. Half of the negatives are hard where there are such: they hold a
+token on which the feature fires elsewhere.
+
+Detection, fuzzing and intruder are delphi's (EleutherAI) tasks: https://github.com/EleutherAI/delphi
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.activations.store import StoredActivations, token_texts, whole_characters
+from harness.interpretation.config import ScoringConfig
+from harness.judgements import ScoringContext, ScoringKind, ScoringTest
+from harness.records import Feature
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+INTRUDER_SHOWN = 4
+"""Activating contexts beside each intruder (delphi's default is five examples in all)."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a feature is in a set."""
+
+    index: int
+    sign: int
+
+
+@dataclass(frozen=True)
+class _Window:
+    document: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class TooFew:
+    """A feature that cannot be tested, and why."""
+
+    feature: str
+    reason: str
+
+
+class ContextPool:
+    """Windows of a sample of documents, with the maximum of every chosen feature in each."""
+
+    def __init__(self, stored: StoredActivations, columns: Sequence[Column], config: ScoringConfig, seed: int) -> None:
+        self._stored, self._columns, self._config = stored, columns, config
+        ids = sorted(stored.document_ids)
+        Random(seed).shuffle(ids)
+        index = [c.index for c in columns]
+        signs = np.array([c.sign for c in columns], dtype=np.float32)
+        length = 2 * config.window + 1
+        self.windows: list[_Window] = []
+        maxima: list[np.ndarray] = []
+        self._tokens: list[frozenset[int]] = []
+        for document in stored.documents(ids[: config.documents]):
+            values = np.maximum(document.values[:, index].astype(np.float32) * signs, 0)
+            values[~document.ranked] = 0
+            for start in range(1, max(2, len(values) - length // 2), length):
+                stop = min(start + length, len(values))
+                if stop == start:
+                    continue
+                maxima.append(values[start:stop].max(0))
+                self.windows.append(_Window(document.id, start, stop))
+                self._tokens.append(frozenset(document.ids[start:stop].tolist()))
+        self.maxima: Float[np.ndarray, "window feature"] = np.stack(maxima)
+
+    def activations(self, window: int, column: int) -> Float[np.ndarray, " token"]:
+        """The feature's activation on each token of a window; special tokens read 0."""
+        w, c = self.windows[window], self._columns[column]
+        document = self._stored.document(w.document)
+        values = np.maximum(c.sign * document.values[w.start : w.stop, c.index].astype(np.float32), 0)
+        values[~document.ranked[w.start : w.stop]] = 0
+        return values
+
+    def token_ids(self, window: int) -> np.ndarray:
+        """The ids of a window's tokens."""
+        w = self.windows[window]
+        return self._stored.document(w.document).ids[w.start : w.stop]
+
+    def holding(self, tokens: set[int]) -> np.ndarray:
+        """Bool [window]: whether it holds one of the tokens."""
+        return np.array([not own.isdisjoint(tokens) for own in self._tokens], dtype=bool)
+
+    def context(self, window: int, marked: Sequence[int], *, label: bool, hard: bool = False) -> ScoringContext:
+        """A window as it is shown."""
+        w = self.windows[window]
+        document = self._stored.document(w.document)
+        start, stop = whole_characters(document, w.start, w.stop)
+        return ScoringContext(
+            document=w.document,
+            start=start,
+            tokens=token_texts(document, start, stop),
+            marked=tuple(i + w.start - start for i in sorted(marked)),
+            label=label,
+            hard=hard,
+        )
+
+
+class FeatureTests:
+    """Makes one feature's scoring tests."""
+
+    def __init__(self, pool: ContextPool, feature: Feature, column: int, config: ScoringConfig, seed: str) -> None:
+        self._pool, self._feature, self._column, self._config = pool, feature, column, config
+        self._rng = Random(seed)
+        top = feature.activation_max
+        self._active, self._quiet = config.active_share * top, config.inactive_share * top
+        unseen = self._not_shown()
+        strongest = pool.maxima[:, column]
+        self._positive = np.flatnonzero(unseen & (strongest >= self._active) & (strongest > 0))
+        self._negative = np.flatnonzero(unseen & (strongest <= self._quiet))
+        self._positive = self._positive[np.argsort(strongest[self._positive], kind="stable")]
+        self._keys = {int(t) for w in self._positive.tolist() for t in self._marked_ids(w)}
+
+    def tests(self) -> Iterator[ScoringTest] | TooFew:
+        """The tests, or why there are none."""
+        least, name = self._config.min_contexts, self._feature.feature
+        if not self._feature.exemplars:
+            return TooFew(name, "dead: no activating context")
+        for found, kind in ((self._positive, "activating"), (self._negative, "quiet")):
+            if len(found) < least:
+                return TooFew(name, f"{len(found)} held-out {kind} contexts, and {least} are needed")
+        return self._made()
+
+    def _made(self) -> Iterator[ScoringTest]:
+        n = min(self._config.contexts, len(self._positive), len(self._negative))
+        yes = self._over_quantiles(n)
+        no = self._negatives(n)
+        yield self._test("detection", 0, [
+            *(self._pool.context(w, (), label=True) for w in yes),
+            *(self._pool.context(w, (), label=False, hard=hard) for w, hard in no),
+        ])  # fmt: skip
+        wrong = [self._wrongly_marked(w) for w in self._over_quantiles(n // 2)]
+        wrong += [self._intruder(w, hard, label=False) for w, hard in no[: n - len(wrong)]]
+        right = [self._pool.context(w, self._marks(w), label=True) for w in yes]
+        yield self._test("fuzzing", 0, [*right, *(c for c in wrong if c.marked)])
+        if len(self._positive) >= INTRUDER_SHOWN:
+            for number, (w, hard) in enumerate(self._negatives(min(self._config.intruders, len(self._negative)))):
+                shown = self._rng.sample(self._positive.tolist(), INTRUDER_SHOWN)
+                others = [self._pool.context(v, self._marks(v), label=False) for v in shown]
+                yield self._test("intruder", number, [*others, self._intruder(w, hard, label=True)])
+
+    def _test(self, kind: ScoringKind, number: int, contexts: list[ScoringContext]) -> ScoringTest:
+        self._rng.shuffle(contexts)
+        name = self._feature.feature
+        return ScoringTest(
+            item=f"{kind}/{name}/{number}",
+            kind=kind,
+            source=self._feature.source,
+            feature=name,
+            contexts=tuple(contexts),
+        )
+
+    def _not_shown(self) -> np.ndarray:
+        """Bool [window]: no token of it was in an exemplar's window."""
+        shown: dict[str, list[tuple[int, int]]] = {}
+        for e in self._feature.exemplars:
+            shown.setdefault(e.document, []).append((e.start, e.start + len(e.tokens)))
+        return np.array(
+            [
+                all(w.stop <= start or w.start >= stop for start, stop in shown.get(w.document, ()))
+                for w in self._pool.windows
+            ],
+            dtype=bool,
+        )
+
+    def _over_quantiles(self, n: int) -> list[int]:
+        """N activating windows, one drawn from each n-quantile of their maxima."""
+        return [int(self._rng.choice(part)) for part in np.array_split(self._positive, n)] if n else []
+
+    def _negatives(self, n: int) -> list[tuple[int, bool]]:
+        """N quiet windows; half of them hold a token on which the feature fires, where there are so many."""
+        holds = self._pool.holding(self._keys)
+        hard = [w for w in self._negative.tolist() if holds[w]]
+        rest = [w for w in self._negative.tolist() if not holds[w]]
+        self._rng.shuffle(hard)
+        self._rng.shuffle(rest)
+        n_hard = min(len(hard), max((n + 1) // 2, n - len(rest)))
+        return [*((w, True) for w in hard[:n_hard]), *((w, False) for w in rest[: n - n_hard])]
+
+    def _marks(self, window: int) -> list[int]:
+        """Tokens that reach the threshold of an active context."""
+        return np.flatnonzero(self._pool.activations(window, self._column) >= self._active).tolist()
+
+    def _marked_ids(self, window: int) -> np.ndarray:
+        return self._pool.token_ids(window)[self._marks(window)]
+
+    def _wrongly_marked(self, window: int) -> ScoringContext:
+        """An activating window in which as many quiet tokens are marked as it has active ones."""
+        quiet = np.flatnonzero(self._pool.activations(window, self._column) <= self._quiet).tolist()
+        n = min(len(quiet), len(self._marks(window)))
+        return self._pool.context(window, self._rng.sample(quiet, n), label=False)
+
+    def _intruder(self, window: int, hard: bool, *, label: bool) -> ScoringContext:
+        """A quiet window with a token marked: one that the feature fires on elsewhere, where it holds one."""
+        ids = self._pool.token_ids(window).tolist()
+        places = [i for i, token in enumerate(ids) if token in self._keys] if hard else list(range(len(ids)))
+        return self._pool.context(window, [self._rng.choice(places)], label=label, hard=hard)
