@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-fast test-slow check format bench docs clean peers test-formats bench-peers
+.PHONY: install demo test test-fast test-slow check format bench docs clean peers test-formats bench-peers test-datasette
 
 install: $(VENV)/.installed
 
@@ -24,6 +24,11 @@ test: install
 
 test-fast: install
 	$(BIN)/pytest -m "not slow"
+
+# Datasette in an environment of its own: it is a reader of results.db, not a dependency.
+test-datasette: install
+	test -x .venv-datasette/bin/datasette || ($(PYTHON) -m venv .venv-datasette && .venv-datasette/bin/pip install --quiet 'datasette==0.65.5')
+	HARNESS_DATASETTE=$$PWD/.venv-datasette/bin/datasette $(BIN)/pytest -q tests/results/test_datasette.py
 
 test-slow: install
 	$(BIN)/pytest -m slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -57,11 +58,24 @@ def cli() -> str:
 def schema() -> str:
     """Tables and views of results.db."""
     from harness.results.database import schema_sql
+    from harness.results.schema import schema_markdown
 
-    return f"{NOTE}# results.db\n\n```sql\n{schema_sql()}\n```\n"
+    intro = (
+        "One SQLite file (or PostgreSQL), migrated by alembic. Views (`v_...`) have readable names and the run's id; "
+        '`harness sql "SELECT ..."` queries it without being able to write, `harness db datasette` prints metadata for '
+        "Datasette. Columns that end in `_json` hold JSON. NULL has a `reason` beside it.\n\n"
+    )
+    return f"{NOTE}# results.db\n\n{intro}{schema_markdown()}\n## SQL\n\n```sql\n{schema_sql()}\n```\n"
 
 
-PAGES = {"hooks.md": hooks, "cli.md": cli, "schema.md": schema}
+def datasette() -> str:
+    """Metadata for Datasette."""
+    from harness.results.schema import datasette_metadata
+
+    return json.dumps(datasette_metadata(), indent=2, ensure_ascii=False) + "\n"
+
+
+PAGES = {"hooks.md": hooks, "cli.md": cli, "schema.md": schema, "datasette.json": datasette}
 
 
 def refresh_readme(database: str) -> None:

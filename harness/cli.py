@@ -12,7 +12,7 @@ import click
 
 from harness import __version__
 from harness.errors import HarnessError, Waiting
-from harness.report.commands import figures, report
+from harness.report.commands import figures, report, sql
 from harness.report.terminal import make_console
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def plugins_hooks() -> None:
     make_console().print(hook_reference(), markup=False, highlight=False)
 
 
-for _command in (report, figures):
+for _command in (report, figures, sql):
     cli.add_command(_command)
 
 
@@ -250,6 +250,16 @@ def db_upgrade(url: str) -> None:
 
     with Store.open(url) as store:
         click.echo(f"{url}: schema {schema_version(store.engine)}")
+
+
+@db.command("datasette")
+def db_datasette() -> None:
+    """Print metadata for Datasette: datasette results.db -m <(harness db datasette)."""
+    import json
+
+    from harness.results.schema import datasette_metadata
+
+    click.echo(json.dumps(datasette_metadata(), indent=2, ensure_ascii=False))
 
 
 @db.command("schema")

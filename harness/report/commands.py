@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -117,3 +118,24 @@ def figures(names: Sequence[str], run_id: str, out: Path, forms: str, theme: str
         make_console(stderr=True).print(f"not drawn: {reason}", markup=False, highlight=False)
     if not found.paths:
         raise UsageError("no figure could be drawn; the reasons are above")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  harness sql "SELECT * FROM v_run"
+  harness sql "SELECT source, grade, n FROM v_grade WHERE run_id = 1" --format md
+  harness sql "SELECT * FROM v_feature WHERE explanation LIKE '%operator%'" --format csv > operators.csv
+  harness sql - < question.sql"""
+)
+@click.argument("statement", metavar="SELECT...|-")
+@click.option("--format", "form", default="table", show_default=True, type=click.Choice(FORMATS), help="Output format.")
+@_DB
+def sql(statement: str, form: str, db: str) -> None:
+    """Ask the results database in SQL. It cannot write; docs/schema.md describes views and tables."""
+    from harness.report.sql import print_answer
+    from harness.results.readonly import ask
+
+    if statement == "-":
+        statement = sys.stdin.read()
+    print_answer(ask(db, statement), form, make_console())

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from harness.errors import HarnessError, ResultsError, StorageError
 
-SCHEMA_VERSIONS = ("0001", "0008", "0006", "0002", "0003", "0005", "0004")
+SCHEMA_VERSIONS = ("0001", "0008", "0006", "0002", "0003", "0005", "0004", "0007")
 """Revisions of `migrations/versions`, oldest first; the last one is what this code reads and writes."""
 
 BUSY_TIMEOUT_MS = 30_000
@@ -77,13 +77,24 @@ def schema_version(engine: Engine) -> str | None:
 
 def schema_sql() -> str:
     """All tables, indexes and views as SQL, as SQLite stores them."""
-    engine = create_engine("sqlite://")
-    with engine.begin() as connection:
-        _migrate(connection)
+    with migrated(create_engine("sqlite://")) as connection:
         rows = connection.execute(
             text("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name != 'alembic_version' ORDER BY rowid")
         )
         return "\n\n".join(f"{sql};" for (sql,) in rows)
+
+
+@contextmanager
+def migrated(engine: Engine) -> Iterator[Connection]:
+    """A connection to an empty database that has just been brought to this version's schema."""
+    with engine.begin() as connection:
+        _migrate(connection)
+        yield connection
+
+
+def url_of(target: str | Path) -> URL:
+    """The SQLAlchemy URL of a path or URL, password included."""
+    return _url(target)
 
 
 def sqlite_path(url: URL | str) -> Path | None:
@@ -235,6 +246,7 @@ __all__ = [
     "SCHEMA_VERSIONS",
     "alembic_config",
     "database_url",
+    "migrated",
     "now",
     "open_database",
     "schema_sql",
@@ -242,4 +254,5 @@ __all__ = [
     "sentences",
     "sqlite_path",
     "transaction",
+    "url_of",
 ]
