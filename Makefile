@@ -18,6 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/harness run --plugin rank1-lora
 	$(BIN)/harness report
+	$(BIN)/harness dashboard
 
 test: install
 	$(BIN)/pytest
@@ -70,4 +71,4 @@ docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) artifacts results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) artifacts dashboard results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

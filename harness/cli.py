@@ -1,4 +1,4 @@
-"""The command line: run · plugins · report · db · doctor. Each command imports its work when it is called."""
+"""The command line: run · plugins · report · dashboard · db · doctor. Each command imports its work when called."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from harness import __version__
 from harness.errors import HarnessError, Waiting
 from harness.report.commands import figures, report, sql
+from harness.report.dashboard.command import dashboard
 from harness.report.terminal import make_console
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def plugins_hooks() -> None:
     make_console().print(hook_reference(), markup=False, highlight=False)
 
 
-for _command in (report, figures, sql):
+for _command in (report, figures, sql, dashboard):
     cli.add_command(_command)
 
 
