@@ -7,17 +7,14 @@ from typing import Any
 
 from harness.report import dictionaries
 from harness.report.cells import Column, count, fixed, inline, p_value, percent, short, significant, text, with_interval
-from harness.report.heatmap import heatmap
 from harness.report.section import Block, Section
+from harness.report.sections_ablations import ABLATIONS
 from harness.report.sections_judgements import JUDGEMENTS
 from harness.report.sections_paper import PAPER
 from harness.results import queries
 
 TOP_FEATURES = 10
 """Features listed per source; JSON and CSV have all."""
-
-TOP_COMPONENTS = 12
-"""Layers and components listed below the heat map; JSON and CSV have all."""
 
 
 def _recovery_paper(row: Any) -> tuple[str, ...] | str:
@@ -53,17 +50,6 @@ def _feature_blocks(rows: Sequence[Any]) -> list[Block]:
         by = f"explained by {interpreter}" if interpreter else "not explained"
         shown = own[:TOP_FEATURES]
         blocks.append(Block(f"{source}, {by}: {len(shown)} of {len(own)} features, by summed activation", shown))
-    return blocks
-
-
-def _component_blocks(rows: Sequence[Any]) -> list[Block]:
-    whole = {(r.component, r.mode, r.kl_nats): r for r in rows if r.scope not in ("layer", "component")}
-    blocks = [Block("Switched off: the adapter, projections, blocks of layers", list(whole.values()))] if whole else []
-    for scope in ("layer", "component"):
-        own = sorted((r for r in rows if r.scope == scope), key=lambda r: -r.kl_nats)
-        shown = own[:TOP_COMPONENTS]
-        if own:
-            blocks.append(Block(f"Switched off: single {scope}s, {len(shown)} of {len(own)}, largest first", shown))
     return blocks
 
 
@@ -167,27 +153,6 @@ _GROUPS = Section(
     ),
 )
 
-_COMPONENTS = Section(
-    "components",
-    "Components switched off",
-    queries.components,
-    (
-        Column("off", lambda r: r.component, "left"),
-        Column("set to", lambda r: r.mode, "left"),
-        Column("KL (nats)", lambda r: inline(r.kl_nats, r.kl_ci_low, r.kl_ci_high, significant)),
-        Column("of adapter's", lambda r: percent(r.share_of_adapter_kl, 1)),
-        Column("components", lambda r: count(r.n_components)),
-        Column("tokens", lambda r: count(r.n_tokens)),
-        Column("documents", lambda r: count(r.n_documents)),
-    ),
-    ("ablate",),
-    "components switched off",
-    label=lambda r: r.scope,
-    legend="KL(adapter || ablated) per token; 95 % intervals by bootstrap over documents. Shares do not add up.",
-    blocks=_component_blocks,
-    picture=heatmap,
-)
-
 _DICTIONARIES = Section(
     "dictionaries",
     "Dictionaries, on held-out documents",
@@ -285,7 +250,7 @@ SECTIONS = {
         _STEPS,
         _RECOVERY,
         _GROUPS,
-        _COMPONENTS,
+        *ABLATIONS,
         _DICTIONARIES,
         _LATENTS,
         _FEATURES,

@@ -20,6 +20,7 @@ from harness.results.query_features import CategoryRow, FeatureRow, categories, 
 from harness.results.query_grades import GradeRow, GradeTestRow, grade_tests, grades
 from harness.results.query_judgements import EnrichmentRow, JudgeRow, ScoreRow, enrichment, judge, scores
 from harness.results.query_paper import PaperRow, paper_card
+from harness.results.query_sweep import SearchRow, SweepRow, TotalRow, searches, sweeps, totals
 from harness.results.query_training import ConfusionRow, TrainingRow, confusion, training
 from harness.results.tables import LLMCall, RunStep, Step, StudyRun
 
@@ -205,7 +206,10 @@ __all__ = [
     "PaperRow",
     "RecoveryRow",
     "ScoreRow",
+    "SearchRow",
     "StepRow",
+    "SweepRow",
+    "TotalRow",
     "TrainingRow",
     "categories",
     "components",
@@ -224,7 +228,10 @@ __all__ = [
     "recovery",
     "resolve_run",
     "scores",
+    "searches",
     "steps",
+    "sweeps",
+    "totals",
     "training",
     "why_empty",
 ]

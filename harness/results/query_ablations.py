@@ -20,7 +20,8 @@ class ComponentRow:
     """Something switched off. KL(adapter ‖ ablated) in nats per token, 95 % interval over documents.
 
     `scope` says what: the whole `adapter` (the scale), a `layer`, a `projection` in all layers, a `block` of layers, or
-    one `component`. `projection` is null for whole layers.
+    one `component`. `projection` is null for whole layers. `block` is attention or mlp, of single components. `method`
+    `fisher`: `kl_nats` is the probes' estimate. `below_floor`: smaller than what rounding noise makes at that layer.
     """
 
     scope: str
@@ -37,6 +38,40 @@ class ComponentRow:
     n_tokens: int
     n_documents: int
     step: str
+    block: str | None = None
+    method: str = "exact"
+    chosen_as: str | None = None
+    fisher_nats: float | None = None
+    fisher_ci_low: float | None = None
+    fisher_ci_high: float | None = None
+    n_draws: int | None = None
+    null_floor_nats: float | None = None
+    below_floor: bool | None = None
+    ce_nats: float | None = None
+    ce_change_nats: float | None = None
+    ce_change_ci_low: float | None = None
+    ce_change_ci_high: float | None = None
+    kl_prompt_nats: float | None = None
+    kl_prompt_ci_low: float | None = None
+    kl_prompt_ci_high: float | None = None
+    n_tokens_prompt: int | None = None
+    kl_think_nats: float | None = None
+    kl_think_ci_low: float | None = None
+    kl_think_ci_high: float | None = None
+    n_tokens_think: int | None = None
+    kl_answer_nats: float | None = None
+    kl_answer_ci_low: float | None = None
+    kl_answer_ci_high: float | None = None
+    n_tokens_answer: int | None = None
+    engine: str | None = None
+
+
+_AS_STORED = (
+    "method", "chosen_as", "fisher_nats", "fisher_ci_low", "fisher_ci_high", "n_draws", "null_floor_nats", "ce_nats",
+    "ce_change_nats", "ce_change_ci_low", "ce_change_ci_high", "engine",
+    *(f"{name}_{segment}" if name == "n_tokens" else f"kl_{segment}_{name}"
+      for segment in ("prompt", "think", "answer") for name in ("nats", "ci_low", "ci_high", "n_tokens")),
+)  # fmt: skip
 
 
 def components(connection: Connection, run_id: int) -> list[ComponentRow]:
@@ -58,10 +93,13 @@ def components(connection: Connection, run_id: int) -> list[ComponentRow]:
 
 
 def _component_row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentRow:
-    reason = None
-    if adapter_kl is None:
+    reason = r.reason
+    share = None
+    if adapter_kl is not None and adapter_kl > 0:
+        share = r.kl_nats / adapter_kl
+    elif adapter_kl is None:
         reason = "the KL of the whole adapter was not measured"
-    elif adapter_kl <= 0:
+    else:
         reason = "the whole adapter's KL is 0"
     return ComponentRow(
         scope=r.scope,
@@ -72,12 +110,15 @@ def _component_row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentR
         kl_nats=r.kl_nats,
         kl_ci_low=finite(r.kl_ci_low),
         kl_ci_high=finite(r.kl_ci_high),
-        share_of_adapter_kl=r.kl_nats / adapter_kl if adapter_kl and reason is None else None,
+        share_of_adapter_kl=share,
         reason=reason,
         n_components=r.n_components,
         n_tokens=r.n_tokens,
         n_documents=r.n_documents,
         step=r.step,
+        block=r.group_name if r.scope == "component" else None,
+        below_floor=r.kl_nats < r.null_floor_nats if r.null_floor_nats is not None and r.method == "exact" else None,
+        **{name: getattr(r, name) for name in _AS_STORED},
     )
 
 

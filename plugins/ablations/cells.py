@@ -41,7 +41,7 @@ def cells(components: Sequence[Component], scopes: Sequence[str], n_blocks: int 
         found.append(Cell(f"layer:{layer}", "layer", _where(components, layer=layer), {"layer": layer}))
     found += projection_cells(components, "projection")
     for c in components:
-        where = {"layer": c.layer, "projection": c.projection, "rank_index": c.rank_index}
+        where = {"layer": c.layer, "projection": c.projection, "rank_index": c.rank_index, "group": c.block}
         found.append(Cell(f"component:{c.name}", "component", (c,), where))
     return [cell for cell in found if cell.scope in scopes]
 

@@ -200,6 +200,8 @@ def _evaluations(variant: str, rng: random.Random) -> list[EvaluationResult]:
 def _groups(rng: random.Random) -> list[AnyRecord]:
     made: list[AnyRecord] = [ablation("adapter", 0.51), ablation("group", 0.04, group="attention")]
     made += [ablation("group", 0.43, group="mlp"), ablation("group", 0.21, group="gate_proj")]
+    made += [ablation("shapley", 0.4, group="mlp"), ablation("shapley", 0.1, group="attention")]
+    made += [ablation("greedy", 0.43, group="mlp", place=1), ablation("greedy", 0.5, group="attention", place=2)]
     for variant in ("without-attention", "without-mlp"):
         made += _evaluations(variant, rng)
     return made
@@ -211,8 +213,23 @@ def _leave_one_out(rng: random.Random, n_layers: int) -> list[AnyRecord]:
     made += [ablation("projection", 0.1 * rng.random(), projection=p) for p in PROJECTIONS]
     for layer in range(n_layers):
         for p in PROJECTIONS:
-            made.append(ablation("component", 0.08 * rng.random() ** 3, layer=layer, projection=p))
+            kl = 0.08 * rng.random() ** 3
+            block = "attention" if p in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
+            found = ablation("component", kl, layer=layer, projection=p)
+            made.append(found.model_copy(update={"group": block, **measured(kl, layer)}))
     return made
+
+
+def measured(kl: float, layer: int) -> dict[str, object]:
+    """What a real sweep stores beside a KL; layer 0 is as noisy as its smallest cells."""
+    return {
+        "chosen_as": "all", "fisher_nats": kl * (0.9 + 0.05 * layer), "fisher_ci_low": kl / 2, "fisher_ci_high": kl * 2,
+        "n_draws": 64, "null_floor_nats": 1e-3 if layer == 0 else 1e-12, "ce_nats": 1.2, "ce_change_nats": kl / 3,
+        "ce_change_ci_low": -kl, "ce_change_ci_high": kl, "kl_prompt_nats": kl / 4, "n_tokens_prompt": 4096,
+        "kl_think_nats": kl * 1.2, "n_tokens_think": 16384, "n_tokens_answer": 0,
+        "document_kl_nats": tuple(kl * (0.5 + i / 15) for i in range(16)), "document_n_tokens": (1280,) * 16,
+        "engine": "prefix reuse, float32",
+    }  # fmt: skip
 
 
 def _checkpoint() -> Checkpoint:
