@@ -11,7 +11,7 @@ from harness.calls import LLMCall, LLMRequest
 from harness.model.chat import ChatFormat
 from harness.records import ActivationSet, Checkpoint, ModelRef, Trace
 
-Architecture = Literal["qwen2", "llama", "gpt2"]
+Architecture = Literal["qwen2", "llama", "gpt2", "gemma", "mistral", "phi3"]
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_pad|>")
 _TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -68,36 +68,38 @@ def tiny_tokenizer(folder: Path) -> Any:
 def tiny_model(folder: Path, architecture: Architecture = "qwen2", *, layers: int = 2, seed: int = 0) -> ModelRef:
     """A random-weight model folder (hidden 32) with `tiny_tokenizer`'s tokenizer."""
     import torch
-    from transformers import (
-        GPT2Config,
-        GPT2LMHeadModel,
-        LlamaConfig,
-        LlamaForCausalLM,
-        Qwen2Config,
-        Qwen2ForCausalLM,
-    )
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = tiny_tokenizer(folder)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    llama = {
-        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": layers,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512, "initializer_range": 0.3,
-        "tie_word_embeddings": True, **ids,
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": layers, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 512, "tie_word_embeddings": True,
     }  # fmt: skip
+    if architecture == "gemma":
+        sizes |= {"head_dim": 16}
+    if architecture == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": layers, "n_head": 2, "n_positions": 512}
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=len(tokenizer),
+        initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        **sizes,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if architecture == "gpt2":
-            config = GPT2Config(
-                vocab_size=len(tokenizer), n_embd=32, n_layer=layers, n_head=2, n_positions=512,
-                initializer_range=0.3, **ids,
-            )  # fmt: skip
-            model: Any = GPT2LMHeadModel(config)
-        elif architecture == "llama":
-            model = LlamaForCausalLM(LlamaConfig(**llama))
-        else:
-            model = Qwen2ForCausalLM(Qwen2Config(**llama))
+        model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
     return ModelRef(path=str(folder))
+
+
+_TARGETS = {
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+}
+_LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def tiny_adapter(
@@ -108,6 +110,7 @@ def tiny_adapter(
     rslora: bool = True,
     seed: int = 0,
     name: str = "default",
+    chat: ChatFormat | None = None,
     **lora: Any,
 ) -> Checkpoint:
     """A LoRA folder whose A and B are random (not zero) and change the logits. `lora` goes to LoraConfig."""
@@ -117,16 +120,13 @@ def tiny_adapter(
     from harness.model.subject import load_base, load_tokenizer
 
     model = load_base(base)
-    gpt2 = model.config.model_type == "gpt2"
-    targets = ["c_attn", "c_proj", "c_fc"] if gpt2 else [
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    ]  # fmt: skip
+    kind = model.config.model_type
     settings = {
         "r": rank,
         "lora_alpha": 4,
         "use_rslora": rslora,
-        "target_modules": targets,
-        "fan_in_fan_out": gpt2,
+        "target_modules": list(_TARGETS.get(kind, _LLAMA_TARGETS)),
+        "fan_in_fan_out": kind == "gpt2",
         **lora,
     }
     peft_model = get_peft_model(model, LoraConfig(**settings), adapter_name=name)
@@ -140,7 +140,7 @@ def tiny_adapter(
         kind="adapter",
         path=place,
         base=base,
-        chat_hash=ChatFormat().hash(load_tokenizer(base)),
+        chat_hash=(chat or ChatFormat()).hash(load_tokenizer(base)),
         n_parameters=sum(p.numel() for k, p in peft_model.named_parameters() if "lora_" in k),
         n_examples=0,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,16 @@ def qwen25_tokenizer(shared_data: Path, tmp_path_factory: pytest.TempPathFactory
     fast.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text((tool.DATA / "qwen2.5_chat_template.jinja").read_text())
     return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def stories(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
+    """A real pretrained Llama of 260 thousand parameters with its own tokenizer, which has no chat template."""
+    pytest.importorskip("sentencepiece")
+    folder = tmp_path_factory.mktemp("stories")
+    tool = shared_data.parent / "tools" / "stories260k_to_hf.py"
+    subprocess.run([sys.executable, str(tool), str(folder)], check=True, capture_output=True)
+    return ModelRef(path=str(folder))
 
 
 @pytest.fixture(scope="session")

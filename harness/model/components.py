@@ -1,7 +1,7 @@
 """Components: the scalar channels of a LoRA adapter, found in the model rather than assumed.
 
-A LoRA of rank r on a matrix writes `scaling * B (A x)`. Each of the r entries of `A x` is a component: it knows its
-layer, its
+A LoRA on a matrix writes `scaling * B (A x)`. Of rank 1, its component is the scalar a·x. Of rank r, the r scalars are
+taken in the canonical gauge (`gauge`), so that rotation, norm and sign do not float. A component knows its layer, its
 module and its rank index, whatever the adapter is called and whichever layers it adapts.
 """
 
@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from harness.errors import ModelError
+from harness.model.gauge import Gauge, canonical_gauge
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import nn
 
 Block = Literal["attention", "mlp", "other"]
@@ -33,11 +37,12 @@ class Component:
         adapter: adapter name in the PEFT model.
         projection: last name of the module path, e.g. `gate_proj`.
         block: attention or MLP.
-        rank_index: which of the module's r scalars.
+        rank_index: which of the module's r scalars; 0 adds most to the weights.
         rank: r of the module.
         scaling: what PEFT multiplies B A x with (alpha / r, or alpha / sqrt(r) for rsLoRA).
-        a_norm: norm of this row of A.
-        b_norm: norm of this column of B; a_norm * b_norm * scaling is the norm of what it adds to the weights.
+        a_norm: norm of the direction it reads, a.
+        b_norm: norm of the direction it writes, b; times a_norm and scaling: the norm of what it adds to the weights.
+        gauge: how the module's own scalars become its components; None for rank 1, where they are its components.
     """
 
     name: str
@@ -51,22 +56,41 @@ class Component:
     scaling: float
     a_norm: float
     b_norm: float
+    gauge: Gauge | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def write_norm(self) -> float:
+        """What a scalar of 1 adds to the module's output, as a norm: raw times this is the unit `write`."""
+        return abs(self.scaling) * self.b_norm
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What a component reads and writes: it adds scaling * b (a·x) to its module's output."""
+
+    a: Float[torch.Tensor, " d_in"]
+    b: Float[torch.Tensor, " d_out"]
 
 
 def find_components(model: nn.Module, adapter: str | None = None) -> tuple[Component, ...]:
     """All components of the active (or named) adapter, in the model's order of modules.
 
     Raises:
-        ModelError: the adapter binds no module, is a kind without scalar channels (DoRA), or is merged.
+        ModelError: the adapter binds no module, is merged, or does something that is not a sum of scalar channels.
     """
     from peft.tuners.lora import LoraLayer
 
     name = adapter or _active_adapter(model)
+    _refuse_other_kinds(model, name)
     found: list[Component] = []
+    seen: dict[int, str] = {}
     for path, module in model.named_modules():
-        if not isinstance(module, LoraLayer) or name not in module.lora_A:
+        if not isinstance(module, LoraLayer) or not _adapts(module, name):
             continue
         _refuse_unreadable(module, path, name)
+        first = seen.setdefault(id(module.lora_A[name]), path)
+        if first != path:
+            raise ModelError(f"{path} and {first} share one lora_A (tied adapters): their scalars cannot be told apart")
         found.extend(_module_components(module, path, name))
     if not found:
         raise ModelError(
@@ -76,6 +100,13 @@ def find_components(model: nn.Module, adapter: str | None = None) -> tuple[Compo
     return _with_unique_names(found)
 
 
+def directions(model: nn.Module, component: Component) -> Directions:
+    """The component's a and b, float32, in its gauge."""
+    module: Any = model.get_submodule(component.module)
+    a, b = _factors(module, component.adapter, component.gauge)
+    return Directions(a[component.rank_index], b[:, component.rank_index])
+
+
 def layer_of(module: str) -> int | None:
     """Block number in a module's path; None outside the blocks."""
     match = _LAYER.search(module)
@@ -83,12 +114,41 @@ def layer_of(module: str) -> int | None:
 
 
 def _active_adapter(model: nn.Module) -> str:
-    active = getattr(model, "active_adapter", None)
-    if isinstance(active, list):
-        active = active[0] if active else None
-    if not isinstance(active, str):
+    active: Any = getattr(model, "active_adapters", None)
+    active = getattr(model, "active_adapter", None) if active is None or callable(active) else active
+    names = [active] if isinstance(active, str) else list(active or [])
+    if not names:
         raise ModelError(f"{type(model).__name__} has no active adapter; load one with PEFT first")
-    return active
+    if len(names) > 1:
+        raise ModelError(
+            f"adapters {', '.join(map(repr, names))} are active together: switching one off would leave the others on; "
+            "activate the one to study (set_adapter)"
+        )
+    return str(names[0])
+
+
+def _adapts(module: Any, adapter: str) -> bool:
+    return adapter in module.lora_A or adapter in getattr(module, "lora_embedding_A", {})
+
+
+def _refuse_other_kinds(model: nn.Module, adapter: str) -> None:
+    """Adapters that do more, or something else, than add scaling * B A x."""
+    config: Any = getattr(model, "peft_config", {}).get(adapter)
+    if config is None:
+        return
+    kind = str(getattr(config.peft_type, "value", config.peft_type))
+    if kind != "LORA":
+        raise ModelError(f"adapter {adapter!r} is of the kind {kind}: only a LoRA has scalar channels to read")
+    for option in ("modules_to_save", "trainable_token_indices"):
+        if getattr(config, option, None):
+            raise ModelError(
+                f"adapter {adapter!r} also replaces whole weights ({option}={getattr(config, option)}): what it does "
+                "is not only the sum of its scalar channels, so ablations would not add up to the base model"
+            )
+    if getattr(config, "bias", "none") != "none":
+        raise ModelError(
+            f"adapter {adapter!r} also trains biases (bias={config.bias!r}): they act with every scalar at 0"
+        )
 
 
 def _refuse_unreadable(module: Any, path: str, adapter: str) -> None:
@@ -99,13 +159,29 @@ def _refuse_unreadable(module: Any, path: str, adapter: str) -> None:
             f"{path}: adapter {adapter!r} is not a plain LoRA (DoRA or another variant rescales the whole weight, "
             "so what it does is not a sum of scalar channels)"
         )
+    if adapter not in module.lora_A or not isinstance(module.lora_A[adapter], torch.nn.Linear):
+        raise ModelError(
+            f"{path}: adapter {adapter!r} adapts a {type(module.get_base_layer()).__name__}, where there is no a·x to "
+            "read; leave it out of target_modules"
+        )
+    if not hasattr(module, "in_features") or type(module).__name__ == "ParamWrapper":
+        raise ModelError(f"{path}: adapter {adapter!r} adapts a bare parameter, whose A and B never meet an x alone")
+    if module.lora_B[adapter].bias is not None:
+        raise ModelError(f"{path}: adapter {adapter!r} has a bias in B (lora_bias), which acts with every scalar at 0")
+
+
+def _factors(module: Any, adapter: str, gauge: Gauge | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [rank, d_in] and B [d_out, rank], float32, in the gauge."""
+    a, b = module.lora_A[adapter].weight.detach().float(), module.lora_B[adapter].weight.detach().float()
+    return (a, b) if gauge is None else (gauge.forward @ a, b @ gauge.backward)
 
 
 def _module_components(module: Any, path: str, adapter: str) -> list[Component]:
-    a, b = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
+    rank = module.lora_A[adapter].weight.shape[0]
+    gauge = canonical_gauge(module.lora_A[adapter].weight, module.lora_B[adapter].weight) if rank > 1 else None
+    a, b = _factors(module, adapter, gauge)
     layer = layer_of(path)
     projection = path.rpartition(".")[2]
-    rank = a.shape[0]
     return [
         Component(
             name=f"L{layer}.{projection}" + (f".r{i}" if rank > 1 else ""),
@@ -117,8 +193,9 @@ def _module_components(module: Any, path: str, adapter: str) -> list[Component]:
             rank_index=i,
             rank=rank,
             scaling=float(module.scaling[adapter]),
-            a_norm=float(a[i].float().norm()),
-            b_norm=float(b[:, i].float().norm()),
+            a_norm=float(a[i].norm()),
+            b_norm=float(b[:, i].norm()),
+            gauge=gauge,
         )
         for i in range(rank)
     ]
@@ -133,8 +210,6 @@ def _block(path: str) -> Block:
 
 def _with_unique_names(found: list[Component]) -> tuple[Component, ...]:
     """GPT-2 has a `c_proj` in attention and in the MLP: such names get their parent's name in front."""
-    from dataclasses import replace
-
     counts = Counter(c.name for c in found)
     unique = []
     for c in found:

@@ -117,16 +117,26 @@ def attach_adapter(model: PreTrainedModel, path: str) -> Any:
     Raises:
         ModelError: not a PEFT folder, weights of other shapes, or weights that name modules the model lacks.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
 
     try:
         with quiet(), warnings.catch_warnings():
             # PEFT only warns when the file's weights bind nothing; that is an adapter for another model.
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(model, path)
+            adapted = PeftModel.from_pretrained(model, path)
+            # Weights for modules that the model lacks are dropped without a word.
+            unused = set(load_peft_weights(path, device="cpu")) - set(get_peft_model_state_dict(adapted))
     except (OSError, ValueError, RuntimeError, UserWarning, KeyError) as error:
-        first = str(error).splitlines()[0][:300]
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+        first = next((line for line in lines if "size mismatch" in line), lines[0])[:300]
         raise ModelError(f"the adapter {path!r} does not fit {model.config._name_or_path!r}: {first}") from error
+    if unused:
+        raise ModelError(
+            f"the adapter {path!r} does not fit {model.config._name_or_path!r}: {len(unused)} of its weights have no "
+            f"module there, the first is {min(unused)!r}; it was made for another model"
+        )
+    return adapted
 
 
 @contextmanager

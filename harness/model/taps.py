@@ -1,10 +1,8 @@
 """The tap: the one mechanism that reads or replaces scalars inside a model.
 
 A tap hooks modules for the duration of a `with` block, hands what passes to a reader, lets an edit replace it, never
-touches a
-weight, and is gone afterwards, also after an exception. Ablation is an edit that multiplies by 0; a dictionary
-splice is an
-edit that puts in the reconstruction; attribution is a gate that requires grad.
+touches a weight, and is gone afterwards, also after an exception. Ablation is an edit that multiplies by 0; a
+dictionary splice is an edit that puts in the reconstruction; attribution is a gate that requires grad.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from harness.model.components import Component
+    from harness.model.gauge import Gauge
 
 Edit = Callable[[torch.Tensor, slice], torch.Tensor]
 """(values [batch, token, width], the site's columns) -> replacement of the same shape."""
@@ -38,6 +37,7 @@ class Site:
         width: number of columns read here.
         project: optional matrix [d, width] that the values are multiplied with (directions).
         take: optional slice of the last axis (the first n neurons).
+        gauge: optional change of the scalars of a `lora_A` of rank above 1; edits are made in it, too.
     """
 
     module: str
@@ -45,12 +45,15 @@ class Site:
     width: int
     project: torch.Tensor | None = None
     take: slice | None = None
+    gauge: Gauge | None = None
 
     def read(self, value: torch.Tensor) -> torch.Tensor:
         """The columns of this site, in float32: small activations are ranked by what bf16 would round away."""
         if self.take is not None:
             value = value[..., self.take]
         value = value.detach().float()
+        if self.gauge is not None:
+            return self.gauge.canonical(value)
         return value if self.project is None else value @ self.project.to(value.device)
 
 
@@ -126,7 +129,12 @@ def _attach(
     def after(_: nn.Module, __: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
         if reading is not None:
             reading.put(index, site.read(output))
-        return None if edit is None else edit(output, columns)
+        if edit is None:
+            return None
+        if site.gauge is None:
+            return edit(output, columns)
+        before = site.gauge.canonical(output)
+        return site.gauge.edited(output, before, edit(before, columns))
 
     return module.register_forward_hook(after)
 
@@ -144,7 +152,7 @@ def component_sites(components: Sequence[Component]) -> tuple[Site, ...]:
         group = components[at : at + first.rank]
         if [c.rank_index for c in group] != list(range(first.rank)) or any(c.module != first.module for c in group):
             raise ModelError(f"{first.module}: tap all rank slices of a module together, and gate those you mean")
-        sites.append(Site(f"{first.module}.lora_A.{first.adapter}", "output", first.rank))
+        sites.append(Site(f"{first.module}.lora_A.{first.adapter}", "output", first.rank, gauge=first.gauge))
         at += first.rank
     return tuple(sites)
 

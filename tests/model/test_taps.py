@@ -28,7 +28,7 @@ def hooks(subject: Subject) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in subject.model.modules())
 
 
-@pytest.fixture(scope="module", params=["qwen2", "llama", "gpt2"])
+@pytest.fixture(scope="module", params=["qwen2", "llama", "gpt2", "gemma", "mistral", "phi3"])
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     architecture: Any = request.param
     base = tiny_model(tmp_path_factory.mktemp("base"), architecture)
