@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from harness.activations.parts import Part, split_document, trace_id
 from harness.activations.writer import ActivationWriter
 from harness.errors import DataError, ModelError
 from harness.model.batching import adapter_switch, context_length, find_backbone, length_batches, padded
 from harness.model.chat import Document
+from harness.model.in_place import in_place
 from harness.model.subject import Subject
 from harness.model.taps import Site, tap
 from harness.records import ActivationSet, Trace
@@ -31,14 +35,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A document as the model can take it."""
-
-    document: Document
-    truncated: bool
-
-
 def capture(
     subject: Subject,
     traces: Sequence[Trace],
@@ -49,16 +45,16 @@ def capture(
     adapter_on: bool,
     batch_tokens: int = 4096,
 ) -> ActivationSet:
-    """Run the traces through the model once and write what the sites read.
+    """Run the traces through the model once and write what the sites read, in the writer's unit.
 
-    Documents longer than the model's context are cut at it, logged, and counted in the manifest. Documents that an
+    Documents longer than the model's context are split at it, logged, and counted in the manifest. Documents that an
     interrupted attempt left in whole shards are not read again.
 
     Args:
         subject: model, tokenizer and chat format.
         traces: the documents, in an order that every attempt shares.
         sites: what to read; columns in the writer's order.
-        writer: where to.
+        writer: where to; its `numerics` say how the model is run.
         run: device and progress.
         adapter_on: False reads the unadapted base (the adapter is disabled for the while).
         batch_tokens: tokens of a batch, padding included; a longer document is a batch of its own.
@@ -70,42 +66,39 @@ def capture(
     """
     if not traces:
         raise DataError(f"{writer.header.source}: there is no trace to read")
-    _refuse_other_documents(writer, traces)
+    done = writer.documents_done
+    read = list(dict.fromkeys(map(trace_id, done)))
+    if [t.id for t in traces[: len(read)]] != read:
+        raise DataError(
+            f"{writer.path} holds shards of other documents than these traces; delete it to capture them again"
+        )
     run.progress.start(len(traces), "documents")
-    run.progress.advance(writer.n_documents_done)
-    n_truncated = 0
+    run.progress.advance(len(read))
     backbone = find_backbone(subject.model)
-    with torch.no_grad(), adapter_switch(subject.model, on=adapter_on):
-        for window in _windows(subject, traces[writer.n_documents_done :], writer.header.shard_tokens):
-            values = _read(subject, backbone, [p.document for p in window], sites, batch_tokens, run)
-            for prepared, value in zip(window, values, strict=True):
-                writer.append(prepared.document, value, split=prepared.truncated)
-                n_truncated += prepared.truncated
-    if n_truncated:
+    scale = np.array(writer.header.scale, dtype=np.float32) if writer.header.scale else None
+    rapid = in_place(subject.model, subject.components) if writer.header.numerics == "in-place" else nullcontext()
+    n_parts: Counter[str] = Counter()
+    with torch.no_grad(), adapter_switch(subject.model, on=adapter_on), rapid:
+        for window in _windows(_left(subject, traces, done), writer.header.shard_tokens):
+            values = _read(subject, backbone, window, sites, batch_tokens, run)
+            for part, value in zip(window, values, strict=True):
+                split = part.n_parts > 1
+                writer.append(part.document, value if scale is None else value * scale, split=split and not part.index)
+                if split:
+                    n_parts[trace_id(part.document.id)] = part.n_parts
+    if n_parts:
         logger.warning(
-            "%s: %d of %d documents are longer than the model's context and were cut",
-            writer.header.source, n_truncated, len(traces),
+            "%s: %d of %d documents are longer than the model's context (%s tokens) and were read in %d parts, each a "
+            "context of its own",
+            writer.header.source, len(n_parts), len(traces), context_length(subject.model), n_parts.total(),
         )  # fmt: skip
     return writer.finish()
 
 
-def prepare(subject: Subject, trace: Trace) -> Prepared:
-    """A trace as a document that fits the model and whose text is what its ids decode to."""
+def prepare(subject: Subject, trace: Trace) -> tuple[Part, ...]:
+    """A trace as documents that fit the model and whose text is what their ids decode to."""
     document = as_decoded(subject.chat.document(subject.tokenizer, trace), subject.tokenizer)
-    limit = context_length(subject.model)
-    if limit is None or len(document.ids) <= limit:
-        return Prepared(document, truncated=False)
-    while limit > 1 and document.offsets[limit][0] < document.offsets[limit - 1][1]:
-        limit -= 1  # keep characters whole
-    cut = replace(
-        document,
-        text=document.text[: document.offsets[limit - 1][1]],
-        ids=document.ids[:limit],
-        offsets=document.offsets[:limit],
-        segments=document.segments[:limit],
-        special=document.special[:limit],
-    )
-    return Prepared(cut, truncated=True)
+    return split_document(document, context_length(subject.model))
 
 
 def as_decoded(document: Document, tokenizer: PreTrainedTokenizerBase) -> Document:
@@ -122,21 +115,22 @@ def as_decoded(document: Document, tokenizer: PreTrainedTokenizerBase) -> Docume
     return replace(document, text=text, offsets=tuple((int(a), int(b)) for a, b in encoded["offset_mapping"]))
 
 
-def _refuse_other_documents(writer: ActivationWriter, traces: Sequence[Trace]) -> None:
-    done = writer.documents_done
-    if tuple(t.id for t in traces[: len(done)]) != done:
-        raise DataError(
-            f"{writer.path} holds shards of other documents than these traces; delete it to capture them again"
-        )
-
-
-def _windows(subject: Subject, traces: Sequence[Trace], shard_tokens: int) -> Iterator[list[Prepared]]:
-    """The documents of one shard at a time: the writer closes a shard by the same rule."""
-    window: list[Prepared] = []
-    n_tokens = 0
+def _left(subject: Subject, traces: Sequence[Trace], done: Sequence[str]) -> Iterator[Part]:
+    """The parts that are not in whole shards. Traces that are there whole are not even tokenized."""
+    n_done = Counter(map(trace_id, done))
+    last = trace_id(done[-1]) if done else None
     for trace in traces:
-        window.append(prepare(subject, trace))
-        n_tokens += len(window[-1].document.ids)
+        if trace.id == last or trace.id not in n_done:
+            yield from prepare(subject, trace)[n_done[trace.id] :]
+
+
+def _windows(parts: Iterable[Part], shard_tokens: int) -> Iterator[list[Part]]:
+    """The documents of one shard at a time: the writer closes a shard by the same rule."""
+    window: list[Part] = []
+    n_tokens = 0
+    for part in parts:
+        window.append(part)
+        n_tokens += len(part.document.ids)
         if n_tokens >= shard_tokens:
             yield window
             window, n_tokens = [], 0
@@ -147,12 +141,13 @@ def _windows(subject: Subject, traces: Sequence[Trace], shard_tokens: int) -> It
 def _read(
     subject: Subject,
     backbone: Any,
-    documents: Sequence[Document],
+    parts: Sequence[Part],
     sites: Sequence[Site],
     batch_tokens: int,
     run: RunContext,
 ) -> list[Float[np.ndarray, "token column"]]:
     """Activations of each document, in the documents' order."""
+    documents = [part.document for part in parts]
     values: list[np.ndarray | None] = [None] * len(documents)
     with tap(subject.model, sites) as reading:
         for batch in length_batches([len(d.ids) for d in documents], batch_tokens):
@@ -167,5 +162,5 @@ def _read(
             read = reading.values().cpu().numpy()
             for row, index in enumerate(batch):
                 values[index] = read[row, : len(documents[index].ids)]
-            run.progress.advance(len(batch))
+            run.progress.advance(sum(parts[i].index == 0 for i in batch))
     return [v for v in values if v is not None]

@@ -69,6 +69,10 @@ class Header(Record):
     """Of the values (see `ActivationSet.unit`)."""
     numerics: str = "modules"
     """How the model was run (see `ActivationSet.numerics`)."""
+    scale: tuple[float, ...] | None = None
+    """Per column: stored = (raw - shift) * scale; None is 1."""
+    shift: tuple[float, ...] | None = None
+    """Per column; None is 0."""
 
 
 class ShardEntry(Record):

@@ -15,6 +15,7 @@ import torch
 from scipy.sparse import csr_array, vstack
 
 from harness.activations.manifest import Manifest, ShardEntry, parts, read_manifest, sha256_of
+from harness.activations.parts import trace_id
 from harness.activations.sparse import SparseRows, widened
 from harness.activations.writer import ActivationWriter
 from harness.errors import DataError
@@ -182,21 +183,22 @@ class StoredActivations:
     def split(self, held_out: float = 0.1, seed: int = 0) -> Split:
         """Split documents by a hash of their id: the same for every set of the same documents, whatever their order.
 
-        Learners and scores use the defaults, so that every dictionary is judged on the same unseen documents. At
-        least one document is held out and one is left to train on.
+        Learners and scores use the defaults, so that every dictionary is judged on the same unseen documents. Parts of
+        one trace stay together. At least one trace is held out and one is left to train on.
 
         Raises:
             DataError: fewer than two documents.
         """
-        if len(self.document_ids) < 2:
-            raise DataError(f"{self.path} holds {len(self.document_ids)} document; a held-out split needs two or more")
-        draw = {d: int.from_bytes(hashlib.sha256(f"{seed}:{d}".encode()).digest()[:8]) / 2**64 for d in self._place}
-        order = sorted(draw, key=lambda d: (draw[d], d))
-        n = sum(draw[d] < held_out for d in order)
+        traces = list(dict.fromkeys(map(trace_id, self.document_ids)))
+        if len(traces) < 2:
+            raise DataError(f"{self.path} holds {len(traces)} document; a held-out split needs two or more")
+        draw = {t: int.from_bytes(hashlib.sha256(f"{seed}:{t}".encode()).digest()[:8]) / 2**64 for t in traces}
+        order = sorted(draw, key=lambda t: (draw[t], t))
+        n = sum(draw[t] < held_out for t in order)
         out = set(order[: min(max(n, 1), len(order) - 1)])
         return Split(
-            train=tuple(d for d in self.document_ids if d not in out),
-            held_out=tuple(d for d in self.document_ids if d in out),
+            train=tuple(d for d in self.document_ids if trace_id(d) not in out),
+            held_out=tuple(d for d in self.document_ids if trace_id(d) in out),
         )
 
     def batches(
@@ -221,11 +223,18 @@ class StoredActivations:
                 yield batch if isinstance(batch, torch.Tensor) else torch.from_numpy(batch.toarray())
             left = rows[stop:]
 
-    def moments(self, documents: Collection[str] | None = None) -> Moments:
-        """Mean and standard deviation per column over these documents, one shard in memory (Chan's pairwise update)."""
+    def moments(self, documents: Collection[str] | None = None, *, ranked: bool = False) -> Moments:
+        """Mean and standard deviation per column over these documents, one shard in memory (Chan's pairwise update).
+
+        Args:
+            documents: their ids; None is all.
+            ranked: leave out special and first tokens.
+        """
         n, mean, m2 = 0, np.zeros(len(self.columns)), np.zeros(len(self.columns))
         for document in self.documents(documents):
-            tokens, average, squares = _sums(document)
+            tokens, average, squares = _sums(document, document.ranked if ranked else np.ones(len(document.ids), bool))
+            if not tokens:
+                continue
             delta = average - mean
             total = n + tokens
             m2 += squares + delta**2 * n * tokens / total
@@ -328,13 +337,13 @@ def _stack(above: torch.Tensor | csr_array | None, below: torch.Tensor | csr_arr
     return torch.cat([above, below]) if isinstance(below, torch.Tensor) else csr_array(vstack([above, below], "csr"))
 
 
-def _sums(document: StoredDocument) -> tuple[int, np.ndarray, np.ndarray]:
-    """Tokens, mean and sum of squared distances from it, per column, float64."""
-    n = len(document.ids)
-    if not document.sparse:
-        values = document.values.astype(np.float64)
-        return n, values.mean(0), values.var(0) * n
-    csr = document.csr.astype(np.float64)
+def _sums(document: StoredDocument, counted: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Of the tokens that are counted: how many, mean and sum of squared distances from it, per column, float64."""
+    n = int(counted.sum())
+    if not document.sparse or not n:
+        values = document.values[counted].astype(np.float64)
+        return n, values.mean(0) if n else values.sum(0), values.var(0) * n if n else values.sum(0)
+    csr = document.csr[counted].astype(np.float64)
     mean = np.asarray(csr.sum(0)) / n
     active = np.bincount(csr.indices, minlength=csr.shape[1])
     squares = np.bincount(csr.indices, (csr.data - mean[csr.indices]) ** 2, minlength=csr.shape[1])

@@ -56,6 +56,8 @@ class ActivationWriter:
         sparse: bool = False,
         unit: str = "raw",
         numerics: str = "modules",
+        scale: tuple[float, ...] | None = None,
+        shift: tuple[float, ...] | None = None,
     ) -> None:
         self.path = Path(path)
         self.header = Header.model_validate(
@@ -63,7 +65,7 @@ class ActivationWriter:
                 "source": source, "columns": columns, "layers": layers, "projections": projections, "signed": signed,
                 "site": site, "chat_hash": chat_hash, "dtype": dtype, "shard_tokens": shard_tokens,
                 "sparse": sparse,
-                "unit": unit, "numerics": numerics,
+                "unit": unit, "numerics": numerics, "scale": scale, "shift": shift,
             }
         )  # fmt: skip
         self._digest = header_digest(self.header)

@@ -14,6 +14,7 @@ import torch
 
 from harness.activations.latents import refuse_other_columns
 from harness.activations.store import StoredActivations
+from harness.activations.units import in_raw_units
 from harness.dictionaries.activity import Activity, activity, chunks
 from harness.dictionaries.effects import latent_effects
 from harness.dictionaries.stability import decoder_rows, matched_cosines
@@ -200,7 +201,7 @@ def _causal(
     if reason is not None or subject is None:
         return Causal(reason=reason)
     documents = [d.document() for d in stored.documents(ids)]
-    sums: SpliceSums = splice_kl(subject, documents, codec, run)
+    sums: SpliceSums = splice_kl(subject, documents, in_raw_units(codec, stored), run)
     splice = ratio_over_documents(sums.splice_nats, sums.n_tokens, seed=run.seed)
     base = ratio_over_documents(sums.base_nats, sums.n_tokens, seed=run.seed)
     if not sums.base_nats.sum() > 0:

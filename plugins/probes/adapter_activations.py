@@ -1,9 +1,9 @@
-"""adapter-activations: the scalar of every component of the adapter (a · x), raw, adapter on."""
+"""adapter-activations: the scalar of every component of the adapter, adapter on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harness import Probe, Registration, hookimpl
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 class AdapterActivationsConfig(ReadingConfig):
     """Settings of adapter-activations."""
+
+    unit: Literal["raw", "write", "zscore"] = "raw"
+    """raw: a · x, as the paper has it; write: times scaling and norm of b, the size of what the component writes;
+    zscore: raw, less its mean and divided by its standard deviation over the ranked tokens of all documents."""
 
 
 def _load() -> Callable[[AdapterActivationsConfig], AdapterActivations]:
@@ -31,6 +35,7 @@ def harness_probes() -> Sequence[Registration[Probe]]:
             name="adapter-activations",
             config=AdapterActivationsConfig,
             load=_load,
-            summary="a · x of every adapter component, raw and signed, adapter on",
+            summary="a · x of every adapter component, signed, adapter on; raw, as written, or standardised",
+            version="2",
         )
     ]

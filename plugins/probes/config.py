@@ -18,3 +18,6 @@ class ReadingConfig(Config):
     """Stored dtype. float16 holds magnitudes up to 65504 with 3 significant digits."""
     shard_tokens: PositiveInt = 65536
     """Tokens per shard: what an interruption can lose."""
+    numerics: Literal["modules", "in-place"] = "modules"
+    """How an adapter that is on is run: by PEFT's own modules, or in place: faster, rounding in another order. Recorded
+    with the activations."""

@@ -1,9 +1,9 @@
-"""mlp-neurons: the baseline of the paper, neurons of the unadapted base."""
+"""mlp-neurons: the baseline of the paper, neurons of the base, and what its code read instead."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -20,8 +20,15 @@ class MlpNeuronsConfig(ReadingConfig):
 
     n_per_layer: PositiveInt = 60
     """First n neurons of each MLP (the paper's 60); all of them where it has fewer."""
+    site: Literal["post-activation", "up", "residual"] = "post-activation"
+    """post-activation: the input of the MLP's last matrix, neurons proper; up: the output of `up_proj` (what the
+    paper's code read); residual: the first n dimensions of the residual stream that enters each block."""
+    adapter: bool = False
+    """Read with the adapter on (as the paper's code did) instead of the unadapted base (as the paper says)."""
     modules: tuple[str, ...] = Field(default=("mlp.down_proj", "mlp.c_proj"), min_length=1)
     """Endings of the modules whose input is the neurons: the MLP's last matrix (Llama-style and GPT-2 names)."""
+    up_modules: tuple[str, ...] = Field(default=("mlp.up_proj", "mlp.c_fc"), min_length=1)
+    """Endings of the modules whose output is read for `up`."""
 
 
 def _load() -> Callable[[MlpNeuronsConfig], MlpNeurons]:
@@ -38,6 +45,7 @@ def harness_probes() -> Sequence[Registration[Probe]]:
             name="mlp-neurons",
             config=MlpNeuronsConfig,
             load=_load,
-            summary="the first n post-activation neurons of each MLP, on the unadapted base",
+            summary="the first n neurons of each MLP (post-activation, up_proj or residual), on the unadapted base",
+            version="2",
         )
     ]

@@ -32,5 +32,6 @@ def harness_probes() -> Sequence[Registration[Probe]]:
             config=RandomDirectionsConfig,
             load=_load,
             summary="random vectors of each component's norm, at the component's own input, adapter on",
+            version="2",
         )
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import unicodedata
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +13,17 @@ import pytest
 import torch
 
 from harness.activations.capture import as_decoded, capture, prepare
+from harness.activations.parts import trace_id
 from harness.activations.store import ActivationWriter, open_set
-from harness.errors import DataError
+from harness.errors import DataError, HarnessError
 from harness.model.batching import find_backbone, length_batches
-from harness.model.subject import Subject
-from harness.model.taps import component_sites, tap
-from harness.records import ActivationSet, Trace
+from harness.model.chat import ChatFormat
+from harness.model.in_place import in_place
+from harness.model.subject import Subject, load_subject
+from harness.model.taps import ablate, component_sites, tap
+from harness.records import ActivationSet, ModelRef, Trace
 from harness.stages import RunContext
-from harness.testing import tiny_traces
+from harness.testing import tiny_adapter, tiny_traces
 
 
 class Interrupted(Exception):
@@ -100,21 +105,112 @@ def test_no_traces_are_refused(tiny_subject: Subject, tmp_path: Path) -> None:
         run_capture(tiny_subject, tmp_path, [])
 
 
-def test_a_document_beyond_the_context_is_cut_and_counted(
+def test_a_document_beyond_the_context_is_split_counted_and_reported(
     tiny_subject: Subject, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    traces = tiny_traces(3)
-    monkeypatch.setattr(tiny_subject.model.config, "max_position_embeddings", 90)
-    record = run_capture(tiny_subject, tmp_path, [*traces, replace_trace(traces[0], "long")])
-    stored = open_set(record)
-    assert (
-        stored.manifest.n_split
-        == sum(len(tiny_subject.chat.document(tiny_subject.tokenizer, t).ids) > 90 for t in traces) + 1
+    monkeypatch.setattr(tiny_subject.model.config, "max_position_embeddings", 120)
+    short = Trace(id="short", question="?", trace="1", answer="1")
+    long = replace_trace(tiny_traces(1)[0], "long")
+    stored = open_set(run_capture(tiny_subject, tmp_path, [short, long]))
+    whole = tiny_subject.chat.document(tiny_subject.tokenizer, long)
+    n = -(-len(whole.ids) // 120)
+    assert stored.document_ids[:3] == ("short", "long", "long/part2")
+    assert len(stored.document_ids) >= 1 + n
+    assert stored.set.n_split == 1
+    parts = [stored.document(d) for d in stored.document_ids[1:]]
+    assert max(len(p.ids) for p in parts) <= 120
+    assert [i for p in parts for i in p.ids.tolist()] == list(whole.ids)
+    assert [s for p in parts for s in p.document().segments] == list(whole.segments)
+    assert "".join(p.text for p in parts) == whole.text
+    for part in parts:
+        assert tiny_subject.tokenizer.decode(part.ids.tolist()) == part.text
+        assert "".join(stored.tokens(part.id)) == part.text
+        assert not part.ranked[0]
+        # Each part is a context of its own.
+        with tap(tiny_subject.model, component_sites(tiny_subject.components)) as reading, torch.no_grad():
+            tiny_subject.model(torch.tensor([part.ids.tolist()]), use_cache=False)
+        np.testing.assert_allclose(part.values, reading.values()[0], rtol=1e-4, atol=1e-5)
+    assert f"1 of 2 documents are longer than the model's context (120 tokens) and were read in {len(parts)} parts" in (
+        caplog.text
     )
-    long = stored.document("long")
-    assert len(long.ids) <= 90
-    assert tiny_subject.tokenizer.decode(long.ids.tolist()) == long.text
-    assert "longer than the model's context" in caplog.text
+
+
+def test_a_capture_that_stops_within_a_split_document_ends_with_the_same_bytes(
+    tiny_subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_subject.model.config, "max_position_embeddings", 50)
+    traces = [replace_trace(t, t.id) for t in tiny_traces(4)]
+    run_capture(tiny_subject, tmp_path / "whole", traces)
+    for stop in range(1, 4):
+        folder = tmp_path / str(stop)
+        with pytest.raises(Interrupted):
+            run_capture(tiny_subject, folder, traces, progress=Progress(stop_after=stop))
+        progress = Progress()
+        run_capture(tiny_subject, folder, traces, progress=progress)
+        assert progress.done == 4
+        for file in (tmp_path / "whole").iterdir():
+            assert file.read_bytes() == (folder / file.name).read_bytes(), file.name
+
+
+def test_parts_of_a_trace_are_held_out_together(
+    tiny_subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_subject.model.config, "max_position_embeddings", 60)
+    split = open_set(run_capture(tiny_subject, tmp_path, tiny_traces(12))).split(0.3)
+    assert any("/part" in d for d in split.held_out)
+    assert not {trace_id(d) for d in split.held_out} & {trace_id(d) for d in split.train}
+
+
+def test_peak_memory_does_not_grow_with_the_documents(tiny_subject: Subject, tmp_path: Path) -> None:
+    def peak(n: int) -> int:
+        traces = [t.model_copy(update={"id": f"d{i}"}) for i, t in enumerate(tiny_traces(8) * n)]
+        tracemalloc.start()
+        run_capture(tiny_subject, tmp_path / str(n), traces, batch_tokens=300)
+        high = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return high
+
+    peak(1)  # what is imported on first use
+    small, large = peak(2), peak(12)
+    # 6 times the documents: what may grow is the manifest, about 2 kB per shard.
+    assert large < small + 0.25 * small
+    assert open_set(tmp_path / "12").set.n_tokens == 6 * open_set(tmp_path / "2").set.n_tokens
+
+
+def test_activations_that_are_not_finite_name_document_and_component(tiny_subject: Subject, tmp_path: Path) -> None:
+    traces = tiny_traces(3)
+    component = tiny_subject.components[-1]
+    lora = tiny_subject.model.get_submodule(f"{component.module}.lora_A.default")
+    kept = lora.weight.data.clone()
+    try:
+        lora.weight.data[0, 0] = float("nan")
+        with pytest.raises(HarnessError, match=rf"'t0', token 0, column '{component.name}'.*nan"):
+            run_capture(tiny_subject, tmp_path, traces)
+    finally:
+        lora.weight.data = kept
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_the_in_place_path_reads_the_same_numbers_and_leaves_the_model_as_it_was(
+    tiny_base: ModelRef, tmp_path: Path, rank: int
+) -> None:
+    subject = load_subject(tiny_base, ChatFormat(), tiny_adapter(tiny_base, tmp_path / "a", rank=rank))
+    sites = component_sites(subject.components)
+    document = subject.chat.document(subject.tokenizer, tiny_traces(1)[0])
+    found = []
+    for path in (nullcontext(), in_place(subject.model, subject.components), nullcontext()):
+        with path, tap(subject.model, sites) as reading, torch.no_grad():
+            logits = subject.model(torch.tensor([document.ids]), use_cache=False).logits
+        found.append((reading.values(), logits))
+    for a, b in zip(found[0], found[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # another order of float32 sums
+    assert all(torch.equal(a, b) for a, b in zip(found[0], found[2], strict=True))
+    off = ablate(subject.components, subject.components)
+    with in_place(subject.model, subject.components), tap(subject.model, sites, off), torch.no_grad():
+        ablated = subject.model(torch.tensor([document.ids]), use_cache=False).logits
+    with subject.model.disable_adapter(), torch.no_grad():
+        base = subject.model(torch.tensor([document.ids]), use_cache=False).logits
+    assert torch.equal(ablated, base)
 
 
 def replace_trace(trace: Trace, name: str) -> Trace:
@@ -124,7 +220,8 @@ def replace_trace(trace: Trace, name: str) -> Trace:
 def test_decomposed_characters_are_stored_as_the_tokenizer_decodes_them(tiny_subject: Subject) -> None:
     trace = Trace(id="t", question="cafe\u0301?", trace="e\u0301 × 2", answer="é")
     plain = tiny_subject.chat.document(tiny_subject.tokenizer, trace)
-    document = prepare(tiny_subject, trace).document
+    (part,) = prepare(tiny_subject, trace)
+    document = part.document
     assert document.ids == plain.ids
     assert document.segments == plain.segments
     assert document.text == unicodedata.normalize("NFC", plain.text) == tiny_subject.tokenizer.decode(document.ids)

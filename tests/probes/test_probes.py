@@ -12,16 +12,19 @@ import pytest
 import torch
 
 from harness.activations.store import StoredActivations, open_set
+from harness.activations.units import in_raw_units
 from harness.errors import DataError, ModelError
 from harness.model.chat import ChatFormat
+from harness.model.components import directions
+from harness.model.splice import splice_kl
 from harness.model.subject import Subject, load_subject
 from harness.model.taps import Site, tap
 from harness.records import ModelRef
 from harness.stages import RunContext
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
-from harness_plugins.probes import adapter_activations, mlp_neurons, random_directions
+from harness_plugins.probes import adapter_activations, mlp_neurons, random_directions, shuffled_directions
 
-MODULES = (adapter_activations, mlp_neurons, random_directions)
+MODULES = (adapter_activations, mlp_neurons, random_directions, shuffled_directions)
 
 
 def read(module: Any, subject: Subject, folder: Path, *, seed: int = 0, **config: Any) -> StoredActivations:
@@ -76,6 +79,104 @@ def test_neurons_are_the_last_matrixs_input_on_the_base(tmp_path: Path, architec
     assert np.abs(directly(subject, site, adapter_on=True) - expected).max() > 0.01
 
 
+def test_neurons_can_be_read_where_the_papers_code_read_them(tiny_subject: Subject, tmp_path: Path) -> None:
+    """The first outputs of up_proj, with the adapter on and so in them."""
+    stored = read(mlp_neurons, tiny_subject, tmp_path, site="up", adapter=True, n_per_layer=6)
+    assert stored.columns[:2] == ("L0.up0", "L0.up1")
+    path = next(p for p, _ in tiny_subject.model.named_modules() if p.endswith("layers.1.mlp.up_proj"))
+    expected = directly(tiny_subject, [Site(path, "output", 6, take=slice(0, 6))], adapter_on=True)
+    np.testing.assert_allclose(stored.document("t0").values[:, 6:], expected, rtol=1e-3, atol=1e-4)
+    assert "adapter on" in stored.set.site
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2", "gemma"])
+def test_the_residual_stream_is_what_transformers_calls_hidden_states(tmp_path: Path, architecture: Any) -> None:
+    base = tiny_model(tmp_path / "base", architecture)
+    subject = load_subject(base, ChatFormat())
+    stored = read(mlp_neurons, subject, tmp_path / "out", site="residual", n_per_layer=7)
+    assert (len(stored.columns), stored.columns[-1]) == (14, "L1.residual6")
+    document = subject.chat.document(subject.tokenizer, tiny_traces(1)[0])
+    with torch.no_grad():
+        hidden = subject.model(torch.tensor([document.ids]), output_hidden_states=True).hidden_states
+    for layer in (0, 1):
+        found = stored.document("t0").values[:, 7 * layer : 7 * layer + 7]
+        np.testing.assert_allclose(found, hidden[layer][0, :, :7], rtol=1e-3, atol=1e-4)
+
+
+def test_neurons_of_the_adapted_model_need_an_adapter(tiny_base: ModelRef, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the subject has none"):
+        read(mlp_neurons, load_subject(tiny_base, ChatFormat()), tmp_path, adapter=True)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_scalar_in_the_unit_write_is_the_norm_of_what_it_adds(tiny_base: ModelRef, tmp_path: Path, rank: int) -> None:
+    subject = load_subject(tiny_base, ChatFormat(), tiny_adapter(tiny_base, tmp_path / "a", rank=rank))
+    raw = read(adapter_activations, subject, tmp_path / "raw")
+    write = read(adapter_activations, subject, tmp_path / "write", unit="write")
+    assert (raw.set.unit, write.set.unit) == ("raw", "write")
+    for i, component in enumerate(subject.components):
+        b = directions(subject.model, component).b
+        added = np.abs(raw.document("t0").values[:, i, None] * component.scaling * b.numpy())
+        found = np.abs(write.document("t0").values[:, i])
+        np.testing.assert_allclose(found, np.linalg.norm(added, axis=1), rtol=1e-4)
+
+
+def test_zscores_have_mean_zero_and_deviation_one_over_ranked_tokens(tiny_subject: Subject, tmp_path: Path) -> None:
+    raw, z = (read(adapter_activations, tiny_subject, tmp_path / u, unit=u) for u in ("raw", "zscore"))
+    values = np.concatenate([d.values[d.ranked] for d in z.documents()])
+    np.testing.assert_allclose(values.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(values.std(0), 1, rtol=1e-5)
+    header = z.manifest.header
+    back = z.document("t1").values / np.array(header.scale) + np.array(header.shift)
+    np.testing.assert_allclose(back, raw.document("t1").values, rtol=1e-3, atol=1e-4)
+    assert z.document_ids == raw.document_ids
+
+
+class Identity:
+    """A codec that changes nothing, of stored values."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return z
+
+
+@pytest.mark.parametrize("unit", ["raw", "write", "zscore"])
+def test_a_perfect_dictionary_of_any_unit_splices_without_loss(
+    tiny_subject: Subject, tmp_path: Path, unit: str
+) -> None:
+    stored = read(adapter_activations, tiny_subject, tmp_path, unit=unit)
+    documents = [d.document() for d in stored.documents()]
+    codec = in_raw_units(Identity(), stored)  # type: ignore[arg-type]
+    sums = splice_kl(tiny_subject, documents, codec, RunContext(out_dir=tmp_path, seed=0))
+    assert sums.kl_base_nats > 0.01
+    # Scaling there and back rounds in float32.
+    assert sums.kl_splice_nats < 1e-8
+
+
+def test_shuffled_directions_have_the_components_entries_in_another_order(
+    tiny_subject: Subject, tmp_path: Path
+) -> None:
+    stored = read(shuffled_directions, tiny_subject, tmp_path, seed=1)
+    assert stored.columns[0] == "L0.q_proj.shuffled"
+    for i, component in enumerate(tiny_subject.components):
+        a = directions(tiny_subject.model, component).a.numpy()
+        x = directly(tiny_subject, [Site(f"{component.module}.lora_A.default", "input", len(a))], adapter_on=True)
+        vector = np.linalg.lstsq(x, stored.document("t0").values[:, i], rcond=None)[0]
+        assert not np.allclose(vector, a, atol=0.05)
+        np.testing.assert_allclose(np.sort(vector), np.sort(a), atol=0.02)
+
+
+def test_the_numeric_mode_is_recorded(tiny_subject: Subject, tmp_path: Path) -> None:
+    plain = read(adapter_activations, tiny_subject, tmp_path / "a")
+    rapid = read(adapter_activations, tiny_subject, tmp_path / "b", numerics="in-place")
+    assert (plain.set.numerics, rapid.set.numerics) == ("modules", "in-place")
+    np.testing.assert_allclose(plain.document("t0").values, rapid.document("t0").values, rtol=1e-3, atol=1e-4)
+    base = read(mlp_neurons, tiny_subject, tmp_path / "c", numerics="in-place")
+    assert base.set.numerics == "modules"  # the adapter is off: there is nothing to run in place
+
+
 def test_neurons_can_be_read_without_an_adapter_and_are_at_most_all(tiny_base: ModelRef, tmp_path: Path) -> None:
     subject = load_subject(tiny_base, ChatFormat())
     assert len(read(mlp_neurons, subject, tmp_path).columns) == 2 * 48
@@ -100,9 +201,11 @@ def test_random_directions_have_the_components_norms_and_come_from_the_seed(
         x = directly(tiny_subject, [Site(lora_a, "input", d_in)], adapter_on=True)
         vector = np.linalg.lstsq(x, stored.document("t0").values[:, i], rcond=None)[0]
         assert np.linalg.norm(vector) == pytest.approx(component.a_norm, rel=0.02)
+        a = directions(tiny_subject.model, component).a.numpy()
+        assert abs(vector @ a) < 0.8 * component.a_norm**2
 
 
-@pytest.mark.parametrize("module", [adapter_activations, random_directions])
+@pytest.mark.parametrize("module", [adapter_activations, random_directions, shuffled_directions])
 def test_a_probe_of_the_adapter_needs_one(tiny_base: ModelRef, tmp_path: Path, module: Any) -> None:
     with pytest.raises(ModelError, match="the subject has none"):
         read(module, load_subject(tiny_base, ChatFormat()), tmp_path)
