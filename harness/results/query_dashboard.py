@@ -15,13 +15,13 @@ from harness.results.tables import (
     Category,
     CategoryAssignment,
     Checkpoint,
-    Dictionary,
     Exemplar,
     Explanation,
     Feature,
     RunStep,
     Step,
 )
+from harness.results.tables_dictionaries import Dictionary
 
 
 @dataclass(frozen=True)
