@@ -20,11 +20,14 @@ demo: install
 	$(BIN)/harness report
 	$(BIN)/harness dashboard
 
+# Two workers of one thread each: most of a test is Python, which a second thread does not help.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
 test: install
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: install
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Datasette in an environment of its own: it is a reader of results.db, not a dependency.
 test-datasette: install
@@ -32,7 +35,7 @@ test-datasette: install
 	HARNESS_DATASETTE=$$PWD/.venv-datasette/bin/datasette $(BIN)/pytest -q tests/results/test_datasette.py
 
 test-slow: install
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 check: install
 	$(BIN)/ruff format --check .
