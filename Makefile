@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-fast test-slow check format bench docs clean peers test-formats bench-peers test-datasette
+.PHONY: install demo test test-fast test-slow check format bench docs clean peers test-formats bench-peers test-datasette test-dashboard
 
 install: $(VENV)/.installed
 
@@ -36,6 +36,14 @@ test-datasette: install
 
 test-slow: install
 	$(PYTEST) -m slow
+
+# The dashboard's pages in a real browser: Debian's chromium and its driver, installed where there are none (as root).
+# Pictures of all pages are kept in dashboard-shots/.
+test-dashboard: install
+	{ command -v chromium && command -v chromedriver; } >/dev/null || \
+		{ apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser
 
 check: install
 	$(BIN)/ruff format --check .

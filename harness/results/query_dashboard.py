@@ -22,6 +22,7 @@ from harness.results.tables import (
     Step,
 )
 from harness.results.tables_dictionaries import Dictionary
+from harness.results.tables_judgements import Enrichment, EventAssociation, ExplanationScore
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,13 @@ class CatalogueRow:
 
 @dataclass(frozen=True)
 class ContextRow:
-    """One activating context; rank 0 is the highest activation. `activations` are of the feature's polarity."""
+    """One activating context; rank 0 is the highest activation. `activations` are of the feature's polarity.
+
+    `quantile` is null for the highest ones; sampled contexts have the share of active tokens that are lower.
+    """
 
     rank: int
+    quantile: float | None
     document: str
     position: int
     start: int
@@ -65,6 +70,39 @@ class ExplanationRow:
     category: str | None
     category_name: str | None
     category_reason: str | None
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """How well an explanation predicts on contexts that it was not made from.
+
+    `ratings` are (truth, rating or null) per context; 0.5 and above says yes.
+    """
+
+    interpreter: str
+    kind: str
+    balanced_accuracy: float | None
+    auc: float | None
+    n_positive: int
+    n_negative: int
+    n_unanswered: int
+    reason: str | None
+    ratings: list[tuple[bool, float | None]]
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """How a feature's activity goes with one kind of token; 95 % interval, documents as clusters."""
+
+    family: str
+    event: str
+    n_event: int
+    n_both: int
+    activation_share: float | None
+    odds_ratio: float
+    ci_low: float | None
+    ci_high: float | None
+    q_value: float | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +143,8 @@ def catalogue(connection: Connection, run_id: int) -> list[CatalogueRow]:
 def contexts(connection: Connection, feature_ids: Sequence[int]) -> dict[int, list[ContextRow]]:
     """feature_id -> its contexts, highest activation first. Ask for some tens of features at a time."""
     e = Exemplar
-    columns = (e.feature_id, e.rank, e.document, e.position, e.start, e.target, e.tokens_json, e.activations_json)
+    columns = (e.feature_id, e.rank, e.quantile, e.document, e.position, e.start, e.target, e.tokens_json,
+               e.activations_json)  # fmt: skip
     found = connection.execute(select(*columns).where(e.feature_id.in_(feature_ids)).order_by(e.feature_id, e.rank))
     rows: dict[int, list[ContextRow]] = defaultdict(list)
     for feature_id, *rest in found:
@@ -123,6 +162,48 @@ def explanations(connection: Connection, run_id: int) -> dict[tuple[str, str], l
     rows: dict[tuple[str, str], list[ExplanationRow]] = defaultdict(list)
     for key, r in newest.items():
         rows[r.source, r.feature].append(ExplanationRow(*r[2:], *assigned.get(key, (None, None, None))))
+    return rows
+
+
+def scores(connection: Connection, run_id: int) -> dict[tuple[str, str], list[ScoreRow]]:
+    """(source, feature) -> the newest score of each kind and interpreter."""
+    s = ExplanationScore
+    columns = (s.source, s.feature, s.interpreter, s.kind, s.balanced_accuracy, s.auc, s.n_positive, s.n_negative,
+               s.n_unanswered, s.reason, s.contexts_json)  # fmt: skip
+    found = connection.execute(select(*columns).where(s.step_id.in_(own_steps(run_id))).order_by(s.id))
+    rows: dict[tuple[str, str], list[ScoreRow]] = defaultdict(list)
+    for r in {(r.source, r.feature, r.interpreter, r.kind): r for r in found}.values():
+        ratings = [(bool(c["label"]), c["rating"]) for c in r.contexts_json]
+        rows[r.source, r.feature].append(
+            ScoreRow(
+                interpreter=r.interpreter,
+                kind=r.kind,
+                balanced_accuracy=r.balanced_accuracy,
+                auc=r.auc,
+                n_positive=r.n_positive,
+                n_negative=r.n_negative,
+                n_unanswered=r.n_unanswered,
+                reason=r.reason,
+                ratings=ratings,
+            )
+        )
+    return rows
+
+
+def events(connection: Connection, run_id: int, names: Sequence[str]) -> dict[tuple[str, str], list[EventRow]]:
+    """(source, feature) -> what it goes with, the surest first, for features of these names. Ask for some tens."""
+    e, a = Enrichment, EventAssociation
+    columns = (e.source, e.feature, a.family, a.event, a.n_event, a.n_both, a.activation_share, a.odds_ratio, a.ci_low,
+               a.ci_high, a.q_value)  # fmt: skip
+    found = connection.execute(
+        select(*columns)
+        .join(e, e.id == a.enrichment_id)
+        .where(e.step_id.in_(own_steps(run_id)), e.feature.in_(set(names)), a.odds_ratio.is_not(None))
+        .order_by(a.q_value.is_(None), a.q_value, a.id)
+    )
+    rows: dict[tuple[str, str], list[EventRow]] = defaultdict(list)
+    for source, feature, *rest in found:
+        rows[source, feature].append(EventRow(*rest))
     return rows
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from harness.report.dashboard.columns import Columns
 from harness.report.dashboard.numbers import quantise, short
-from harness.results.query_dashboard import CatalogueRow, ContextRow, ExplanationRow
+from harness.report.dashboard.scores import main_score
+from harness.results.query_dashboard import CatalogueRow, ContextRow, ExplanationRow, ScoreRow
 
 SHARD_FEATURES = 32
 """Features of a shard: a page load is one shard, and its neighbours come with it."""
@@ -53,10 +54,12 @@ class Catalogue:
         row: CatalogueRow,
         contexts: Sequence[ContextRow],
         explained: Sequence[ExplanationRow],
+        scored: Sequence[ScoreRow],
         columns: Columns | None,
     ) -> None:
         """The next feature."""
         column = columns.column(row.feature) if columns else None
+        highest = [c for c in contexts if c.quantile is None]
         values = {
             "source": self._sources(row.source),
             "feature": row.feature,
@@ -68,14 +71,15 @@ class Catalogue:
             "n_tokens": row.n_tokens,
             "scale": short(scale_of(row, columns)),
             "column": column,
-            "n_contexts": len(contexts),
-            "tokens": [self._tokens(t) for t in strong_tokens(contexts)],
+            "n_contexts": len(highest),
+            "tokens": [self._tokens(t) for t in strong_tokens(highest)],
             "explanations": [
                 [
                     self._interpreters(e.interpreter),
                     e.explanation,
                     e.grade,
                     None if e.category is None else self._categories(e.category_name or e.category),
+                    short(main_score(scored, e.interpreter)),
                 ]
                 for e in explained
             ],
@@ -128,7 +132,7 @@ def contexts_of(
     negative = row.feature.endswith("-")  # without the stored set, the name is all there is to tell the polarity by
     values: list[int] = []
     for c in contexts:
-        if columns is not None and column is not None:
+        if columns is not None and column is not None and columns.signed:
             found = columns.window(c.document, c.start, c.start + len(c.tokens), column)
         else:
             found = np.array(c.activations, dtype=np.float32) * (-1 if negative else 1)
@@ -140,6 +144,7 @@ def contexts_of(
         "start": [c.start for c in contexts],
         "target": [c.target for c in contexts],
         "peak": [short(c.activations[c.target]) for c in contexts],
+        "quantile": [short(c.quantile) for c in contexts],
         "length": [len(c.tokens) for c in contexts],
         "tokens": [words(t) for c in contexts for t in c.tokens],
         "values": values,

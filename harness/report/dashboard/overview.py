@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,10 +24,18 @@ def run_data(connection: Connection, run_id: int) -> dict[str, Any]:
     return asdict(row) | {"steps": [asdict(s) for s in queries.steps(connection, run_id)]}
 
 
-def overview_data(connection: Connection, run_id: int) -> list[dict[str, Any]]:
-    """Every section as text: titles, tables, legend, notes; or why it is empty. The steps come last."""
+def overview_data(
+    connection: Connection, run_id: int, pictures: Mapping[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Every section as text: titles, tables, legend, notes; or why it is empty. The steps come last.
+
+    Args:
+        connection: to the database.
+        run_id: the run.
+        pictures: section -> its figures.
+    """
     names = sorted((n for n in SECTIONS if n not in LEFT_OUT), key=lambda n: n == "steps")
-    return [_section(connection, run_id, SECTIONS[name]) for name in names]
+    return [_section(connection, run_id, SECTIONS[name]) | {"figures": pictures.get(name, [])} for name in names]
 
 
 def _section(connection: Connection, run_id: int, section: Section) -> dict[str, Any]:

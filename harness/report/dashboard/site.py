@@ -24,6 +24,8 @@ from harness.report.dashboard.components import adapter_norms, component_data, l
 from harness.report.dashboard.documents import Coverage, Texts, block_columns, full_document, write_document
 from harness.report.dashboard.features import SHARD_FEATURES, Catalogue, Vocabulary, contexts_of, explanation_data
 from harness.report.dashboard.overview import overview_data, run_data
+from harness.report.dashboard.pictures import write_pictures
+from harness.report.dashboard.scores import event_data, score_data
 from harness.report.dashboard.scripts import ScriptFolder
 from harness.results import queries
 from harness.results import query_dashboard as stored
@@ -112,6 +114,7 @@ class _Site:
         self.scripts, self.display = scripts, display
         self.rows = stored.catalogue(connection, run_id)
         self.explained = stored.explanations(connection, run_id)
+        self.scored = stored.scores(connection, run_id)
         self.by_source: dict[str, list[stored.CatalogueRow]] = defaultdict(list)
         for row in self.rows:
             self.by_source[row.source].append(row)
@@ -130,10 +133,11 @@ class _Site:
             self._write_features(histograms, bar)
         with _timed(self.display, "documents", 3) as bar:
             self._write_documents(n_documents, bar)
-        with _timed(self.display, "components and tables", 4):
+        with _timed(self.display, "components, tables and figures", 4):
             components, notes = self._components()
             self.scripts.write("components", {"components": components, "notes": notes})
-            self.scripts.write("overview", overview_data(self.connection, self.run_id))
+            pictures = write_pictures(self.connection, self.run_id, self.scripts.folder.parent)
+            self.scripts.write("overview", overview_data(self.connection, self.run_id, pictures))
         self.scripts.write("run", self._run(len(components)), packed=False)
 
     def _open_sets(self) -> None:
@@ -150,16 +154,20 @@ class _Site:
         for number, at in enumerate(range(0, len(self.rows), SHARD_FEATURES)):
             rows = self.rows[at : at + SHARD_FEATURES]
             found = stored.contexts(self.connection, [r.feature_id for r in rows])
+            events = stored.events(self.connection, self.run_id, [r.feature for r in rows])
             words = Vocabulary()
             shard = []
             for row in rows:
                 contexts = found.get(row.feature_id, [])
                 columns = self.columns.get(row.source)
                 explained = self.explained.get((row.source, row.feature), [])
-                catalogue.add(row, contexts, explained, columns)
+                scored = self.scored.get((row.source, row.feature), [])
+                catalogue.add(row, contexts, explained, scored, columns)
                 shard.append(
                     {
                         "explanations": explanation_data(explained),
+                        "scores": [score_data(s) for s in scored],
+                        "events": event_data(events.get((row.source, row.feature), [])),
                         "histogram": self._histogram(row, histograms),
                         "contexts": contexts_of(row, contexts, columns, words),
                         "full": self._full(row, contexts),

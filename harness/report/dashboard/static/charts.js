@@ -82,7 +82,7 @@
         h("td", { class: "num muted" }, interval(r.low, r.high)),
         h("td", { class: "muted" }, r.note ?? ""),
       );
-    return h(
+    const table = h(
       "table",
       { class: "whiskers" },
       h(
@@ -96,6 +96,7 @@
       ),
       h("tbody", {}, rows.map(line)),
     );
+    return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Numbers in ${unit}` }, table);
   }
 
   // A layers x projections map; cells are links. `cell(layer, projection)`: {value, href, label} or null.

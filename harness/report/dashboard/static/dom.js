@@ -5,11 +5,13 @@ globalThis.dashboard ??= {};
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
 
-  // `on` holds listeners, `class` and every other key are attributes; null and false leave an attribute out.
+  // `on` holds listeners, every other key is an attribute; null and false leave it out, but aria says "false".
   function fill(element, attributes, children) {
     for (const [name, value] of Object.entries(attributes ?? {})) {
       if (name === "on") {
         for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+      } else if (name.startsWith("aria-") && typeof value === "boolean") {
+        element.setAttribute(name, String(value));
       } else if (value !== null && value !== undefined && value !== false) {
         element.setAttribute(name, value === true ? "" : String(value));
       }

@@ -157,7 +157,7 @@
       }
     }
 
-    async function choose(i) {
+    async function choose(i, { say = true } = {}) {
       const levels = i === null ? null : await levelsOf(run, kept, catalogue, i);
       state.feature = i;
       state.levels = levels ?? tokens.map(() => 0);
@@ -167,8 +167,7 @@
       replace(stripe, strip(state.levels, jump));
       replace(about, i === null ? "" : summary(i, levels));
       list();
-      if (i !== null)
-        dashboard.go(place.document(kept.document, catalogue.source(i), catalogue.name(i)), { quiet: true });
+      if (say) dashboard.go(place.document(kept.document, catalogue.source(i), catalogue.name(i)), { quiet: true });
     }
 
     function summary(i, levels) {
@@ -203,7 +202,7 @@
       list();
     });
     explainOnHover(body, (level) => (state.feature === null ? 0 : catalogue.value(state.feature, level)));
-    await choose(state.feature);
+    await choose(state.feature, { say: false });
 
     return {
       title: visible(kept.document),

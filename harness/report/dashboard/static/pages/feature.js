@@ -3,54 +3,12 @@
 
 (() => {
   const { h, replace } = dashboard.dom;
-  const { visible, paragraph, number, count, percent, interval } = dashboard.text;
-  const { place, gradeChip, facts, empty, heading } = dashboard.parts;
+  const { visible, number, count, percent } = dashboard.text;
+  const { place, facts, empty, heading } = dashboard.parts;
+  const { explanation, scores, enrichment } = dashboard.judgements;
   const { histogram } = dashboard.charts;
   const { context, wholeText, strip, peaks, explainOnHover } = dashboard.tokens;
-  const FIRST = 64; // contexts drawn at once
-
-  function explanation(e) {
-    return h(
-      "section",
-      { class: "explanation" },
-      h(
-        "p",
-        { class: "said" },
-        e.explanation === null ? h("span", { class: "muted" }, "no explanation") : paragraph(e.explanation),
-      ),
-      h(
-        "p",
-        { class: "chips" },
-        gradeChip(e.grade),
-        e.category_name && h("span", { class: "chip" }, visible(e.category_name)),
-        h("span", { class: "muted small" }, `by ${visible(e.interpreter)}, from ${count(e.n_exemplars)} contexts`),
-      ),
-      e.reason &&
-        h(
-          "p",
-          { class: "reason" },
-          h("span", { class: "muted" }, e.grade === null ? "Why there is no grade: " : "Reasoning: "),
-          paragraph(e.reason),
-        ),
-      e.category_reason && h("p", { class: "reason small muted" }, "Category: ", paragraph(e.category_reason)),
-      e.raw !== null && h("details", {}, h("summary", {}, "The reply as it came"), h("pre", {}, paragraph(e.raw))),
-    );
-  }
-
-  function scores(all) {
-    if (!all?.length) return null;
-    const row = (s) =>
-      h(
-        "tr",
-        {},
-        h("th", { scope: "row" }, visible(s.name)),
-        h("td", { class: "num" }, number(s.value)),
-        h("td", { class: "num muted" }, interval(s.low, s.high)),
-        h("td", { class: "num muted" }, s.n === null ? "" : `n ${count(s.n)}`),
-        h("td", { class: "muted" }, s.note ? visible(s.note) : ""),
-      );
-    return h("table", { class: "scores" }, h("caption", {}, "Scores of the explanation"), h("tbody", {}, all.map(row)));
-  }
+  const FIRST = 256; // contexts drawn
 
   // The contexts as lines; a click on a line's number shows all of it.
   function contexts(run, detail, source, name) {
@@ -84,11 +42,12 @@
       );
       return line;
     };
-    return h(
-      "ol",
-      { class: "contexts" },
-      c.length.slice(0, FIRST).map((_, k) => row(k)),
-    );
+    const all = c.length.map((_, k) => k);
+    const lines = (chosen) => chosen.length > 0 && h("ol", { class: "contexts" }, chosen.slice(0, FIRST).map(row));
+    return {
+      highest: lines(all.filter((k) => c.quantile[k] === null)),
+      sampled: lines(all.filter((k) => c.quantile[k] !== null)),
+    };
   }
 
   function expand(line) {
@@ -188,11 +147,14 @@
     const near = neighbours(catalogue, i);
     if (near.next !== undefined) catalogue.detail(near.next).catch(() => {}); // so that j shows it at once
     const document = await full(run, detail, catalogue, i);
-    const list = contexts(run, detail, source, name);
-    explainOnHover(list, (level) => catalogue.value(i, level));
+    const lists = contexts(run, detail, source, name);
+    for (const list of Object.values(lists)) if (list) explainOnHover(list, (level) => catalogue.value(i, level));
+    const stored = run.sources.find((s) => s.source === source);
     const signs = detail.contexts.both_signs
       ? "blue is positive, orange negative"
-      : "only this feature's own sign is stored in its contexts";
+      : stored.reason === null
+        ? "stronger is darker"
+        : "only this feature's own sign was stored";
     const to = (address) => () => address && dashboard.go(address);
     const back = dashboard.lastList.address;
     return {
@@ -227,6 +189,7 @@
               ? detail.explanations.map(explanation)
               : empty("No interpreter was shown this feature."),
             scores(detail.scores),
+            enrichment(detail.events),
           ),
           h(
             "div",
@@ -247,7 +210,16 @@
               h("h2", {}, "Top contexts"),
               h("span", { class: "muted small" }, signs),
             ),
-            detail.contexts.length.length ? list : empty("It is active on no token: a dead feature."),
+            lists.highest || empty("It is active on no token: a dead feature."),
+            lists.sampled && [
+              h(
+                "div",
+                { class: "document-head" },
+                h("h2", {}, "A sample of all its strengths"),
+                h("span", { class: "muted small" }, "uniform over the quantiles of its active tokens"),
+              ),
+              lists.sampled,
+            ],
           ),
           h("section", { class: "whole" }, document.content ?? document),
         ),

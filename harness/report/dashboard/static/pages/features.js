@@ -92,7 +92,7 @@
         filter.sort === key && (filter.ascending ? " ↑" : " ↓"),
       );
     return [
-      head("grade", "", "head-grade"),
+      head("grade", h("span", { class: "hidden" }, "grade"), "head-grade"),
       head("place", "feature", "line-name"),
       h("span", { class: "line-text" }, "explanation"),
       h("span", { class: "line-category" }, "category"),

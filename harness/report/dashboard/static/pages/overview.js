@@ -97,7 +97,7 @@
       { id: `section-${s.name}`, class: "report-section" },
       h("h2", {}, visible(s.title)),
       s.empty && empty(s.empty),
-      figures(s.figures ?? []),
+      s.figures.length > 0 && h("div", { class: "figures" }, s.figures.map(figure)),
       s.tables.map(table),
       s.legend && h("p", { class: "legend" }, paragraph(s.legend)),
       s.notes.length > 0 &&
@@ -108,16 +108,20 @@
         ),
     );
 
-  const figures = (all) =>
-    all.map((f) =>
-      h(
-        "figure",
-        { class: "figure" },
-        h("img", { class: "only-light", src: f.light, alt: visible(f.alt), loading: "lazy" }),
-        h("img", { class: "only-dark", src: f.dark, alt: visible(f.alt), loading: "lazy" }),
-        h("figcaption", {}, visible(f.title)),
-      ),
+  // Drawn once for each theme; the style sheet shows one of them.
+  function figure(f) {
+    const image = (theme) =>
+      h("img", { class: `only-${theme}`, src: f[theme], alt: visible(f.title), loading: "lazy" });
+    const element = h(
+      "figure",
+      { class: "figure" },
+      image("light"),
+      image("dark"),
+      h("figcaption", {}, paragraph(f.caption)),
     );
+    element.style.setProperty("--width", `${f.width_in * 1.45}in`);
+    return element;
+  }
 
   dashboard.pages.overview = async (run, route) => {
     const [sections, catalogue] = await Promise.all([dashboard.data.load("overview"), dashboard.catalogue.open()]);

@@ -1,0 +1,309 @@
+"""The dashboard as a person uses it: search, filters, sorting, links, keys, themes, sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from harness.report.dashboard.scripts import unpack
+
+LINES = ".lines .line"
+PAGES = {
+    "overview": "#/",
+    "features": "#/features?source=batch-topk",
+    "feature": "#/feature/adapter-activations/L1.up_proj-",
+    "latent": "#/feature/batch-topk/latent7",
+    "failed": "#/feature/adapter-activations/L0.up_proj-",
+    "dead": "#/feature/batch-topk/latent39",
+    "documents": "#/documents",
+    "document": "#/document/trace-0000?source=batch-topk&feature=latent7",
+    "components": "#/components",
+    "component": "#/component/L1.down_proj",
+}
+
+
+def catalogue(site: Path) -> dict[str, Any]:
+    return unpack((site / "data" / "catalogue.js").read_bytes())
+
+
+def names(page: Any) -> list[str]:
+    return page.texts(f"{LINES} .line-name")
+
+
+def search(page: Any, text: str) -> None:
+    page.js(
+        "const s = document.getElementById('search'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))", text
+    )
+    page.frame()
+
+
+# finding
+
+
+def test_search_finds_explanations_names_and_tokens(page: Any, site: Path) -> None:
+    page.open("#/features")
+    assert page.texts(".status") == ["52 of 52 features"]
+    search(page, "latent3 ")
+    assert set(names(page)) == {"latent3", *(f"latent{i}" for i in range(30, 40))}
+    stored = catalogue(site)
+    words = stored["vocabulary"]["tokens"]
+    word = next(w for w in words if len(w) > 5 and w.isascii() and w.strip().isalpha())
+    strong = {
+        name for name, tokens in zip(stored["feature"], stored["tokens"], strict=True)
+        if any(word.strip() in words[t].lower() for t in tokens)
+    }  # fmt: skip
+    explained = {
+        name for name, all_ in zip(stored["feature"], stored["explanations"], strict=True)
+        if any(word.strip() in (e[1] or "") for e in all_)
+    }  # fmt: skip
+    search(page, word.strip().upper())
+    assert set(names(page)) == strong | explained != set()
+    search(page, "fires latent5")
+    assert names(page) == ["latent5"]
+    search(page, "nothing like this")
+    assert page.texts(".status") == ["0 of 52 features"]
+    assert "No feature matches" in page.texts(".lines")[0]
+
+
+def test_filters_narrow_and_their_choices_follow_the_source(page: Any) -> None:
+    page.open("#/features")
+    page.choose("source", "adapter-activations")
+    assert page.texts(".status") == ["12 of 52 features"]
+    page.choose("layer", "1")
+    page.choose("projection", "up_proj")
+    assert sorted(names(page)) == ["L1.up_proj+", "L1.up_proj-"]
+    assert page.address == "#/features?source=adapter-activations&layer=1&projection=up_proj"
+    page.choose("source", "batch-topk")
+    assert page.texts(".status") == ["40 of 52 features"]
+    assert not page.js("return [...document.querySelectorAll('select')].some(s => s.ariaLabel === 'layer')")
+    page.choose("category", "Numbers")
+    assert page.texts(".status") == ["10 of 52 features"]
+
+
+def test_grades_are_toggles_and_failures_are_one_of_them(page: Any) -> None:
+    page.open("#/features")
+    page.click(".toggle.grade-none")
+    page.frame()
+    assert page.texts(".status") == ["13 of 52 features"]
+    assert {label for label in page.js(
+        "return [...document.querySelectorAll('.lines .grade')].map(e => e.ariaLabel)"
+    )} == {"grade: failed or not explained"}  # fmt: skip
+    page.click(".toggle.grade-0")
+    page.frame()
+    assert page.texts(".status") == ["26 of 52 features"]
+    assert page.address == "#/features?grades=none%2C0"
+    page.click(".toggle.grade-none")
+    page.frame()
+    assert page.texts(".status") == ["13 of 52 features"]
+
+
+def test_sorting_by_each_number_both_ways(page: Any, site: Path) -> None:
+    stored = catalogue(site)
+    order = {
+        key: [n for _, n in sorted(zip(stored[key], stored["feature"], strict=True), key=lambda p: -p[0])]
+        for key in ("sum", "max", "density")
+    }
+    page.open("#/features")
+    assert names(page)[:5] == order["sum"][:5]
+    for key in ("max", "density"):
+        page.choose("sort by", key)
+        values = dict(zip(stored["feature"], stored[key], strict=True))
+        assert [values[n] for n in names(page)[:8]] == [values[n] for n in order[key][:8]]
+    page.click(".head[aria-pressed='true']")
+    page.frame()
+    shown = [values[n] for n in names(page)]
+    assert shown == sorted(shown)
+    assert "order=up" in page.address
+
+
+# addresses
+
+
+def test_a_filtered_view_is_an_address(page: Any) -> None:
+    page.open("#/features?q=fires&source=batch-topk&grades=1%2C2&sort=max")
+    assert page.js("return document.getElementById('search').value") == "fires"
+    found = names(page)
+    page.choose("sort by", "sum")
+    page.choose("sort by", "max")
+    assert names(page) == found
+    assert page.address == "#/features?q=fires&source=batch-topk&grades=1%2C2&sort=max"
+
+
+def test_a_feature_is_an_address_and_back_returns_to_the_list(page: Any) -> None:
+    page.open("#/features?source=batch-topk")
+    first = names(page)[0]
+    page.click(LINES)
+    page.ready(f"#/feature/batch-topk/{first}")
+    assert page.texts("h1") == [first]
+    assert page.texts(".trail .muted") == ["1 of 40"]
+    page.chrome.back()
+    page.ready("#/features?source=batch-topk")
+    assert page.texts(".status") == ["40 of 52 features"]
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("#/feature/batch-topk/nothing", "no feature nothing of batch-topk"),
+        ("#/document/elsewhere", "not among those kept whole"),
+        ("#/component/L9.q_proj", "no component L9.q_proj"),
+        ("#/nonsense", "no page nonsense"),
+        ("#/feature/%E0%A4%A/x", "no feature x"),
+    ],
+)
+def test_an_address_that_leads_nowhere_says_so(page: Any, address: str, says: str) -> None:
+    page.open(address)
+    assert says in page.texts("main")[0]
+
+
+# keys
+
+
+def test_keys_lead_through_the_list_and_from_feature_to_feature(page: Any) -> None:
+    page.open("#/features?source=batch-topk")
+    order = names(page)
+    page.keys("j", "j", "k", "j")
+    assert page.js("return document.querySelector('[aria-current=true] .line-name').textContent") == order[1]
+    page.keys(Keys.ENTER)
+    page.ready(f"#/feature/batch-topk/{order[1]}")
+    page.keys("j")
+    page.ready(f"#/feature/batch-topk/{order[2]}")
+    page.keys("k")
+    page.ready(f"#/feature/batch-topk/{order[1]}")
+    page.keys(Keys.ESCAPE)
+    page.ready("#/features?source=batch-topk")
+    assert page.js("return document.querySelector('[aria-current=true] .line-name').textContent") == order[1]
+
+
+def test_slash_searches_from_everywhere_and_typing_is_no_command(page: Any) -> None:
+    page.open("#/components")
+    page.keys("/")
+    page.ready("#/features")
+    page.keys("/")
+    page.keys("jkt")
+    assert page.js("return document.activeElement.id + document.activeElement.value") == "searchjkt"
+    assert page.js("return document.documentElement.dataset.theme") == "light"
+    page.keys(Keys.ESCAPE)
+    assert page.js("return document.activeElement.value") == ""
+
+
+def test_n_and_p_go_through_the_strong_tokens(page: Any) -> None:
+    page.open("#/feature/batch-topk/latent7")
+    places = []
+    for key in ("n", "n", "p"):
+        page.keys(key)
+        places.append(page.js("return Number(document.querySelector('.whole .chosen').dataset.at)"))
+    assert places[0] < places[1]
+    assert places[2] == places[0]
+    levels = page.js("return [...document.querySelectorAll('.whole .t')].map(t => Number(t.dataset.level))")
+    assert abs(levels[places[0]]) >= max(map(abs, levels)) / 2
+
+
+def test_the_theme_follows_the_system_until_somebody_chooses(page: Any) -> None:
+    assert page.js("return document.documentElement.dataset.theme") == "light"
+    page.look(dark=True)
+    page.until(lambda: page.js("return document.documentElement.dataset.theme") == "dark", "dark")
+    page.keys("t")
+    assert page.js("return document.documentElement.dataset.theme") == "light"
+    page.open("#/features")
+    assert page.js("return document.documentElement.dataset.theme") == "light"
+    page.keys("?")
+    assert page.js("return document.getElementById('keys').open") is True
+    page.keys(Keys.ESCAPE)
+    assert page.js("return document.getElementById('keys').open") is False
+
+
+# what pages show
+
+
+def test_a_document_is_coloured_by_any_feature_and_tells_what_is_strong_on_a_token(page: Any, site: Path) -> None:
+    page.open("#/document/trace-0003?source=batch-topk&feature=latent7")
+    before = page.js("return [...document.querySelectorAll('.text .t')].map(t => t.dataset.level)")
+    search(page, "L1.up_proj+")
+    page.click(".picks button")
+    page.until(lambda: page.address.endswith("feature=L1.up_proj%2B"), "the address of the chosen feature")
+    after = page.js("return [...document.querySelectorAll('.text .t')].map(t => t.dataset.level)")
+    assert before != after
+    assert {int(level) > 0 for level in after} == {True, False}
+    page.click(".text .t[data-at='17']")
+    assert "Strongest on" in page.texts(".reader-side h2")[0]
+    number = next(
+        d["number"]
+        for d in unpack((site / "data" / "run.js").read_bytes())["documents"]
+        if d["document"] == "trace-0003"
+    )
+    top = unpack((site / "data" / "documents" / str(number) / "top.js").read_bytes())
+    stored = catalogue(site)
+    expected = {stored["feature"][row[i]] for rows in top.values() for row in [rows[17]] for i in range(0, len(row), 2)}
+    assert set(page.texts(".picks .line-name")) == expected
+
+
+def test_a_component_has_its_numbers_and_leads_to_its_latents(page: Any) -> None:
+    page.open("#/components")
+    page.click(".heatmap a[aria-label^='L1.down_proj']")
+    page.ready("#/component/L1.down_proj")
+    text = page.texts("main")[0]
+    for needed in ("rank by KL1 of 6", "0.0600", "95 % interval", "[0.0480, 0.0780]", "scaling4.00"):
+        assert needed in text
+    latent = page.texts("table.report th[scope=row] a")[0]
+    page.js("document.querySelector('table.report th[scope=row] a').click()")
+    page.ready(f"#/feature/batch-topk/{latent}")
+
+
+def test_a_failed_explanation_shows_why_and_the_reply(page: Any) -> None:
+    page.open("#/feature/adapter-activations/L0.up_proj-")
+    text = page.texts(".explanation")[0]
+    assert "no explanation" in text
+    assert "Why there is no grade: the reply was not JSON" in text
+    assert "</script><script>alert(2)</script>" in text
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_in_every_look(page: Any, name: str, look: str) -> None:
+    page.look(dark=look == "dark", phone=look == "phone")
+    page.open(PAGES[name])
+    page.shot(f"{name}-{look}")
+    assert len(page.texts("main")[0]) > 40
+    over = page.js("return document.scrollingElement.scrollWidth - document.documentElement.clientWidth")
+    assert over <= 0, "the page is wider than the screen"
+    nameless = page.js(
+        "return [...document.querySelectorAll('a, button, input, select, [role=img], [role=region]')].filter(e =>"
+        " !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)"
+    )
+    assert nameless == []
+    assert page.js("return document.querySelectorAll('h1').length") == 1
+    assert weak_contrasts(page) == []
+
+
+def weak_contrasts(page: Any) -> list[Any]:
+    """Visible text whose contrast with what is painted behind it is below 4.5 (WCAG AA)."""
+    return page.js(
+        """
+        const parse = (c) => {
+          const [r, g, b, a = 1] = c.match(/[\\d.]+/g).map(Number);
+          return c.startsWith("color(srgb") ? [r * 255, g * 255, b * 255, a] : [r, g, b, a];
+        };
+        const over = ([r, g, b, a], [x, y, z]) => [r * a + x * (1 - a), g * a + y * (1 - a), b * a + z * (1 - a)];
+        const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+          .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+          .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+        const ground = (e) => { if (!e) return [255, 255, 255];
+          return over(parse(getComputedStyle(e).backgroundColor), ground(e.parentElement)); };
+        const weak = [];
+        for (const e of document.querySelectorAll("main *, header *")) {
+          const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+          if (!own || e.closest("svg, .hidden, noscript, option") || !e.offsetParent) continue;
+          const back = ground(e);
+          const text = over(parse(getComputedStyle(e).color), back);
+          const [a, b] = [light(back), light(text)].sort((x, y) => y - x);
+          const ratio = (a + 0.05) / (b + 0.05);
+          const least = e.classList.contains("grade") ? 3 : 4.5; // a sign is a picture
+          if (ratio < least) weak.push([e.className, e.textContent.slice(0, 30), ratio]);
+        }
+        return weak.slice(0, 5);
+        """
+    )
