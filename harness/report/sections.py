@@ -9,6 +9,7 @@ from harness.report import dictionaries
 from harness.report.cells import Column, count, fixed, inline, p_value, percent, short, significant, text, with_interval
 from harness.report.section import Block, Section
 from harness.report.sections_ablations import ABLATIONS
+from harness.report.sections_captures import CAPTURES
 from harness.report.sections_judgements import JUDGEMENTS
 from harness.report.sections_paper import PAPER
 from harness.results import queries
@@ -251,6 +252,7 @@ SECTIONS = {
         _RECOVERY,
         _GROUPS,
         *ABLATIONS,
+        CAPTURES,
         _DICTIONARIES,
         _LATENTS,
         _FEATURES,

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select
 from harness.errors import ResultsError
 from harness.results.query_ablations import ComponentRow, components
 from harness.results.query_benchmarks import GroupRow, RecoveryRow, groups, recovery
+from harness.results.query_captures import CaptureRow, captures
 from harness.results.query_densities import DensityRow, densities
 from harness.results.query_dictionaries import DictionaryRow, LatentRow, dictionaries, latents
 from harness.results.query_features import CategoryRow, FeatureRow, categories, features
@@ -190,6 +191,7 @@ def _seconds(start: str, end: str | None) -> float | None:
 
 
 __all__ = [
+    "CaptureRow",
     "CategoryRow",
     "ComponentRow",
     "ConfusionRow",
@@ -211,6 +213,7 @@ __all__ = [
     "SweepRow",
     "TotalRow",
     "TrainingRow",
+    "captures",
     "categories",
     "components",
     "confusion",
