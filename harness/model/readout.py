@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 64 * 2**20
 """Logits of a chunk of positions, in float32."""
+_WIDENED_ROWS = 16384
+"""Rows of a bfloat16 output matrix that are held in float32."""
 
 
 class Readout:
@@ -48,6 +50,19 @@ class Readout:
         """The model's own logits, in the head's dtype."""
         logits: torch.Tensor = self._head(hidden)
         return logits
+
+    def precise_logits(self, hidden: Float[torch.Tensor, "*batch hidden"]) -> Float[torch.Tensor, "*batch vocab"]:
+        """Logits in float32 at least, also of a bfloat16 head, whose own rounding would cost 2e-3 of every KL.
+
+        The matrix is widened a slice of the vocabulary at a time.
+        """
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        if self.weight.dtype == wide:
+            return self.logits(hidden)
+        parts = [F.linear(hidden.to(wide), rows.to(wide)) for rows in self.weight.split(_WIDENED_ROWS)]
+        logits = torch.cat(parts, -1)
+        bias = getattr(self._head, "bias", None)
+        return logits if bias is None else logits + bias.to(wide)
 
     def difference(
         self, before: Float[torch.Tensor, "*batch hidden"], after: Float[torch.Tensor, "*batch hidden"]

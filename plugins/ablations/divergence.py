@@ -25,10 +25,9 @@ from harness.model.components import Component
 from harness.model.kl import Comparison, Reference, compare
 from harness.model.readout import Readout
 from harness.model.taps import component_sites, tap
-from harness.records import Trace
 
 from .cells import Cell
-from .documents import Batch, Texts, read_texts
+from .documents import Batch, Texts
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -85,19 +84,24 @@ class Divergence:
         floors_nats: layer -> KL per token that rounding noise entering it makes; filled as the sweep climbs.
     """
 
-    def __init__(self, subject: Subject, traces: Sequence[Trace], config: KLConfig, seed: int) -> None:
-        """Choose documents and run the full adapter over them once.
+    def __init__(self, subject: Subject, texts: Texts, config: KLConfig, seed: int) -> None:
+        """Run the full adapter over the documents once.
+
+        Args:
+            subject: an adapter on its base.
+            texts: the documents.
+            config: mode, batching, null floor.
+            seed: of the null floor's noise.
 
         Raises:
             ModelError: the subject has no adapter, or its logits cannot be read (see Readout).
-            DataError: there are no traces.
         """
         if not subject.components:
             raise ModelError("there is no adapter to ablate: the checkpoint is a base or a fully fine-tuned model")
         self.model: Any = subject.model
         self._subject, self._rows = subject, config.ablations_per_batch
         self._floor_documents, self._seed = config.floor_documents, seed
-        self.texts: Texts = read_texts(subject, traces, config, torch.Generator().manual_seed(seed))
+        self.texts = texts
         self.blocks, self.readout = Blocks(subject.model), Readout(subject.model)
         self._full = [self._hidden(b) for b in self.texts.batches]
         self._refuse_broken_model()
@@ -153,7 +157,7 @@ class Divergence:
     def _compare(self, full: torch.Tensor, others: Sequence[torch.Tensor]) -> Iterator[tuple[int, slice, Comparison]]:
         """Chunk by chunk of tokens: (which of the others, the chunk, how it compares with the full adapter)."""
         for chunk in self.readout.chunks(len(full)):
-            reference = Reference.of(self.readout.logits(full[chunk]))
+            reference = Reference.of(self.readout.precise_logits(full[chunk]))
             for which, other in enumerate(others):
                 yield which, chunk, compare(reference, self.readout.difference(full[chunk], other[chunk]))
 
@@ -229,7 +233,7 @@ class Divergence:
             full = hidden[batch.mask]
             for chunk in self.readout.chunks(len(full)):
                 has = batch.has_target[chunk]
-                reference = Reference.of(self.readout.logits(full[chunk]))
+                reference = Reference.of(self.readout.precise_logits(full[chunk]))
                 total += _binned(reference.cross_entropy(batch.targets[chunk])[has], batch.bins[chunk][has], D * S)
         return total.reshape(D, S).sum(1)
 

@@ -47,7 +47,7 @@ class Texts:
     """All documents.
 
     Attributes:
-        ids: trace ids.
+        ids: of the documents.
         n_tokens: tokens read of each document, by segment: [document, segment].
         n_targets: of those, how many are followed by another token: [document].
         batches: the documents in batches of similar length.
@@ -79,6 +79,11 @@ def read_texts(subject: Subject, traces: Sequence[Trace], config: KLConfig, gene
     """
     chosen = choose(traces, config.n_documents, generator)
     documents = [subject.chat.document(subject.tokenizer, t) for t in chosen]
+    return texts_of(documents, config, subject.tokenizer.pad_token_id, subject.device)
+
+
+def texts_of(documents: Sequence[Document], config: KLConfig, pad: int | None, device: str) -> Texts:
+    """Documents as batches, their first `max_tokens` tokens each."""
     lengths = [min(len(d.ids), config.max_tokens) for d in documents]
     order = sorted(range(len(documents)), key=lambda i: -lengths[i])
     rows = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
@@ -86,16 +91,19 @@ def read_texts(subject: Subject, traces: Sequence[Trace], config: KLConfig, gene
         [sum(s == name for s in d.segments[:n]) for name in SEGMENTS] for d, n in zip(documents, lengths, strict=True)
     ]
     return Texts(
-        ids=tuple(t.id for t in chosen),
+        ids=tuple(d.id for d in documents),
         n_tokens=torch.tensor(counts),
         n_targets=torch.tensor([min(n, len(d.ids) - 1) for d, n in zip(documents, lengths, strict=True)]),
-        batches=tuple(_batch(subject, [documents[i] for i in own], [lengths[i] for i in own], own) for own in rows),
+        batches=tuple(
+            _batch([documents[i] for i in own], [lengths[i] for i in own], own, pad or 0, device) for own in rows
+        ),
     )
 
 
-def _batch(subject: Subject, documents: Sequence[Document], lengths: Sequence[int], indices: Sequence[int]) -> Batch:
-    pad = subject.tokenizer.pad_token_id
-    ids = torch.full((len(documents), max(lengths)), int(pad) if pad is not None else 0)
+def _batch(
+    documents: Sequence[Document], lengths: Sequence[int], indices: Sequence[int], pad: int, device: str
+) -> Batch:
+    ids = torch.full((len(documents), max(lengths)), pad)
     mask = torch.zeros_like(ids)
     bins: list[int] = []
     targets: list[int] = []
@@ -108,7 +116,6 @@ def _batch(subject: Subject, documents: Sequence[Document], lengths: Sequence[in
         following = document.ids[1 : n + 1]
         targets += [*following, *[0] * (n - len(following))]
         follows += [True] * len(following) + [False] * (n - len(following))
-    device = subject.device
     return Batch(
         documents=tuple(indices),
         inputs={"input_ids": ids.to(device), "attention_mask": mask.to(device)},

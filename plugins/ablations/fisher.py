@@ -152,7 +152,7 @@ def _pulled(
     """U of each probe and token, pulled back through the output matrix; one chunk of logits at a time."""
     pulled = hidden.new_empty(n_probes, *hidden.shape)
     for chunk in readout.chunks(len(hidden)):
-        p = torch.softmax(readout.logits(hidden[chunk]).float(), -1)
+        p = torch.softmax(readout.precise_logits(hidden[chunk]), -1)
         root = p.sqrt()
         for i in range(n_probes):
             signed = torch.empty_like(p).bernoulli_(0.5, generator=generator).mul_(2).sub_(1).mul_(root)

@@ -16,6 +16,7 @@ from harness.stats import ratio_over_documents
 
 from .cells import Cell
 from .divergence import Divergence, Sums
+from .documents import read_texts
 from .fisher import Probes, probe
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Scorer:
     @cached_property
     def divergence(self) -> Divergence:
         """The sweep over the documents."""
-        return Divergence(self._subject, self._traces, self._config, self._run.seed)
+        texts = read_texts(self._subject, self._traces, self._config, self._run.generator())
+        return Divergence(self._subject, texts, self._config, self._run.seed)
 
     @cached_property
     def probes(self) -> Probes | None:

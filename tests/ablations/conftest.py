@@ -31,7 +31,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return make_subject(tmp_path_factory.mktemp("qwen2"))
 
 
-@pytest.fixture(scope="session", params=["qwen2", "llama", "gpt2"])
+@pytest.fixture(scope="session", params=["qwen2", "llama", "gpt2", "gemma", "mistral"])
 def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """Each architecture with 3 layers, in float64."""
     made = make_subject(tmp_path_factory.mktemp(request.param), request.param, layers=3)

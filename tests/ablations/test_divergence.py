@@ -16,7 +16,7 @@ from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.ablations.cells import Cell, cells, group_cells
 from harness_plugins.ablations.config import KLConfig
 from harness_plugins.ablations.divergence import Divergence, Sums
-from harness_plugins.ablations.documents import choose
+from harness_plugins.ablations.documents import choose, read_texts
 
 TRACES = tiny_traces(6)
 SCOPES = ("adapter", "block", "layer", "projection", "component")
@@ -29,7 +29,8 @@ FLOAT64: dict[str, float] = {"rtol": 1e-5, "atol": 1e-9}
 
 
 def divergence(subject: Subject, **settings: Any) -> Divergence:
-    return Divergence(subject, TRACES, KLConfig(**{"floor_documents": 0, **settings}), seed=0)
+    config = KLConfig(**{"floor_documents": 0, **settings})
+    return Divergence(subject, read_texts(subject, TRACES, config, torch.Generator().manual_seed(0)), config, seed=0)
 
 
 def sums_of(subject: Subject, found: list[Cell], **settings: Any) -> dict[str, Sums]:
@@ -170,7 +171,8 @@ def test_mean_ablation_keeps_what_is_constant(subject: Subject) -> None:
     """On one token the mean is the value itself, so that nothing changes; on more tokens it is another ablation."""
     whole = all_cells(subject)[:1]
     config = KLConfig(mode="mean", max_tokens=1, n_documents=1, floor_documents=0)
-    ((_, single),) = Divergence(subject, TRACES[:1], config, seed=0).sweep(whole)
+    text = read_texts(subject, TRACES[:1], config, torch.Generator())
+    ((_, single),) = Divergence(subject, text, config, seed=0).sweep(whole)
     assert single.kl_nats.sum() == pytest.approx(0.0, abs=1e-9)
     mean, zero = (sums_of(subject, whole, mode=m)["adapter"].kl_nats for m in ("mean", "zero"))
     assert mean.sum() != pytest.approx(zero.sum())
@@ -230,3 +232,44 @@ def test_what_is_not_finite_is_named(subject: Subject, tmp_path: Path) -> None:
     broken.model.get_submodule(c.module).lora_B[c.adapter].weight.data[0] = float("nan")
     with pytest.raises(ModelError, match=r"hidden states are not finite in document 't\d'"):
         divergence(broken)
+
+
+def test_a_bfloat16_head_costs_a_part_in_a_thousand() -> None:
+    """Against float64 on the same hidden states, down to 1e-4 nats; the matrix has 400 rows of bfloat16."""
+    from types import SimpleNamespace
+
+    from harness.model.kl import Reference, compare
+    from harness.model.readout import Readout
+
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(64, 400).to(torch.bfloat16).requires_grad_(False)
+    head.weight.data = (torch.randn(400, 64, generator=generator) * 0.75).to(torch.bfloat16)
+    readout = Readout(SimpleNamespace(get_output_embeddings=lambda: head, config=SimpleNamespace()))
+    hidden = torch.randn(2000, 64, generator=generator).bfloat16()
+    p = torch.log_softmax(hidden.double() @ head.weight.double().T + head.bias.double(), -1)
+    for size in (0.01, 0.1, 1.0):
+        other = (hidden + size * torch.randn(2000, 64, generator=generator)).bfloat16()
+        q = torch.log_softmax(other.double() @ head.weight.double().T + head.bias.double(), -1)
+        expected = float((p.exp() * (p - q)).sum(-1).mean())
+        reference = Reference.of(readout.precise_logits(hidden))
+        found = float(compare(reference, readout.difference(hidden, other)).kl_nats.double().mean())
+        assert expected > 1e-5
+        assert found == pytest.approx(expected, rel=2e-3)
+
+
+def test_a_model_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from harness.model.readout import Readout
+
+    head = torch.nn.Linear(4, 8)
+    capped = SimpleNamespace(get_output_embeddings=lambda: head, config=SimpleNamespace(final_logit_softcapping=30.0))
+    with pytest.raises(ModelError, match=r"final_logit_softcapping = 30.0"):
+        Readout(capped)
+
+
+def test_an_adapter_on_the_output_matrix_is_refused(tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "base")
+    checkpoint = tiny_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "lm_head"])
+    with pytest.raises(ModelError, match="adapts the output matrix"):
+        divergence(load_subject(base, ChatFormat(), checkpoint))

@@ -15,6 +15,7 @@ from harness.testing import tiny_traces
 from harness_plugins.ablations.cells import cells
 from harness_plugins.ablations.config import KLConfig
 from harness_plugins.ablations.divergence import Divergence
+from harness_plugins.ablations.documents import read_texts
 from harness_plugins.ablations.fisher import Probes, probe
 
 TRACES = tiny_traces(6)
@@ -22,7 +23,7 @@ TRACES = tiny_traces(6)
 
 def divergence(subject: Subject, **settings: object) -> Divergence:
     config = KLConfig.model_validate({"n_documents": 3, "max_tokens": 30, "floor_documents": 0, **settings})
-    return Divergence(subject, TRACES, config, seed=0)
+    return Divergence(subject, read_texts(subject, TRACES, config, torch.Generator().manual_seed(0)), config, seed=0)
 
 
 def run(subject: Subject, n_probes: int, seed: int = 0, **settings: object) -> Probes:
