@@ -1,8 +1,8 @@
 """Ablations: every component's KL by reusing the layers below it, and by Fisher probes, against the paper's loop.
 
-The models are random Qwen2s whose logits are peaked and whose components' strengths are log-normal, so that KLs span five
-decades, as those of trained adapters do. The paper's loop, written from its description: for each component scan the
-modules, zero its A and B, run the whole model, softmax of all logits and kl_div, restore.
+The models are random Qwen2s whose logits are peaked and whose components' strengths are log-normal, so that KLs span
+five decades, as those of trained adapters do. The paper's loop, written from its description: for each component scan
+the modules, zero its A and B, run the whole model, softmax of all logits and kl_div, restore.
 """
 
 from __future__ import annotations

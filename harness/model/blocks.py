@@ -97,7 +97,7 @@ class Blocks:
 
     @torch.no_grad()
     def why_not(self, inputs: Inputs) -> str | None:
-        """Why passes cannot begin at a later block; None: they can, passes from nine starts gave the same bits on these inputs."""
+        """Why passes cannot begin at a later block; None: they can, up to nine starts gave the same bits."""
         if not self.n:
             return "its list of blocks was not found"
         whole = self._first_pass(inputs)

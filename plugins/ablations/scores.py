@@ -71,7 +71,7 @@ class Scorer:
         if self.probes is None:
             raise ValueError("estimates need probes")
         found = self.probes.estimate(cell.off)
-        return self._score(
+        return self.score(
             cell,
             method="fisher",
             kl_nats=found.estimate,
@@ -92,7 +92,7 @@ class Scorer:
         if n_targets.sum():
             values |= _named("ce_change", sums.ce_change_nats, n_targets, self._run.seed)
             values["ce_nats"] = float((self.divergence.ce_full_nats + sums.ce_change_nats).sum() / n_targets.sum())
-        return self._score(
+        return self.score(
             cell,
             method="exact",
             chosen_as=chosen,
@@ -105,8 +105,9 @@ class Scorer:
             **values,
         )
 
-    def _score(self, cell: Cell, **values: Any) -> AblationScore:
-        if self.probes is not None:
+    def score(self, cell: Cell, *, estimate: bool = True, **values: Any) -> AblationScore:
+        """A record of a cell with these values, and with the probes' estimate unless it has no meaning here."""
+        if estimate and self.probes is not None:
             found = self.probes.estimate(cell.off)
             values |= {"fisher_nats": found.estimate, "fisher_ci_low": found.low, "fisher_ci_high": found.high}
             values["n_draws"] = self.probes.n_draws
