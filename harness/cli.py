@@ -14,6 +14,7 @@ from harness import __version__
 from harness.errors import HarnessError, Waiting
 from harness.report.commands import figures, report, sql
 from harness.report.dashboard.command import dashboard
+from harness.report.dictionary_command import dictionary
 from harness.report.terminal import make_console
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def plugins_hooks() -> None:
     make_console().print(hook_reference(), markup=False, highlight=False)
 
 
-for _command in (report, figures, sql, dashboard):
+for _command in (report, figures, sql, dashboard, dictionary):
     cli.add_command(_command)
 
 

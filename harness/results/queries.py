@@ -16,7 +16,14 @@ from harness.results.query_ablations import ComponentRow, components
 from harness.results.query_benchmarks import GroupRow, RecoveryRow, groups, recovery
 from harness.results.query_captures import CaptureRow, captures
 from harness.results.query_densities import DensityRow, densities
-from harness.results.query_dictionaries import DictionaryRow, LatentRow, dictionaries, latents
+from harness.results.query_dictionaries import (
+    DictionaryRow,
+    FittedRow,
+    LatentRow,
+    dictionaries,
+    fitted_dictionaries,
+    latents,
+)
 from harness.results.query_features import CategoryRow, FeatureRow, categories, features
 from harness.results.query_grades import GradeRow, GradeTestRow, grade_tests, grades
 from harness.results.query_judgements import EnrichmentRow, JudgeRow, ScoreRow, enrichment, judge, scores
@@ -199,6 +206,7 @@ __all__ = [
     "DictionaryRow",
     "EnrichmentRow",
     "FeatureRow",
+    "FittedRow",
     "GradeRow",
     "GradeTestRow",
     "GroupRow",
@@ -221,6 +229,7 @@ __all__ = [
     "dictionaries",
     "enrichment",
     "features",
+    "fitted_dictionaries",
     "grade_tests",
     "grades",
     "groups",

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 
 from harness.results.query_common import finite, own_steps
 from harness.results.tables import Explanation, Feature
-from harness.results.tables_dictionaries import DictionaryScore, LatentEffect
+from harness.results.tables_dictionaries import Dictionary, DictionaryScore, LatentEffect
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,18 @@ class DictionaryRow:
 
 
 @dataclass(frozen=True)
+class FittedRow:
+    """A fitted dictionary and where it is."""
+
+    name: str
+    n_latents: int
+    n_columns: int
+    k: float
+    signed: bool
+    path: str
+
+
+@dataclass(frozen=True)
 class LatentRow:
     """A latent taken out of the adapter's scalars: KL(adapter ‖ adapter without it), nats per held-out token.
 
@@ -93,6 +105,14 @@ def dictionaries(connection: Connection, run_id: int) -> list[DictionaryRow]:
         values["density_histogram"] = " ".join(map(str, r.density_histogram_json or [])) or None
         rows.append(DictionaryRow(**values))
     return rows
+
+
+def fitted_dictionaries(connection: Connection, run_id: int) -> list[FittedRow]:
+    """The run's dictionaries, in the order in which they were fitted."""
+    found = connection.execute(
+        select(Dictionary.__table__).where(Dictionary.step_id.in_(own_steps(run_id))).order_by(Dictionary.id)
+    )
+    return [FittedRow(r.name, r.n_latents, len(r.columns_json), r.k, r.signed, r.path) for r in found]
 
 
 def latents(connection: Connection, run_id: int) -> list[LatentRow]:

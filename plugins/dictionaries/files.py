@@ -17,41 +17,51 @@ from .units import Fitted
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["CONFIG", "in_raw_units", "load_dictionary", "open_codec", "read_config", "save_dictionary"]
+__all__ = [
+    "CONFIG",
+    "fitted_weights",
+    "in_raw_units",
+    "load_dictionary",
+    "open_codec",
+    "read_config",
+    "save_dictionary",
+]
 
 
-def save_dictionary(
-    folder: Path,
-    model: Fitted,
-    scale: Float[torch.Tensor, " d_in"],
-    threshold: float,
-    metadata: dict[str, Any],
-    *,
-    signed: bool = False,
-) -> None:
-    """Write a trained autoencoder; `cfg.json` comes last and marks it complete.
+def fitted_weights(
+    model: Fitted, scale: Float[torch.Tensor, " d_in"], threshold: float, *, signed: bool = False
+) -> Weights:
+    """A trained autoencoder in raw units.
 
     Args:
-        folder: where to.
         model: trained in units of `scale`.
-        scale: what each column was divided by; kept in the metadata.
+        scale: what each column was divided by.
         threshold: the fixed threshold, in those units.
-        metadata: kept under `metadata`; must be JSON-able.
         signed: whether codes are.
-
-    Raises:
-        StorageError: the disk is full or the folder is not writable.
     """
     weights = Weights(
         W_enc=model.W_enc.detach(),
         W_dec=model.W_dec.detach(),
         b_enc=model.b_enc.detach(),
         b_dec=model.b_dec.detach(),
-        threshold=torch.full((len(model.W_dec),), threshold),
+        threshold=torch.full_like(model.b_enc.detach(), threshold),
         signed=signed,
-        metadata=metadata,
     )
-    save_weights(folder, in_raw_units(weights, scale))
+    return in_raw_units(weights, scale)
+
+
+def save_dictionary(folder: Path, weights: Weights, metadata: dict[str, Any]) -> None:
+    """Write a dictionary; `cfg.json` comes last and marks it complete.
+
+    Args:
+        folder: where to.
+        weights: in raw units.
+        metadata: added to the weights'; must be JSON-able.
+
+    Raises:
+        StorageError: the disk is full or the folder is not writable.
+    """
+    save_weights(folder, replace(weights, metadata={**weights.metadata, **metadata}))
 
 
 def in_raw_units(weights: Weights, scale: Float[torch.Tensor, " d_in"]) -> Weights:

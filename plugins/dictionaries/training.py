@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
 from harness.activations.store import Moments, Split, StoredActivations, open_set
 from harness.config import digest
-from harness.errors import DataError, UsageError
+from harness.dictionaries.weights import Weights
 from harness.records import ActivationSet, Dictionary
 from harness.stages import RunContext
 
 from .autoencoder import Autoencoder, Maths
 from .batch_topk import BatchTopKConfig
 from .checkpoint import TrainingState, load_state, save_state
+from .checks import refuse_unusable
 from .descent import Descent
-from .files import CONFIG, load_dictionary, read_config, save_dictionary
+from .files import CONFIG, fitted_weights, load_dictionary, open_codec, read_config, save_dictionary
 from .sae import JumpRelu
 from .units import Units, fitted
 from .validation import Validation
@@ -37,6 +38,9 @@ _VALIDATED = 10
 class BatchTopKLearner:
     """Fits and opens batch-top-k dictionaries."""
 
+    name: ClassVar[str] = "batch-topk"
+    signed: ClassVar[bool] = False
+
     def __init__(self, config: BatchTopKConfig) -> None:
         self.config = config
 
@@ -52,17 +56,12 @@ class BatchTopKLearner:
         """
         stored = open_set(activations)
         n_latents = self.config.expansion * len(stored.columns)
-        if self.config.k > n_latents:
-            raise UsageError(
-                f"batch-topk.k={self.config.k}: there are only {n_latents} latents ({self.config.expansion} x "
-                f"{len(stored.columns)} columns); lower k or raise batch-topk.expansion"
-            )
         split = stored.split()
         folder = run.out_dir / "dictionary"
         key = digest([self.config.digest(), run.seed, list(split.train), [s.sha256 for s in stored.manifest.shards]])
         if not (folder / CONFIG).is_file() or read_config(folder)["metadata"].get("key") != key:
             moments = stored.moments(split.train)
-            _refuse_unusable(stored, moments, n_latents)
+            refuse_unusable(stored, moments, learner=self.name, n_latents=n_latents, k=self.config.k)
             self._train(stored, split, moments, n_latents, folder, key, run)
         return self._record(stored, folder, n_latents)
 
@@ -76,11 +75,12 @@ class BatchTopKLearner:
 
     def _record(self, stored: StoredActivations, folder: Path, n_latents: int) -> Dictionary:
         return Dictionary(
-            name="batch-topk",
+            name=self.name,
             path=folder,
             columns=stored.columns,
             n_latents=n_latents,
             k=self.config.k,
+            signed=self.signed,
             losses=tuple((int(s), float(x)) for s, x in read_config(folder)["metadata"]["losses"]),
         )
 
@@ -97,7 +97,7 @@ class BatchTopKLearner:
         config = self.config
         units = Units.of(moments, config.standardise, _write_norms(stored))
         sae = autoencoder(config, units.centre, n_latents, run.generator()).to(run.device)
-        sums = maths(config, len(stored.columns))
+        sums = maths(config, len(stored.columns), signed=self.signed)
         descent = Descent(sae, sums, compute=config.compute, clip_norm=config.clip_norm)
         checkpoint = run.out_dir / "training.safetensors"
         state = load_state(checkpoint, key, sae, descent.optimizer) or TrainingState.fresh(n_latents, sae.b_enc.device)
@@ -114,13 +114,13 @@ class BatchTopKLearner:
                 state.losses.append((state.step, report.loss))
             state.step += 1
             if validation is not None and (state.step % max(n_steps // _VALIDATED, 1) == 0 or state.step == n_steps):
-                fvu, l0 = validation.measure(fitted(sae, descent.maths, units), units.scale, state.threshold)
+                fvu, l0 = validation.measure(open_codec(self._weights(sae, descent, units, state)))
                 state.validation.append((state.step, fvu, l0))
             run.progress.advance()
             if state.step % config.checkpoint_steps == 0 and state.step < n_steps:
                 save_state(checkpoint, key, sae, descent.optimizer, state)
         metadata: dict[str, Any] = {
-            "learner": "batch-topk",
+            "learner": self.name,
             "key": key,
             "config": config.model_dump(mode="json"),
             "columns": list(stored.columns),
@@ -131,8 +131,12 @@ class BatchTopKLearner:
             "compute": descent.path,
             "k": config.k,
         }
-        save_dictionary(folder, fitted(sae, descent.maths, units), units.scale, state.threshold, metadata)
+        save_dictionary(folder, self._weights(sae, descent, units, state), metadata)
         checkpoint.unlink(missing_ok=True)
+
+    def _weights(self, sae: Autoencoder, descent: Descent, units: Units, state: TrainingState) -> Weights:
+        """The dictionary as it is now, in raw units."""
+        return fitted_weights(fitted(sae, descent.maths, units), units.scale, state.threshold, signed=self.signed)
 
     def _n_steps(self, n_tokens: int) -> int:
         if self.config.epochs is None:
@@ -140,13 +144,23 @@ class BatchTopKLearner:
         return self.config.epochs * max(n_tokens // self.config.batch_size, 1)
 
 
-def maths(config: BatchTopKConfig, d_in: int) -> Maths:
+class AbsTopKLearner(BatchTopKLearner):
+    """Fits and opens dictionaries of signed latents: the k x batch largest by size survive, of either sign.
+
+    As in AbsTopK (Zhu et al. 2025, arXiv:2510.00404), over the flattened batch; everything else is batch-topk's.
+    """
+
+    name = "abs-topk"
+    signed = True
+
+
+def maths(config: BatchTopKConfig, d_in: int, *, signed: bool = False) -> Maths:
     """What a config asks to be computed."""
     paper = config.variant == "paper-code"
     return Maths(
         k=config.k,
         decoder=config.decoder,
-        activation="none" if paper else "relu",
+        activation="abs" if signed else "none" if paper else "relu",
         centred=not paper,
         k_aux=config.k_aux or max(d_in // 2, 1),
         aux_coefficient=config.aux_coefficient,
@@ -191,19 +205,3 @@ def _write_norms(stored: StoredActivations) -> Float[np.ndarray, " d_in"] | None
     """Norm of what each column writes per unit of it; None where the set does not say."""
     norms = getattr(stored.manifest.header, "write_norms", None)
     return None if not norms else np.asarray(norms, dtype=np.float64)
-
-
-def _refuse_unusable(stored: StoredActivations, moments: Moments, n_latents: int) -> None:
-    for what, bad in (("not finite", ~np.isfinite(moments.std)), ("constant", moments.std == 0)):
-        names = [stored.columns[i] for i in np.flatnonzero(bad)]
-        if names:
-            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            raise DataError(
-                f"{stored.path}: {listed} {'is' if len(names) == 1 else 'are'} {what} over the training documents, so "
-                "there is nothing to learn there; probe more documents, or store float32 if the values are tiny"
-            )
-    if moments.n_tokens < n_latents:
-        raise DataError(
-            f"{stored.path}: {moments.n_tokens} training tokens for {n_latents} latents; probe more documents or "
-            "lower batch-topk.expansion"
-        )

@@ -11,7 +11,6 @@ import torch
 from harness.activations.store import StoredActivations
 
 from .sae import JumpRelu
-from .units import Fitted
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -43,17 +42,8 @@ class Validation:
         return len(self.x)
 
     @torch.no_grad()
-    def measure(self, model: Fitted, scale: torch.Tensor, threshold: float) -> tuple[float, float]:
+    def measure(self, codec: JumpRelu) -> tuple[float, float]:
         """FVU and L0 at the fixed threshold, raw units, as `score_dictionary` measures them on all held-out tokens."""
-        codec = JumpRelu(
-            {
-                "W_enc": model.W_enc / scale[:, None],
-                "W_dec": model.W_dec * scale,
-                "b_enc": model.b_enc,
-                "b_dec": model.b_dec * scale,
-                "threshold": torch.full_like(model.b_enc, threshold),
-            }
-        )
         codes = codec.encode_sparse(self.x)
         rebuilt = codes @ codec.W_dec.numpy() + codec.b_dec.numpy()
         residual = np.square(self.x.numpy() - rebuilt, dtype=np.float64).sum()

@@ -22,7 +22,7 @@ from harness.stages import RunContext
 from harness.testing import tiny_activations, tiny_traces
 from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig, harness_dictionaries
-from harness_plugins.dictionaries.files import load_dictionary, save_dictionary
+from harness_plugins.dictionaries.files import fitted_weights, load_dictionary, save_dictionary
 from harness_plugins.dictionaries.sae import JumpRelu
 from harness_plugins.dictionaries.training import BatchTopKLearner, schedule
 from harness_plugins.dictionaries.units import Units, fitted
@@ -106,7 +106,7 @@ def test_encode_and_decode_take_raw_units(small: StoredActivations, tmp_path: Pa
     sae = Autoencoder(torch.tensor([1.0, 2.0, 3.0]), 5, generator)
     shift = torch.tensor([0.0, 4.0, 0.0])
     model = fitted(sae, Maths(k=1), Units(shift, scale, sae.b_dec))
-    save_dictionary(tmp_path, model, scale, 0.3, {})
+    save_dictionary(tmp_path, fitted_weights(model, scale, 0.3), {})
     codec = load_dictionary(tmp_path)
     x = torch.randn(20, 3, generator=generator) * scale + 1
     pre = ((x - shift) / scale - sae.b_dec) @ sae.W_enc.T + sae.b_enc

@@ -1,0 +1,102 @@
+"""The command `harness dictionary`: a run's dictionaries, out to other tools. Nothing heavy at the top."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.errors import UnknownName, UsageError
+from harness.report.terminal import make_console
+
+if TYPE_CHECKING:
+    from harness.results.queries import FittedRow
+
+DICTIONARY_FORMATS = ("saelens", "dictionary-learning")
+
+_RUN = click.option("--run", "run_id", default="latest", show_default=True, metavar="latest|ID", help="Which run.")
+_DB = click.option(
+    "--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
+)
+
+
+@click.group()
+def dictionary() -> None:
+    """Dictionaries of a run: where they are, and exporting one to SAELens or dictionary_learning."""
+
+
+@dictionary.command("list")
+@_RUN
+@_DB
+def list_dictionaries(run_id: str, db: str) -> None:
+    """Name, size and folder of each dictionary that a run fitted."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=None, box=None, pad_edge=False)
+    for column in ("name", "latents", "columns", "k", "folder"):
+        table.add_column(column, overflow="fold")
+    for row in _fitted(db, run_id):
+        size = f"{row.n_latents:,}{' signed' if row.signed else ''}"
+        table.add_row(Text(row.name), size, f"{row.n_columns:,}", f"{row.k:g}", Text(row.path))
+    make_console().print(table)
+
+
+@dictionary.command(
+    epilog="""\b
+Examples:
+  harness dictionary export batch-topk --format saelens --out sae
+  harness dictionary export batch-topk@k=8 --format dictionary-learning --out ae
+  harness dictionary export sae --format dictionary-learning --out ae    # a folder: converts it
+Then, in Python:
+  sae = sae_lens.SAE.load_from_disk("sae")                               # same codes, to rounding
+  ae, config = dictionary_learning.utils.load_dictionary("ae", "cpu")
+And back:
+  harness run --plugin existing-dictionary --set existing-dictionary.path=sae"""
+)
+@click.argument("name", metavar="NAME|FOLDER")
+@click.option("--format", "form", required=True, type=click.Choice(DICTIONARY_FORMATS), help="Whose format.")
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Where to; made new.")
+@_RUN
+@_DB
+def export(name: str, form: str, out: Path, run_id: str, db: str) -> None:
+    """Write a dictionary as another tool reads it, by its name in a run or by its folder (of either tool).
+
+    Codes are the same there, in raw units. Signed latents go out as two each, 2i the positive and 2i + 1 the negative.
+    """
+    from harness.dictionaries.formats import export as write
+    from harness.dictionaries.formats import read
+
+    weights = read(_folder(name, run_id, db))
+    write(weights, out, form)
+    written = weights.unsigned()
+    both = f" ({weights.n_latents:,} signed ones)" if weights.signed else ""
+    make_console().print(
+        f"{out}: {written.n_latents:,} latents{both} on {written.d_in:,} columns, for {form}",
+        markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def _folder(name: str, run_id: str, db: str) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    rows = {row.name: row for row in _fitted(db, run_id)}
+    if name not in rows:
+        raise UnknownName("dictionary (or folder)", name, rows, hint="list: harness dictionary list")
+    folder = Path(rows[name].path)
+    if not folder.is_dir():
+        raise UsageError(f"the folder of {name!r} is gone ({folder}); name the folder it is in now, or run again")
+    return folder
+
+
+def _fitted(db: str, run_id: str) -> list[FittedRow]:
+    from harness.results import queries
+    from harness.results.database import open_database, sentences
+
+    engine = open_database(db, create=False)
+    try:
+        with sentences(db), engine.connect() as connection:
+            return queries.fitted_dictionaries(connection, queries.resolve_run(connection, run_id))
+    finally:
+        engine.dispose()

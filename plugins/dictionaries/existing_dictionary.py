@@ -1,0 +1,40 @@
+"""existing-dictionary: a dictionary that exists already, judged and explained like one that was fitted here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from harness import Config, DictionaryLearner, Registration, hookimpl
+
+if TYPE_CHECKING:
+    from .opening import ExistingDictionary
+
+
+class ExistingDictionaryConfig(Config):
+    """Settings of existing-dictionary."""
+
+    path: str = ""
+    """Folder of a dictionary: the harness's own, SAELens' or dictionary_learning's. It must have been fitted on this
+    adapter's components, in their order; where the folder names its columns, that is checked."""
+
+
+def _load() -> Callable[[ExistingDictionaryConfig], ExistingDictionary]:
+    from .opening import ExistingDictionary
+
+    return ExistingDictionary
+
+
+@hookimpl
+def harness_dictionaries() -> Sequence[Registration[DictionaryLearner]]:
+    """Offer existing-dictionary."""
+    return [
+        Registration(
+            name="existing-dictionary",
+            config=ExistingDictionaryConfig,
+            load=_load,
+            summary="a dictionary from a folder (SAELens, dictionary_learning or the harness's own)",
+            needs=("adapter-activations",),
+            fits=False,
+        )
+    ]
