@@ -163,7 +163,8 @@ def score_latents(
         return []
     documents = [d.document() for d in stored.documents(stored.split().held_out[:max_documents])]
     chosen = active.most_active(n_latents)
-    sums = latent_effects(subject, documents, codec, chosen, decoder_rows(codec, dictionary.n_latents), run)
+    raw = in_raw_units(codec, stored)
+    sums = latent_effects(subject, documents, raw, chosen, decoder_rows(raw, dictionary.n_latents), run)
     effects = []
     for row, latent in enumerate(chosen):
         kl = ratio_over_documents(sums.nats[row], sums.n_tokens, seed=run.seed)

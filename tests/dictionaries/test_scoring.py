@@ -146,7 +146,7 @@ def test_a_perfect_splice_recovers_all_and_writing_zeros_nothing(
 def test_a_latent_of_the_identity_is_a_component_switched_off(
     read: tuple[Subject, StoredActivations], tmp_path: Path
 ) -> None:
-    """Against weights: A's row is set to 0 by hand, one document at a time, and the KL is taken in float64."""
+    """Against weights: A loses the slice by hand, one document at a time, and the KL is taken in float64."""
     subject, stored = read
     codec = Threshold(0)
     run = RunContext(out_dir=tmp_path, seed=0)
@@ -156,16 +156,17 @@ def test_a_latent_of_the_identity_is_a_component_switched_off(
     held_out = [d.document() for d in stored.documents(stored.split().held_out)]
     for effect in effects:
         component = subject.components[int(effect.latent.removeprefix("latent"))]
-        row = subject.model.get_submodule(component.module).lora_A[component.adapter].weight.data[component.rank_index]
+        weight = subject.model.get_submodule(component.module).lora_A[component.adapter].weight.data
+        kept, gauge, i = weight.clone(), component.gauge, component.rank_index
+        without = torch.zeros_like(kept) if gauge is None else kept - gauge.backward[:, [i]] @ gauge.forward[[i]] @ kept
         total = 0.0
         for document in held_out:
             ids = torch.tensor([document.ids])
             with torch.no_grad():
                 full = subject.model(ids, use_cache=False).logits.double().log_softmax(-1)
-                kept = row.clone()
-                row.zero_()
+                weight.copy_(without)
                 off = subject.model(ids, use_cache=False).logits.double().log_softmax(-1)
-                row.copy_(kept)
+                weight.copy_(kept)
             total += float((full.exp() * (full - off)).sum())
         assert effect.kl_nats == pytest.approx(total / effect.n_tokens, rel=1e-3)
         assert effect.kl_ci_low <= effect.kl_nats <= effect.kl_ci_high
