@@ -261,6 +261,20 @@ def test_a_failed_explanation_shows_why_and_the_reply(page: Any) -> None:
     assert "</script><script>alert(2)</script>" in text
 
 
+def test_scores_enrichment_and_sampled_contexts_stand_on_the_feature(page: Any) -> None:
+    page.open("#/feature/batch-topk/latent6")
+    text = page.texts("main")[0]
+    for needed in (
+        "detection by lexical0.850 [0.6",
+        "0.91010 + 10, 1 unanswered",
+        "<i>Wait</i> (event)12.5 [7.10, 22.0]",
+    ):
+        assert needed in text
+    assert "A sample of all its strengths" in text
+    page.open("#/features?source=batch-topk&sort=score")
+    assert page.texts(f"{LINES} .line-score")[:2] == ["0.85", "0.85"]
+
+
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_in_every_look(page: Any, name: str, look: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from harness.model.components import layer_of
+from harness.model.gauge import canonical_gauge
 from harness.report.dashboard.numbers import short
 from harness.results.query_ablations import ComponentRow
 from harness.results.query_dashboard import CatalogueRow, DictionaryFolder, StoredFolder
@@ -41,12 +42,17 @@ def adapter_norms(folder: StoredFolder | None, artifacts: Path) -> tuple[dict[st
         return {}, f"{why}, so its norms are not known"
     try:
         config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        if config.get("alpha_pattern") or config.get("rank_pattern"):
+            raise ValueError("its alpha or rank differs by module, and only a loaded model tells which is where")
         with safe_open(path / "adapter_model.safetensors", framework="pt") as tensors:
             names = {n.removesuffix(".lora_A.weight") for n in tensors.keys() if n.endswith(".lora_A.weight")}
             found = {}
             for module in sorted(names):
                 a = tensors.get_tensor(f"{module}.lora_A.weight").float()
                 b = tensors.get_tensor(f"{module}.lora_B.weight").float()
+                if len(a) > 1:  # components of a higher rank are slices in the canonical gauge
+                    gauge = canonical_gauge(a, b)
+                    a, b = gauge.forward.float() @ a, b @ gauge.backward.float()
                 scaling = _scaling(config, len(a))
                 for i in range(len(a)):
                     norms = Norms(float(a[i].norm()), float(b[:, i].norm()), scaling)

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from scipy.sparse import csr_array
 from harness.activations.exemplars import collect_features
 from harness.activations.store import open_set
 from harness.activations.writer import ActivationWriter
+from harness.judgements import Enrichment, EventAssociation, ExplanationScore, RatedContext, StoredRecord
 from harness.model.chat import Document
 from harness.records import (
     ActivationSet,
@@ -69,6 +71,7 @@ def make_study(
     n_tokens: int = 120,
     n_exemplars: int = 16,
     n_words: int = 400,
+    n_sampled: int = 4,
     hostile: tuple[str, ...] = HOSTILE,
     seed: int = 0,
 ) -> Study:
@@ -82,7 +85,7 @@ def make_study(
     _write_weights(artifacts, components.columns, n_latents, seed)
     db = folder / "results.db"
     with Store.open(db) as store:
-        _store(store, artifacts, components, latents, n_exemplars)
+        _store(store, artifacts, components, latents, n_exemplars, n_sampled)
     return Study(db, artifacts)
 
 
@@ -153,14 +156,18 @@ def _write_weights(artifacts: Path, columns: tuple[str, ...], n_latents: int, se
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 1, "lora_alpha": 4, "use_rslora": True}))
 
 
-def _store(store: Store, artifacts: Path, components: ActivationSet, latents: ActivationSet, n_exemplars: int) -> None:
+def _store(
+    store: Store, artifacts: Path, components: ActivationSet, latents: ActivationSet, n_exemplars: int, n_sampled: int
+) -> None:
     made = _synthetic()
     run = store.begin_run(
         study="rank1-lora", preset="tiny", seed=0, provenance=made.PROVENANCE, device="cpu", model="<b>model</b>"
     )
-    read = [collect_features(open_set(s), k=n_exemplars, cap=4, window=10) for s in (components, latents)]
+    read = [
+        collect_features(open_set(s), k=n_exemplars, cap=4, window=10, sample=n_sampled) for s in (components, latents)
+    ]
     component_features, latent_features = list(read[0]), list(read[1])
-    steps: list[tuple[str, str, str | None, list[AnyRecord]]] = [
+    steps: list[tuple[str, str, str | None, list[Any]]] = [
         ("train/rank1-lora", "train", "rank1-lora", [_checkpoint(artifacts)]),
         ("probe/adapter-activations", "probe", "adapter-activations", [components, *component_features]),
         (
@@ -173,6 +180,7 @@ def _store(store: Store, artifacts: Path, components: ActivationSet, latents: Ac
             (f"interpret/lexical/{own[0].source}", "interpret", "lexical", _explanations(own))
             for own in (component_features, latent_features)
         ],
+        ("score/lexical", "interpret", "lexical", _judgements(latent_features)),
         ("categorise/lexical", "categorise", "lexical", _categories([*component_features, *latent_features])),
         (
             "ablate/leave-one-out",
@@ -222,6 +230,37 @@ def _explanations(features: list[Feature]) -> list[AnyRecord]:
                 n_exemplars=len(f.exemplars),
             )
         )
+    return made
+
+
+def _judgements(features: list[Feature]) -> list[StoredRecord]:
+    """Every other latent is scored; what each goes with."""
+    made: list[StoredRecord] = []
+    for i, f in enumerate(features):
+        if i % 2 == 0:
+            ratings = [(True, 0.9)] * 8 + [(True, 0.2)] * 2 + [(False, 0.1)] * 9 + [(False, None)]
+            made.append(
+                ExplanationScore(
+                    item=f"detection/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",
+                    kind="detection", n_positive=10, n_negative=10, n_hard=3, n_unanswered=1, balanced_accuracy=0.85,
+                    auc=0.91,
+                    contexts=tuple(
+                        RatedContext(document="t", start=k, label=truth, hard=False, rating=rating)
+                        for k, (truth, rating) in enumerate(ratings)
+                    ),
+                )
+            )  # fmt: skip
+        event = EventAssociation(
+            family="event", event="<i>Wait</i>", n_event=50, n_both=40, activation_share=0.8, odds_ratio=12.5,
+            ci_low=7.1, ci_high=22.0, p_value=1e-9, q_value=1e-7,
+        )  # fmt: skip
+        made.append(
+            Enrichment(
+                item=f"{f.source}/{f.feature}", source=f.source, feature=f.feature, active_above=0, n_active=100,
+                n_tokens=1000, n_documents=12, top_class=None, top_class_share=None, reason="no classes",
+                events=(event,),
+            )
+        )  # fmt: skip
     return made
 
 

@@ -23,12 +23,19 @@ from sqlalchemy import select
 
 from harness.activations.store import open_set
 from harness.errors import ResultsError, StorageError, UsageError
+from harness.model.chat import ChatFormat
+from harness.model.subject import load_subject
+from harness.records import ModelRef
+from harness.report.dashboard.components import adapter_norms
 from harness.report.dashboard.documents import Coverage
 from harness.report.dashboard.numbers import BINS, LEVELS, quantise
+from harness.report.dashboard.scores import accuracy_interval
 from harness.report.dashboard.scripts import as_json, packed_script, plain_script, unpack
 from harness.report.dashboard.site import MARK, write_dashboard
 from harness.results import tables
 from harness.results.database import open_database
+from harness.results.query_dashboard import ScoreRow, StoredFolder
+from harness.testing import tiny_adapter
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -112,7 +119,9 @@ def test_contexts_are_the_exemplars_with_both_signs_of_what_is_stored(site: Path
             continue
         c, column = entry["contexts"], stored.columns.index(name[:-1])
         assert c["both_signs"]
-        assert len(c["length"]) == 16
+        assert sum(q is None for q in c["quantile"]) == 16
+        assert c["quantile"][:16] == [None] * 16
+        assert len(c["quantile"]) > 16
         at = 0
         for k, length in enumerate(c["length"]):
             document = stored.document(c["documents"][c["document"][k]])
@@ -146,6 +155,19 @@ def test_the_histogram_counts_every_active_token(site: Path, study: Any) -> None
             expected, edges = np.histogram(active, bins=BINS, range=(h["low"], h["high"]))
             near_edge = sum(np.isclose(active[:, None], edges[1:-1], rtol=1e-5).any(1))
             assert np.abs(np.array(h["counts"]) - expected).sum() <= 2 * near_edge
+
+
+def test_scores_and_enrichment_stand_with_their_features(site: Path) -> None:
+    found = details(site)
+    (scored,) = found["batch-topk", "latent6"]["scores"]
+    assert (scored["kind"], scored["balanced_accuracy"], scored["auc"]) == ("detection", 0.85, 0.91)
+    assert 0.6 < scored["ci_low"] < 0.85 < scored["ci_high"] < 1
+    assert found["batch-topk", "latent7"]["scores"] == []
+    (event,) = found["batch-topk", "latent7"]["events"]
+    assert (event["event"], event["odds_ratio"], event["ci_low"]) == ("<i>Wait</i>", 12.5, 7.1)
+    catalogue = read(site, "catalogue")
+    at = catalogue["feature"].index("latent6")
+    assert [e[4] for found in catalogue["explanations"][at : at + 2] for e in found] == [0.85, None]
 
 
 def test_a_dead_feature_is_there_and_says_so(site: Path) -> None:
@@ -214,6 +236,36 @@ def test_components_have_their_kl_their_norms_and_the_latents_that_write_to_them
         best = sorted(writes, key=lambda n: -abs(writes[n]))[:12]
         assert [entry["feature"] for entry in c["latents"]["batch-topk"]] == best
         assert [f for _, f in c["features"]] == [c["component"] + "+", c["component"] + "-"]
+
+
+@pytest.mark.parametrize(("rank", "rslora"), [(1, True), (3, False), (4, True)])
+def test_norms_are_those_of_the_loaded_adapter(tiny_base: ModelRef, tmp_path: Path, rank: int, rslora: bool) -> None:
+    folder = tmp_path / "train-x" / "adapter"
+    made = tiny_adapter(tiny_base, folder, rank=rank, rslora=rslora)
+    subject = load_subject(tiny_base, ChatFormat(), made)
+    found, why = adapter_norms(StoredFolder("train/x", "train-x", str(folder)), tmp_path)
+    assert why is None
+    assert set(found) == {c.name for c in subject.components}
+    for c in subject.components:
+        values = (found[c.name].a_norm, found[c.name].b_norm, found[c.name].scaling)
+        # float32 sums in another order
+        assert values == pytest.approx((c.a_norm, c.b_norm, c.scaling), rel=1e-4)
+
+
+def score(ratings: list[tuple[bool, float | None]], accuracy: float | None, kind: str = "detection") -> ScoreRow:
+    n = sum(truth for truth, _ in ratings)
+    return ScoreRow("lexical", kind, accuracy, None, n, len(ratings) - n, 0, None, ratings)
+
+
+def test_a_scores_interval_holds_its_balanced_accuracy() -> None:
+    ratings = [(True, 0.9)] * 18 + [(True, 0.1)] * 2 + [(False, 0.2)] * 15 + [(False, None)] * 5
+    low, high = accuracy_interval(score(ratings, (0.9 + 0.75) / 2))
+    # Wilson: 18 of 20 is [.699, .972], 15 of 20 is [.531, .888] (scipy's binomtest); MOVER by hand.
+    assert low == pytest.approx(0.825 - ((0.9 - 0.6990) ** 2 + (0.75 - 0.5313) ** 2) ** 0.5 / 2, abs=1e-3)
+    assert high == pytest.approx(0.825 + ((0.9721 - 0.9) ** 2 + (0.8881 - 0.75) ** 2) ** 0.5 / 2, abs=1e-3)
+    assert accuracy_interval(score(ratings, 0.5)) == (None, None), "scored by another rule"
+    assert accuracy_interval(score(ratings, None)) == (None, None)
+    assert accuracy_interval(score([(True, 1.0)] * 8, 0.5, "intruder")) == pytest.approx((0.2152, 0.7848), abs=1e-3)
 
 
 def test_without_artefacts_the_contexts_are_there_and_the_rest_says_why_not(study: Any, tmp_path: Path) -> None:
