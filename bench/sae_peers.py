@@ -102,7 +102,9 @@ def _copy(ours: Autoencoder, W_enc: Any, W_dec: Any, b_enc: Any, b_dec: Any) -> 
 def _ours(peer: Peer, path: str, n_dead: int) -> Callable[[torch.Tensor], float]:
     sae = Autoencoder(torch.zeros(D), F, torch.Generator().manual_seed(1))
     peer.copy_to(sae)
-    descent = Descent(sae, replace(STANDARD, decoder=peer.decoder), compute=path)
+    # Theirs weighs the auxiliary loss against the sum over columns, ours against their mean.
+    maths = replace(STANDARD, decoder=peer.decoder, aux_coefficient=STANDARD.aux_coefficient / D)
+    descent = Descent(sae, maths, compute=path)
     dead = torch.arange(F) < n_dead
 
     def step(x: torch.Tensor) -> float:
@@ -122,9 +124,8 @@ def _against(make: Callable[[int], Peer], path: str, size: int, n_dead: int = 0)
         for i in range(WARM_STEPS):
             x = batches[i % len(batches)]
             mine, theirs = ours(x), peer.step(x)
-            if not n_dead:
-                worst = max(worst, abs(mine / theirs - 1))
-        note = f"losses agree to {worst:.0e} over {WARM_STEPS} steps" if not n_dead else "auxiliary loss active"
+            worst = max(worst, abs(mine / theirs - 1))
+        note = "auxiliary loss active" if n_dead else f"losses agree to {worst:.0e} over {WARM_STEPS} steps"
         what = f"step of {size} tokens, {path}" + (f", {n_dead} dead latents" if n_dead else "")
 
         def all_of(step: Callable[[torch.Tensor], float]) -> Callable[[], None]:

@@ -24,7 +24,8 @@ class Maths:
             by the signed pre-activation, negative ones survive where positive ones are too few (the paper's code).
         centred: whether b_dec is subtracted before encoding.
         k_aux: dead latents per token in the auxiliary loss.
-        aux_coefficient: its weight; 0 switches it off.
+        aux_coefficient: its weight; 0 switches it off. Of `residual` the loss is normalised by the residual's variance
+            and weighed against the squared error per column, so that it means the same at any width.
         aux_of: `residual`: dead latents' activations of x explain what is left over, which is detached (Gao et al.
             2024). `error`: they encode the error itself, which is not detached (the paper's code).
     """

@@ -59,7 +59,7 @@ class DenseGradients:
         if maths.aux_of == "error":
             return squared
         variance = (residual - residual.mean(0)).square().sum(1).mean()
-        return squared / variance.clamp_min(1e-12)
+        return squared / variance.clamp_min(1e-12) * residual.shape[1]
 
 
 def _batch_top(

@@ -95,7 +95,8 @@ class SurvivorGradients:
         order = stable_order(places, len(index))
         entries = Entries(tokens[order], places[order], values[order])
         variance = float((residual - residual.mean(0)).square().sum() / B)
-        errors = (guess - residual).mul_(2 * maths.aux_coefficient / (B * max(variance, 1e-12)))
+        weight = maths.aux_coefficient * centred.shape[1]
+        errors = (guess - residual).mul_(2 * weight / (B * max(variance, 1e-12)))
         return self._gradients(entries, errors, centred, W_dec), index
 
 

@@ -107,7 +107,7 @@ class BatchTopKLearner:
         run.progress.advance(state.step)
         for batch in _batches(stored, split.train, config.batch_size, run.seed, state.step, n_steps):
             dead = state.since_fired >= config.dead_after_tokens
-            lr = config.lr * schedule(state.step, n_steps, config.warmup_steps, config.schedule)
+            lr = config.peak_lr(n_latents) * schedule(state.step, n_steps, config.warmup_steps, config.schedule)
             report = descent.step(units.apply(batch).to(run.device), dead, lr)
             state.observe(report, len(batch), config.threshold_decay)
             if state.step % max(n_steps // _LOGGED, 1) == 0 or state.step == n_steps - 1:

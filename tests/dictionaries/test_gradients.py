@@ -54,7 +54,7 @@ def oracle(sae: Autoencoder, x: torch.Tensor, maths: Maths, dead: torch.Tensor) 
         least = rank.topk(min(maths.k_aux, rank.shape[1]), dim=1).values[:, -1:]
         guess = torch.where(rank >= least, active[:, dead], 0) @ sae.W_dec[dead]
         variance = (left - left.mean(0)).square().sum(1).mean()
-        total = loss + maths.aux_coefficient * (left - guess).square().sum(1).mean() / variance
+        total = loss + maths.aux_coefficient * x.shape[1] * (left - guess).square().sum(1).mean() / variance
     total.backward()
     if maths.decoder == "unit-norm":
         for row, gradient in zip(sae.W_dec.detach(), sae.W_dec.grad, strict=True):
