@@ -71,6 +71,8 @@ class Header(Record):
     """How the model was run (see `ActivationSet.numerics`)."""
     scale: tuple[float, ...] | None = None
     """Per column: stored = (raw - shift) * scale; None is 1."""
+    write_norms: tuple[float, ...] | None = None
+    """Per column: norm of what one raw unit writes; None where that is not known."""
     shift: tuple[float, ...] | None = None
     """Per column; None is 0."""
 

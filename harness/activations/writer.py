@@ -58,6 +58,7 @@ class ActivationWriter:
         numerics: str = "modules",
         scale: tuple[float, ...] | None = None,
         shift: tuple[float, ...] | None = None,
+        write_norms: tuple[float, ...] | None = None,
     ) -> None:
         self.path = Path(path)
         self.header = Header.model_validate(
@@ -66,6 +67,7 @@ class ActivationWriter:
                 "site": site, "chat_hash": chat_hash, "dtype": dtype, "shard_tokens": shard_tokens,
                 "sparse": sparse,
                 "unit": unit, "numerics": numerics, "scale": scale, "shift": shift,
+                "write_norms": write_norms,
             }
         )  # fmt: skip
         self._digest = header_digest(self.header)

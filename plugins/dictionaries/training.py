@@ -202,6 +202,8 @@ def _batches(
 
 
 def _write_norms(stored: StoredActivations) -> Float[np.ndarray, " d_in"] | None:
-    """Norm of what each column writes per unit of it; None where the set does not say."""
-    norms = getattr(stored.manifest.header, "write_norms", None)
-    return None if not norms else np.asarray(norms, dtype=np.float64)
+    """Norm of what one unit of each stored column writes; None where the set does not say."""
+    header = stored.manifest.header
+    if header.write_norms is None:
+        return None
+    return np.array(header.write_norms) / np.array(header.scale or 1.0)

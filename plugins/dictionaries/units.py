@@ -49,6 +49,11 @@ class Units:
                     "standardise=write-norm needs the norm of what each column writes, and these activations do not "
                     "say it; use standardise=scale, or probe an adapter's components again"
                 )
+            if not (write_norms > 0).all():
+                raise UsageError(
+                    f"standardise=write-norm: {int((write_norms <= 0).sum())} columns write nothing (norm 0), so they "
+                    "have no size; use standardise=scale"
+                )
             scale = 1 / write_norms
         parts = (torch.from_numpy(np.asarray(part)).float() for part in (shift, scale, (mean - shift) / scale))
         return cls(*parts)

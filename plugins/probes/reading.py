@@ -58,14 +58,17 @@ class AdapterActivations:
         if any(c.gauge for c in found):
             site += ", in the canonical gauge of B A"
         into = _Reading("adapter-activations", columns, site, subject, traces, run, self.config, adapter_on=True)
+        norms = tuple(c.write_norm for c in found)
         if unit == "zscore":
             # The whole set is read before its mean and deviation are known.
             raw = open_set(into.read(run.out_dir / "raw"))
             affine = zscore(raw)
-            writer = into.writer(run.out_dir / "activations", unit=unit, shift=affine.shift, scale=affine.scale)
+            writer = into.writer(
+                run.out_dir / "activations", unit=unit, shift=affine.shift, scale=affine.scale, write_norms=norms
+            )
             return rescale(raw, writer, run)
-        scale = tuple(c.write_norm for c in found) if unit == "write" else None
-        return into.read(run.out_dir / "activations", unit=unit, scale=scale)
+        scale = norms if unit == "write" else None
+        return into.read(run.out_dir / "activations", unit=unit, scale=scale, write_norms=norms)
 
 
 class MlpNeurons:
@@ -206,12 +209,12 @@ class _Reading:
             **affine,
         )
 
-    def read(self, folder: Path, *, unit: str = "raw", scale: tuple[float, ...] | None = None) -> ActivationSet:
+    def read(self, folder: Path, *, unit: str = "raw", **affine: tuple[float, ...] | None) -> ActivationSet:
         return capture(
             self.subject,
             self.traces,
             self.columns.sites,
-            self.writer(folder, unit=unit, scale=scale),
+            self.writer(folder, unit=unit, **affine),
             self.run,
             adapter_on=self.adapter_on,
             batch_tokens=self.config.batch_tokens,

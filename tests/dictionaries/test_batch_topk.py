@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +222,6 @@ def test_a_damaged_dictionary_is_named(small: StoredActivations, tmp_path: Path)
 
 
 def test_the_files_are_saelens(small: StoredActivations, tmp_path: Path) -> None:
-    import json
-
     _, dictionary = fit(small, tmp_path, **SMALL)
     config = json.loads((dictionary.path / "cfg.json").read_text())
     assert (config["architecture"], config["d_in"], config["d_sae"], config["dtype"]) == ("jumprelu", 6, 12, "float32")
@@ -246,6 +245,11 @@ def test_the_probe_the_dictionary_and_the_splice_fit_together(tiny_subject: Subj
     assert learner.needs == (probe.name,)
     run = RunContext(out_dir=tmp_path, seed=0)
     record = probe.load()(probe.config()).read(tiny_subject, tiny_traces(20), run)
+    by_size = learner.load()(learner.config(k=2, expansion=1, steps=5, standardise="write-norm"))
+    sized = by_size.fit(record, RunContext(out_dir=tmp_path / "sized", seed=0))
+    scale = json.loads((sized.path / "cfg.json").read_text())["metadata"]["input_scale"]
+    norms = [abs(c.scaling) * c.b_norm for c in tiny_subject.components]
+    assert np.multiply(scale, norms) == pytest.approx(1)
     fitted = learner.load()(learner.config(k=14, expansion=4, steps=600, batch_size=256))
     dictionary = fitted.fit(record, run)
     codec = fitted.load(dictionary)
