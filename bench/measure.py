@@ -6,7 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class Ratio:
     ratio_high: float
     n_rounds: int
     note: str = ""
+
+    def noting(self, note: str) -> Ratio:
+        """The same with a note."""
+        return replace(self, note=note)
 
 
 def compare(
