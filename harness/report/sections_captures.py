@@ -18,13 +18,19 @@ def _size(n_bytes: int | None) -> str:
     return f"{n_bytes} B"
 
 
+def _name(row: Any) -> Cell:
+    """The capture, its unit, and the numeric mode where it is not the usual one."""
+    mode = row.numerics if row.numerics not in (None, "modules") else ""
+    return tuple(filter(None, (row.source, f"unit {text(row.unit)}", mode)))
+
+
 def _documents(row: Any) -> Cell:
     split = f"{count(row.n_split)} split" if row.n_split else ""
     return tuple(filter(None, (f"{count(row.n_tokens)} tokens", f"{count(row.n_documents)} documents", split)))
 
 
 def _columns(row: Any) -> Cell:
-    dead = f"{count(row.n_dead)} never active" if row.n_dead else ""
+    dead = f"{count(row.n_dead)} dead" if row.n_dead else ""
     return tuple(filter(None, (count(row.n_columns), f"{count(row.n_features)} features", dead)))
 
 
@@ -50,9 +56,8 @@ CAPTURES = Section(
     "Captures: activations over tokens",
     captures,
     (
-        Column("capture", lambda r: r.source, "left"),
+        Column("capture", _name, "left"),
         Column("read at", lambda r: short(r.site), "left", wrap=True, ratio=1),
-        Column("unit", lambda r: (text(r.unit), text(r.numerics)), "left"),
         Column("of", _documents),
         Column("columns", _columns),
         Column("density", _density),
@@ -65,6 +70,6 @@ CAPTURES = Section(
     legend=(
         "Density: share of ranked tokens (no special tokens, no first tokens) on which a feature is active, median and "
         "5th to 95th percentile over features. |activation|: quantiles over all tokens and columns, in the unit. A "
-        "document longer than the model's context is split and counts once per part."
+        "document longer than the model's context is split and counts once per part. Dead: active on no ranked token."
     ),
 )
