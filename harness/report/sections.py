@@ -181,7 +181,6 @@ _DICTIONARIES = Section(
         "over documents (stability: over latents). Frontier: none of the others is both sparser and closer."
     ),
     picture=dictionaries.frontier,
-    after=("latents",),
 )
 
 _LATENTS = Section(
