@@ -195,12 +195,12 @@ class BatchTop:
         self.scanner = scanner
         self.retries = 0
         self._last: float | None = None
-        self._change = 0.02
+        self._drift, self._spread = 0.0, 0.02
 
     @torch.no_grad()
     def __call__(self, x: Float[torch.Tensor, "token d_in"], n: int) -> tuple[Entries, float]:
         """The n highest scores above 0 (fewer where fewer are), and the lowest of them (0 where there is none)."""
-        cut = 0.0 if self._last is None else self._last * max(1 - 5 * self._change, 0.0)
+        cut = 0.0 if self._last is None else self._last * max((1 + self._drift) * (1 - 3 * self._spread), 0.0)
         if self._last is None and len(x) >= 256:
             few = self.scanner.above(x[:64], 0.0)
             cut = 0.7 * self._kept(few, max(n * 64 // len(x), 1))[1]
@@ -210,8 +210,10 @@ class BatchTop:
             cut = 0.8 * cut if cut > 0.05 * (self._last or 0) else 0.0
             found = self.scanner.above(x, cut)
         kept, threshold = self._kept(found, n)
-        if self._last:
-            self._change = 0.9 * self._change + 0.1 * min(abs(threshold / self._last - 1), 1.0)
+        if self._last:  # early in training thresholds move by a tenth per step, but steadily
+            change = min(threshold / self._last - 1, 1.0)
+            self._spread = 0.8 * self._spread + 0.2 * abs(change - self._drift)
+            self._drift = 0.8 * self._drift + 0.2 * change
         self._last = threshold
         return kept, threshold
 

@@ -83,7 +83,7 @@ def test_a_guess_that_is_too_high_is_taken_back(precision: Precision) -> None:
     scanner.refresh()
     fresh, threshold = BatchTop(scanner)(x, 600)
     top = BatchTop(scanner)
-    top._last, top._change = 1e6, 0.0
+    top._last, top._spread = 1e6, 0.0
     kept, again = top(x, 600)
     assert top.retries > 0
     assert again == threshold
