@@ -2,8 +2,9 @@
 
 Documents are cut into windows of the same length, wherever the feature fires in them, so that the place of a token says
 nothing. A window activates a feature where a token reaches `active_share` of its maximum, and does not where none
-exceeds `inactive_share`; those between are left out. Half of the negatives are hard where there are such: they hold a
-token on which the feature fires elsewhere.
+exceeds `inactive_share`; those between are left out. Both kinds come from the same sample of documents; those that
+activate also from the contexts that were sampled over the feature's activation quantiles. Half of the negatives are
+hard where there are such: they hold a token on which the feature fires elsewhere.
 
 Detection, fuzzing and intruder are delphi's (EleutherAI) tasks: https://github.com/EleutherAI/delphi
 """
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 INTRUDER_SHOWN = 4
 """Activating contexts beside each intruder (delphi's default is five examples in all)."""
+
+_KEY_WINDOWS = 64
+"""Activating windows, over all quantiles, whose tokens make a negative hard."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,6 @@ class ContextPool:
         length = 2 * config.window + 1
         self.windows: list[_Window] = []
         maxima: list[np.ndarray] = []
-        self._tokens: list[frozenset[int]] = []
         for document in stored.documents(ids[: config.documents]):
             values = np.maximum(document.values[:, index].astype(np.float32) * signs, 0)
             values[~document.ranked] = 0
@@ -74,8 +77,20 @@ class ContextPool:
                     continue
                 maxima.append(values[start:stop].max(0))
                 self.windows.append(_Window(document.id, start, stop))
-                self._tokens.append(frozenset(document.ids[start:stop].tolist()))
         self.maxima: Float[np.ndarray, "window feature"] = np.stack(maxima)
+        self._tokens = [frozenset(self.token_ids(w).tolist()) for w in range(len(self.windows))]
+        self._index = {window: i for i, window in enumerate(self.windows)}
+
+    def window_at(self, document: str, position: int) -> int:
+        """The window of a document, cut as all are, that holds a position; added where its document was not drawn."""
+        length = 2 * self._config.window + 1
+        n = len(self._stored.document(document).ids)
+        start = 1 + max(position - 1, 0) // length * length
+        window = _Window(document, start, min(start + length, n))
+        if window not in self._index:
+            self._index[window] = len(self.windows)
+            self.windows.append(window)
+        return self._index[window]
 
     def activations(self, window: int, column: int) -> Float[np.ndarray, " token"]:
         """The feature's activation on each token of a window; special tokens read 0."""
@@ -119,10 +134,14 @@ class FeatureTests:
         self._active, self._quiet = config.active_share * top, config.inactive_share * top
         unseen = self._not_shown()
         strongest = pool.maxima[:, column]
-        self._positive = np.flatnonzero(unseen & (strongest >= self._active) & (strongest > 0))
         self._negative = np.flatnonzero(unseen & (strongest <= self._quiet))
-        self._positive = self._positive[np.argsort(strongest[self._positive], kind="stable")]
-        self._keys = {int(t) for w in self._positive.tolist() for t in self._marked_ids(w)}
+        found = {
+            w: strongest[w] for w in np.flatnonzero(unseen & (strongest >= self._active) & (strongest > 0)).tolist()
+        }
+        found |= self._sampled()
+        self._positive = np.array(sorted(found, key=lambda w: (found[w], w)), dtype=np.int64)
+        some = self._positive[:: max(1, len(self._positive) // _KEY_WINDOWS)].tolist()
+        self._keys = {int(t) for w in some for t in self._marked_ids(w)}
 
     def tests(self) -> Iterator[ScoringTest] | TooFew:
         """The tests, or why there are none."""
@@ -163,18 +182,22 @@ class FeatureTests:
             contexts=tuple(contexts),
         )
 
+    def _sampled(self) -> dict[int, float]:
+        """Window -> maximum, of those round the contexts that were sampled over the feature's activation quantiles."""
+        windows = [self._pool.window_at(e.document, e.position) for e in self._feature.sampled]
+        maxima = {w: float(self._pool.activations(w, self._column).max()) for w in windows}
+        return {w: m for w, m in maxima.items() if m >= self._active and self._unseen(w)}
+
     def _not_shown(self) -> np.ndarray:
         """Bool [window]: no token of it was in an exemplar's window."""
-        shown: dict[str, list[tuple[int, int]]] = {}
+        self._shown: dict[str, list[tuple[int, int]]] = {}
         for e in self._feature.exemplars:
-            shown.setdefault(e.document, []).append((e.start, e.start + len(e.tokens)))
-        return np.array(
-            [
-                all(w.stop <= start or w.start >= stop for start, stop in shown.get(w.document, ()))
-                for w in self._pool.windows
-            ],
-            dtype=bool,
-        )
+            self._shown.setdefault(e.document, []).append((e.start, e.start + len(e.tokens)))
+        return np.array([self._unseen(w) for w in range(len(self._pool.maxima))], dtype=bool)
+
+    def _unseen(self, window: int) -> bool:
+        w = self._pool.windows[window]
+        return all(w.stop <= start or w.start >= stop for start, stop in self._shown.get(w.document, ()))
 
     def _over_quantiles(self, n: int) -> list[int]:
         """N activating windows, one drawn from each n-quantile of their maxima."""

@@ -46,15 +46,13 @@ class EventFinder:
 
     def masks(self, document: StoredDocument) -> Bool[np.ndarray, "token event"]:
         """Whether each token is of each kind. A token that overlaps two spans is of both."""
-        found = np.zeros((len(document.ids), len(self.events)), dtype=bool)
-        for start, end, name in self.spans(document):
-            found[_overlapping(document, start, end), self._place[Event("class", name)]] = True
-        for index, segment in enumerate(SEGMENTS):
-            found[:, self._place[Event("segment", segment)]] = document.segments == index
+        ranges = [(a, b, self._place[Event("class", name)]) for a, b, name in self.spans(document)]
         for name, pattern in zip((e.name for e in self.events if e.family == "event"), self._patterns, strict=True):
             column = self._place[Event("event", name)]
-            for match in pattern.finditer(document.text):
-                found[_overlapping(document, *match.span()), column] = True
+            ranges += [(*match.span(), column) for match in pattern.finditer(document.text)]
+        found = _covered(document, ranges, len(self.events))
+        for index, segment in enumerate(SEGMENTS):
+            found[:, self._place[Event("segment", segment)]] = document.segments == index
         return found
 
     def spans(self, document: StoredDocument) -> list[tuple[int, int, str]]:
@@ -80,9 +78,15 @@ class EventFinder:
         return next((e.name for e in self.events if e.family == "class" and masks[position, self._place[e]]), None)
 
 
-def _overlapping(document: StoredDocument, start: int, end: int) -> slice:
-    """Tokens whose characters overlap start..end; none for an empty range."""
-    if end <= start:
-        return slice(0, 0)
-    starts, ends = document.offsets[:, 0], document.offsets[:, 1]
-    return slice(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(starts, end, side="left")))
+def _covered(
+    document: StoredDocument, ranges: Sequence[tuple[int, int, int]], n_columns: int
+) -> Bool[np.ndarray, "token column"]:
+    """Per column, the tokens that overlap one of its (start, end, column) character ranges; empty ranges have none."""
+    steps = np.zeros((len(document.ids) + 1, n_columns), dtype=np.int32)
+    full = np.array([r for r in ranges if r[1] > r[0]], dtype=np.int64).reshape(-1, 3)
+    first = np.searchsorted(document.offsets[:, 1], full[:, 0], side="right")
+    after = np.searchsorted(document.offsets[:, 0], full[:, 1], side="left")
+    np.add.at(steps, (first, full[:, 2]), 1)
+    np.add.at(steps, (np.maximum(first, after), full[:, 2]), -1)
+    covered: Bool[np.ndarray, "token column"] = steps.cumsum(0)[:-1] > 0
+    return covered

@@ -54,11 +54,12 @@ class Lexical:
 
     def __init__(self, config: LexicalConfig) -> None:
         self._config = config
+        self._last: tuple[frozenset[tuple[str, int, int]], Background] | None = None
 
     def explain(self, evidence: Sequence[Evidence], run: RunContext) -> Iterator[Explanation]:
         """One Explanation per feature; chance is counted over the contexts of all of `evidence`."""
         run.progress.start(len(evidence), "features")
-        background = Background(evidence, self._config.background_tokens)
+        background = self._background(evidence)
         for shown in evidence:
             if shown.feature not in run.done:
                 yield self._explain(shown, background)
@@ -115,6 +116,13 @@ class Lexical:
             reason=None if known else reason,
             subcategory=_leading_class(_shown(shown.exemplars)) if divided else None,
         )
+
+    def _background(self, evidence: Sequence[Evidence]) -> Background:
+        """Chance over all contexts; kept, as the same ones are graded again and again."""
+        windows = frozenset((x.document, x.start, len(x.tokens)) for e in evidence for x in e.exemplars)
+        if self._last is None or self._last[0] != windows:
+            self._last = (windows, Background(evidence, self._config.background_tokens))
+        return self._last[1]
 
     def _explain(self, evidence: Evidence, background: Background) -> Explanation:
         n = len(evidence.exemplars)

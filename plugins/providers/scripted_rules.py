@@ -1,7 +1,7 @@
 """Replies by rule. The same prompt always gets the same reply, in whatever order prompts come.
 
-Where neither the config's rules nor its replies answer, three built-in rules do, one per prompt of the paper's appendix
-B: they read the prompt's text, as a model would, and answer in the form that it asks for.
+Where neither the config's rules nor its replies answer, built-in rules do, one per prompt of the interpreters: they
+read the prompt's text, as a model would, and answer in the form that it asks for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .scripted import ScriptedConfig
 _EXAMPLE = re.compile(r"^Example \d+:$", re.MULTILINE)
 _STRENGTH = re.compile(r"^(.*) (\d+\.\d\d)$", re.MULTILINE)
 _STRING_ID = re.compile(r"^(?:- )?([a-z][a-z0-9_]*): ", re.MULTILINE)
+_MARKED = re.compile(r"<<(.+?)>>", re.DOTALL)
 _LISTED = re.compile(r"^- (.+)$", re.MULTILINE)
 
 
@@ -56,6 +57,10 @@ class Scripted:
             return _explain(prompt)
         if "feature interpretations to categorize" in prompt:
             return _categories(prompt)
+        if "feature interpretations to divide" in prompt:
+            return _categories(prompt, "feature interpretations to divide")
+        if '{"ratings": [...]}' in prompt:
+            return _ratings(prompt)
         if "Available categories:" in prompt:
             return _choose(prompt)
         return "{}"
@@ -85,9 +90,26 @@ def _explain(prompt: str) -> str:
     return json.dumps(answer, ensure_ascii=False)
 
 
-def _categories(prompt: str) -> str:
+def _ratings(prompt: str) -> str:
+    """10 for texts that hold the last word of the explanation (marked, where there are marks), else 0.
+
+    Without an explanation (intruder): 10 for texts whose first marked token no other text has marked.
+    """
+    texts = [text.rpartition("\n\nReply with ONLY")[0] or text for text in _EXAMPLE.split(prompt)[1:]]
+    marks = [_MARKED.findall(text) for text in texts]
+    explanation = re.search(r'^"(.*)"$', prompt, re.MULTILINE)
+    if explanation is None:
+        first = [own[0] if own else "" for own in marks]
+        return json.dumps({"ratings": [10 if first.count(f) == 1 else 0 for f in first]})
+    word = (explanation.group(1).split() or [""])[-1]
+    held = [(word in own) if "marked <<like this>>" in prompt else (word in text.split())
+            for own, text in zip(marks, texts, strict=True)]  # fmt: skip
+    return json.dumps({"ratings": [10 if x else 0 for x in held]})
+
+
+def _categories(prompt: str, before: str = "feature interpretations to categorize") -> str:
     """Five categories, each with examples from the list."""
-    listed = _LISTED.findall(prompt.rpartition("feature interpretations to categorize")[2])
+    listed = _LISTED.findall(prompt.rpartition(before)[2])
     names = ("operators", "digits", "words", "punctuation", "control")
     categories = [
         {

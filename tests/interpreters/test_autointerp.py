@@ -8,6 +8,7 @@ import pytest
 from harness.calls import LLMReply
 from harness.config import ProviderConfig
 from harness.errors import ProviderError, UsageError
+from harness.judgements import ScoringContext, ScoringTest
 from harness.llm.errors import Refused
 from harness.records import Category, CategoryAssignment, Explanation
 from harness_plugins.interpreters import autointerp
@@ -225,3 +226,105 @@ def test_chosen_id():
     assert chosen_id("digits or other_things", ids) is None
     assert chosen_id("other_things_2", ids) is None
     assert chosen_id("", ids) is None
+
+
+def latents(batch, n=10):
+    """Explained latents (no layer) beside the components of `explanations`."""
+    shown = batch["digit"].model_copy(update={"source": "batch-topk", "layer": None, "projection": None})
+    for i in range(n):
+        name = f"latent{i}"
+        explanation = Explanation(item=name, source="batch-topk", feature=name, interpreter="autointerp",
+                                  explanation=f"digits no {i}", grade=0, reason="r", n_exemplars=3)  # fmt: skip
+        yield explanation, shown.model_copy(update={"feature": name})
+
+
+def test_latents_get_subcategories_of_their_category(batch, context, journal):
+    def rule(request):
+        if "interpretations to divide" in request.user:
+            assert "Digits.\n" in request.user.replace("Digits: Digits.", "Digits.")
+            return json.dumps({"categories": [
+                {"string_id": s, "name": s.title(), "definition": "d", "examples": []} for s in ("even", "odd")
+            ], "summary": ""})  # fmt: skip
+        if step(request) == "categories":
+            return json.dumps(CATEGORIES)
+        if "- even: " in request.user:
+            return "even" if '"digits no 3"' not in request.user else "neither of them"
+        return "digits"
+
+    pairs = [*list(explanations(batch))[:4], *latents(batch)]
+    out = list(make().categorise(pairs, context(Fake(rule), journal)))
+    children = [c for c in out if isinstance(c, Category) and c.parent]
+    assert [(c.parent, c.category, c.item) for c in children] == [
+        ("digits", "even", "category:digits::even"), ("digits", "odd", "category:digits::odd"),
+    ]  # fmt: skip
+    assigned = {r.feature: r for r in out if isinstance(r, CategoryAssignment)}
+    assert len(assigned) == len(pairs)
+    assert (assigned["latent1"].category, assigned["latent1"].subcategory) == ("digits", "even")
+    lost = assigned["latent3"]
+    assert (lost.category, lost.subcategory) == ("digits", "uncategorised")
+    assert "exactly one" in (lost.subcategory_reason or "")
+    assert all(assigned[x.feature].subcategory is None for x, e in pairs if e.layer is not None)
+    few = list(make(n_min_subcategorised=11).categorise(pairs, context(Fake(rule))))
+    assert not [c for c in few if isinstance(c, Category) and c.parent]
+
+
+@pytest.mark.parametrize("n", [4, 9])
+def test_categories_are_five_to_eight_or_asked_for_again(batch, context, n):
+    def rule(request):
+        if step(request) == "categories":
+            count = n if "previous_reply" not in request.user else 5
+            found = [{"string_id": f"c{i}", "name": "N", "definition": "D"} for i in range(count)]
+            return json.dumps({"categories": found})
+        return "c0"
+
+    out = list(make().categorise(list(explanations(batch)), context(Fake(rule))))
+    assert sum(isinstance(r, Category) for r in out) == 5
+
+
+def scoring(kind, n=3, number=0):
+    contexts = tuple(
+        ScoringContext(document=f"d{i}", start=0, tokens=("a", f" token{i}", "</script>"), marked=(1,), label=i == 0)
+        for i in range(n)
+    )
+    return ScoringTest(item=f"{kind}/f/{number}", kind=kind, source="s", feature="f", contexts=contexts)
+
+
+def test_scoring_tests_are_rated_and_broken_answers_counted(batch, context):
+    explained = next(x for x, _ in explanations(batch) if x.explanation)
+    replies = {
+        "detection": 'Sure:\n```json\n{"ratings": [10, 0, 5]}\n```',
+        "fuzzing": '{"ratings": [1, 2]}',
+        "intruder": "It is number {two}.",
+    }
+
+    def rule(request):
+        kind = next(k for k, text in (("intruder", "intruder"), ("fuzzing", "whether they are the tokens"),
+                                      ("detection", "somewhere in the text")) if text in request.user)  # fmt: skip
+        return replies[kind]
+
+    fake = Fake(rule)
+    tests = [(explained, scoring(kind)) for kind in replies]
+    found = {a.item: a for a in make().answer(tests, context(fake))}
+    assert found["detection/f/0"].ratings == (1.0, 0.0, 0.5)
+    assert found["fuzzing/f/0"].ratings is None
+    assert found["fuzzing/f/0"].reason == "2 ratings for 3 examples"
+    assert "no JSON" in found["intruder/f/0"].reason
+    assert len(fake.requests) == 5, "two are asked again, once"
+    detection, fuzzing, intruder = (r.user for r in fake.requests[:3])
+    assert explained.explanation in detection
+    assert explained.explanation in fuzzing
+    assert explained.explanation not in intruder
+    assert "<<token1>>" in fuzzing
+    assert "a token1</script>" in detection.replace("<<", "").replace(">>", "")
+    assert all(request.model == "model-of-scorer" for request in fake.requests)
+
+
+def test_the_scripted_provider_answers_every_prompt(batch, context, journal):
+    explained = Explanation(item="f", source="s", feature="f", interpreter="autointerp", explanation="token token0",
+                            grade=0, reason="r", n_exemplars=3)  # fmt: skip
+    tests = [(explained, scoring(kind)) for kind in ("detection", "fuzzing", "intruder")]
+    answers = {a.item: a for a in make().answer(tests, context(judge(), journal))}
+    assert all(a.ratings is not None for a in answers.values())
+    assert answers["fuzzing/f/0"].ratings == (1.0, 0.0, 0.0)
+    out = list(make(n_min_subcategorised=2).categorise([*latents(batch)], context(judge(), journal)))
+    assert any(isinstance(r, Category) and r.parent for r in out)

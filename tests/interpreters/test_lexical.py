@@ -2,6 +2,7 @@
 
 import pytest
 
+from harness.judgements import ScoringContext, ScoringTest
 from harness.records import Category, CategoryAssignment
 from harness_plugins.interpreters import lexical
 from harness_plugins.interpreters.lexical_rules import Background, Place, Rule, normal, quoted, tail
@@ -136,3 +137,23 @@ def test_tokens_on_one_line():
     assert quoted("a b") == "'a␣b'"
     assert normal(["a", "→", "", " "], 2) == "→"
     assert normal([" "], 0) == " "
+
+
+def test_scores_are_what_the_rule_says(explained, context):
+    def asked(feature, kind, *contexts):
+        made = tuple(
+            ScoringContext(document="d", start=0, tokens=tokens, marked=marked, label=True)
+            for tokens, marked in contexts
+        )
+        test = ScoringTest(item=f"{kind}/{feature}/0", kind=kind, source="s", feature=feature, contexts=made)
+        (answer,) = make().answer([(explained[feature], test)], context())
+        return answer.ratings
+
+    wait, none, two = (" So", " Wait", ","), (" So", " x", " ="), (" Wait", " x", " Wait")
+    assert asked("wait", "detection", (wait, ()), (none, ()), (two, ())) == (0.5, 0.0, 2 / 3)
+    assert asked("wait", "fuzzing", (wait, (1,)), (wait, (0,)), (wait, (0, 1))) == (1.0, 0.0, 0.5)
+    assert asked("wait", "intruder", (wait, (1,)), (none, (1,))) == (0.0, 1.0)
+    digits = (" x", " =", " ", "7")
+    assert asked("after_relation", "detection", (digits, ()), ((" x", "7"), ())) == (0.5, 0.0)
+    assert asked("wait_and_plus", "fuzzing", ((" Wait", " +"), (0, 1)), ((" cat", ";"), (0, 1))) == (1.0, 0.0)
+    assert asked("dead", "detection", (wait, ())) is None

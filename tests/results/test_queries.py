@@ -185,3 +185,68 @@ def test_empty_sections_say_why(store: Store, synthetic: ModuleType, connection:
     assert queries.why_empty(connection, run, ("learn",), "dictionaries") == (
         "no dictionaries in run 1: learn/x is failed (out of memory)"
     )
+
+
+def test_the_judge_is_measured_by_what_was_planted_and_graded_again(full: Connection) -> None:
+    rows = queries.judge(full, 1)
+    planted = {(r.subject, r.outcome): r for r in rows if r.measure == "planted"}
+    assert planted["monosemantic", "0 monosemantic"].n == 4  # one of five was graded 1
+    assert planted["monosemantic", "1 broad but consistent"].right is False
+    assert planted["mixture", "2 polysemantic"].value == pytest.approx(0.8)
+    assert all(r.value_ci_low <= r.value <= r.value_ci_high for r in planted.values())  # type: ignore[operator]
+    again = {r.subject: r for r in rows if r.measure == "agreement"}
+    assert set(again) == {"repeat", "shuffle"}
+    assert again["repeat"].n_features == 12
+    assert -1 <= again["repeat"].value < 1  # type: ignore[operator]
+    (index,) = (r for r in rows if r.measure == "categories again")
+    assert (index.n_features, index.unit) == (96, "adjusted Rand index")
+    named = {r.outcome: r for r in rows if r.measure == "right class" and r.subject == "adapter-activations"}
+    assert named["names the class"].n == 42  # every explanation says `operators`, as every feature is
+    assert named["no explanation"].n == 13
+    assert sum(r.n or 0 for r in named.values()) == 55
+
+
+def test_scores_keep_what_could_not_be_scored_beside_the_mean(full: Connection) -> None:
+    rows = {r.kind: r for r in queries.scores(full, 1)}
+    detection = rows["detection"]
+    assert (detection.n_features, detection.n_scored, detection.n_unanswered) == (10, 9, 5)
+    assert detection.balanced_accuracy == pytest.approx(0.5 + 5 / 40)
+    assert detection.balanced_accuracy_ci_low < 0.625 < detection.balanced_accuracy_ci_high  # type: ignore[operator]
+    assert "1 of 10 features not scored: 1 held-out context" in str(detection.reason)
+    assert (rows["intruder"].chance, rows["intruder"].auc) == (0.2, None)
+
+
+def test_densities_are_shares_of_their_whole(full: Connection) -> None:
+    rows = queries.densities(full, 1)
+    for source in ("adapter-activations", "batch-topk"):
+        own = [r for r in rows if r.source == source]
+        assert sum(r.density or 0 for r in own if r.by == "source") == pytest.approx(1)
+        assert all(r.density_ci_low <= r.density <= r.density_ci_high for r in own)  # type: ignore[operator]
+    by_layer = [r for r in rows if r.by == "layer" and r.layer == 2]
+    assert sum(r.density or 0 for r in by_layer) == pytest.approx(1)
+    assert {r.source for r in by_layer} == {"adapter-activations"}
+    assert {r.projection for r in rows if r.by == "projection"} == set(synthetic_projections())
+    (divided,) = (r for r in rows if r.by == "subcategory")
+    assert (divided.source, divided.category, divided.subcategory, divided.density) == (
+        "batch-topk", "operators", "plus", 1.0,
+    )  # fmt: skip
+    shares = {r.category: r.activation_density for r in queries.categories(full, 1) if r.source == "batch-topk"}
+    assert {r.category: r.density for r in rows if r.source == "batch-topk" and r.by == "source"} == pytest.approx(
+        shares
+    )
+
+
+def test_enrichment_puts_the_surest_first_and_counts_what_is_enriched(full: Connection) -> None:
+    rows = queries.enrichment(full, 1)
+    assert len(rows) == 2 * 56
+    assert {(r.n_enriched, r.n_features) for r in rows} == {(56, 56)}
+    assert rows[0].odds_ratio_ci_low == 2.0
+
+
+def test_planted_features_are_no_source_of_the_study(full: Connection) -> None:
+    for query in (queries.features, queries.grades, queries.categories, queries.densities):
+        assert "planted" not in {r.source for r in query(full, 1)}
+
+
+def synthetic_projections() -> tuple[str, ...]:
+    return ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sqlalchemy import Connection
 
 from harness.report.figures.agreement import confusion_figure
-from harness.report.figures.categories import categories_figure, category_order, source_names
+from harness.report.figures.categories import categories_figure
 from harness.report.figures.components import components_figure
 from harness.report.figures.donut import Slice, donut_figure
 from harness.report.figures.frontier import frontier_figure
@@ -113,19 +113,34 @@ def _figure1(rows: Sequence[queries.CategoryRow], theme: Theme) -> Iterator[Pict
         yield Picture(interpreter, "Categories by source", caption, categories_figure(own, theme))
 
 
-def _figure2(rows: Sequence[queries.CategoryRow], theme: Theme) -> Iterator[Picture]:
+def _slices(rows: Sequence[queries.DensityRow]) -> list[Slice]:
+    """Categories as shares of the source; a category that is divided as its subcategories."""
+    slices = []
+    for whole in (r for r in rows if r.by == "source"):
+        parts = [r for r in rows if r.by == "subcategory" and r.category == whole.category]
+        density = whole.density or 0.0
+        n = sum(r.n_features for r in parts)
+        if n == whole.n_features:
+            named = [(r.subcategory_name or r.subcategory, density * (r.density or 0.0)) for r in parts]
+            slices += [Slice(whole.category, whole.name, part, name) for name, part in named]
+        else:
+            slices.append(Slice(whole.category, whole.name, density))
+    return slices
+
+
+def _figure2(rows: Sequence[queries.DensityRow], theme: Theme) -> Iterator[Picture]:
     for interpreter in dict.fromkeys(r.interpreter for r in rows):
         own = [r for r in rows if r.interpreter == interpreter]
-        order = category_order(own)
-        for source in source_names(own):
+        whole = sorted((r for r in own if r.by == "source"), key=lambda r: -(r.density or 0.0))
+        order = list(dict.fromkeys(r.category for r in whole))
+        for source in dict.fromkeys(r.source for r in own):
             mine = [r for r in own if r.source == source]
-            n = sum(r.n_features for r in mine)
-            slices = [Slice(r.category, r.name, r.activation_density or 0.0) for r in mine]
+            n = sum(r.n_features for r in mine if r.by == "source")
             caption = (
                 f"Summed activations of {source}'s {n:,} features over tokens, by category, as shares; categorised by "
-                f"{interpreter or 'unknown'}. A description of these tokens: no interval."
+                f"{interpreter or 'unknown'}. Intervals: harness report densities."
             )
-            figure = donut_figure(slices, theme, source=source, n_features=n, order=order)
+            figure = donut_figure(_slices(mine), theme, source=source, n_features=n, order=order)
             yield Picture(f"{source}-{interpreter}", f"Activation density by category: {source}", caption, figure)
 
 
@@ -173,7 +188,7 @@ FIGURES: dict[str, Plot] = {
              ("evaluate",), "evaluations"),
         Plot("figure1", "categories", "category shares by source", queries.categories, _figure1,
              ("categorise",), "categories"),
-        Plot("figure2", "categories", "activation density by category and subcategory", queries.categories, _figure2,
+        Plot("figure2", "categories", "activation density by category and subcategory", queries.densities, _figure2,
              ("categorise",), "categories"),
         Plot("figure3", "components", "KL by layer and component", queries.components, _figure3, ("ablate",),
              "components switched off"),
