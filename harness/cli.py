@@ -151,8 +151,8 @@ def run(
         provider=provider,
     )
     with Store.open(db) as store:
-        display = LiveDisplay(console)
         session = Session(max_calls=max_calls, max_cost_usd=max_cost, batch=llm_batch)
+        display = LiveDisplay(console, session)
         runner = Runner(
             plan, manager, store, Path(artifacts), device=device, force=force, display=display, llm=session,
             accept_failed=accept_failed,

@@ -35,7 +35,9 @@ Examples:
   harness report components --format json | jq '.[] | select(.projection == null)'
   harness report features --format csv > features.csv
   harness report recovery --run 3 --format latex
-  harness report --export out        # every table in every format, and the figures"""
+  harness report --export out        # every table in every format, and the figures
+  harness report --compare 3 4       # scores, KLs, dictionaries and grades side by side
+  harness report --watch             # follow a run from a second terminal"""
 )
 @click.argument("sections", nargs=-1, metavar=f"[{'|'.join(REPORTS)}]...")
 @_RUN
@@ -46,14 +48,34 @@ Examples:
     type=click.Path(path_type=Path),
     help="Write all tables, formats and figures to a folder.",
 )
+@click.option("--watch", is_flag=True, help="Follow a run that another process is doing; the tables when it ends.")
+@click.option("--compare", nargs=2, metavar="RUN RUN", help="Two runs side by side, with paired differences.")
 @_DB
-def report(sections: Sequence[str], run_id: str, form: str, export: Path | None, db: str) -> None:
+def report(
+    sections: Sequence[str],
+    run_id: str,
+    form: str,
+    export: Path | None,
+    watch: bool,
+    compare: tuple[str, str] | None,
+    db: str,
+) -> None:
     """Tables of a run; all of them where none is named. Every number has its n and an interval or a unit."""
     for section in sections:
         if section not in REPORTS:
             raise UnknownName("report", section, REPORTS)
     if export is not None:
         _export(sections, export, db=db, run=run_id)
+        return
+    if compare is not None:
+        from harness.report.compare import render_comparison
+
+        render_comparison(compare, db=db, form=form, console=make_console())
+        return
+    if watch:
+        from harness.report.watch import watch as follow
+
+        follow(sections or ("overview",), db=db, run=run_id, console=make_console())
         return
     from harness.report.render import render
 

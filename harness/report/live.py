@@ -1,9 +1,10 @@
-"""A run as a person watches it: a bar per step with items, rate and time left; plain lines without a terminal."""
+"""A run as a person watches it: a bar per step with items, rate, time left and LLM spend; else plain lines."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -33,6 +34,32 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else "", style="cyan")
 
 
+class Spending(Protocol):
+    """What a run's LLM calls came to so far (`harness.llm.session.Session`)."""
+
+    n_sent: int
+    cost_usd: float
+
+
+def spent(spending: Spending | None) -> str:
+    """Calls and price in words; empty before the first call."""
+    if spending is None or not spending.n_sent:
+        return ""
+    price = f", ${spending.cost_usd:.4f}" if spending.cost_usd else ""
+    return f"{spending.n_sent:,} LLM calls{price}"
+
+
+class _Spent(ProgressColumn):
+    """LLM calls and their price."""
+
+    def __init__(self, spending: Spending | None) -> None:
+        super().__init__()
+        self._spending = spending
+
+    def render(self, task: Task) -> Text:
+        return Text(spent(self._spending), style="magenta")
+
+
 class _Bar:
     """One step's progress in the live display."""
 
@@ -51,30 +78,39 @@ class _Bar:
 class _Lines:
     """One step's progress as occasional lines."""
 
-    def __init__(self, console: Console, step: str) -> None:
-        self._console, self._step = console, step
+    def __init__(self, console: Console, step: str, spending: Spending | None) -> None:
+        self._console, self._step, self._spending = console, step, spending
         self._total: int | None = None
-        self._unit, self._n, self._last = "", 0, time.monotonic()
+        self._unit, self._n, self._began = "", 0, time.monotonic()
+        self._last = self._began
 
     def start(self, total: int | None, unit: str) -> None:
         """Begin (again) at 0 of `total`."""
-        self._total, self._unit, self._n = total, unit, 0
+        self._total, self._unit, self._n, self._began = total, unit, 0, time.monotonic()
 
     def advance(self, n: int = 1) -> None:
         """`n` more; says so every ten seconds."""
         self._n += n
         if time.monotonic() - self._last >= _PLAIN_EVERY_S:
             self._last = time.monotonic()
-            total = f" of {self._total:,}" if self._total else ""
-            self._console.print(f"  {self._step}: {self._n:,}{total} {self._unit}", markup=False, highlight=False)
+            self._console.print(f"  {self._step}: {self._said()}", markup=False, highlight=False, soft_wrap=True)
+
+    def _said(self) -> str:
+        """Items, rate, time left and spend."""
+        rate = self._n / max(self._last - self._began, 1e-9)
+        said = [f"{self._n:,}" + (f" of {self._total:,}" if self._total else "") + f" {self._unit}"]
+        said.append(f"{rate:,.1f} {self._unit}/s")
+        if self._total and rate:
+            said.append(f"about {max(self._total - self._n, 0) / rate:,.0f} s left")
+        return ", ".join(part for part in (*said, spent(self._spending)) if part)
 
 
 class LiveDisplay:
     """Implements the runner's display on a rich console. Use as a context manager."""
 
-    def __init__(self, console: Console) -> None:
-        """On a terminal bars, else lines."""
-        self._console = console
+    def __init__(self, console: Console, spending: Spending | None = None) -> None:
+        """On a terminal bars, else lines; `spending` is read whenever something is shown."""
+        self._console, self._spending = console, spending
         self._live = console.is_terminal
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
@@ -87,6 +123,7 @@ class LiveDisplay:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            _Spent(spending),
             console=console,
             transient=True,
         )
@@ -107,7 +144,7 @@ class LiveDisplay:
         label = f"[{position}/{total}] {step}"
         if not self._live:
             self._console.print(f"{label} ...", markup=False, highlight=False)
-            return _Lines(self._console, step)
+            return _Lines(self._console, step, self._spending)
         self._tasks[step] = self._progress.add_task(label, total=None, unit="")
         return _Bar(self._progress, self._tasks[step])
 
@@ -119,6 +156,8 @@ class LiveDisplay:
         line.append(step, style="default" if status != "reused" else "dim")
         if status != "reused":
             line.append(f"  {wall_s:.1f} s", style="dim")
+            cost = spent(self._spending)
+            line.append(f"  ({cost} so far)" if cost else "", style="dim")
         self._console.print(line)
 
     def note(self, text: str) -> None:
