@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-fast test-slow check format bench docs clean peers test-formats bench-peers test-datasette test-dashboard
+.PHONY: install demo test test-fast test-slow test-postgres check format bench docs clean peers test-formats bench-peers test-datasette test-dashboard
 
 install: $(VENV)/.installed
 
@@ -33,6 +33,11 @@ test-fast: install
 test-datasette: install
 	test -x .venv-datasette/bin/datasette || ($(PYTHON) -m venv .venv-datasette && .venv-datasette/bin/pip install --quiet 'datasette==0.65.5')
 	HARNESS_DATASETTE=$$PWD/.venv-datasette/bin/datasette $(BIN)/pytest -q tests/results/test_datasette.py
+
+# The same migrations, runs and reports on a real PostgreSQL server, from Debian's packages, on loopback.
+test-postgres: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[postgres]'
+	tests/postgres/with_server.sh $(BIN)/pytest -q tests/postgres
 
 test-slow: install
 	$(PYTEST) -m slow

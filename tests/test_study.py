@@ -235,3 +235,14 @@ def test_ctrl_c_ends_cleanly_with_130_and_the_run_goes_on(tmp_path: Path) -> Non
     with sqlite3.connect(tmp_path / "results.db") as connection:
         assert connection.execute("SELECT status FROM study_run").fetchone() == ("interrupted",)
     assert harness(tmp_path, "run", "--plugin", "rank1-lora", "--preset", "tiny", "--only", "train").returncode == 0
+
+
+def test_two_runs_on_one_file_share_the_work(tmp_path: Path) -> None:
+    command = [*RUN, "--only", "train"]
+    running = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [r.communicate(timeout=300)[1] for r in running]
+    assert [r.returncode for r in running] == [0, 0], said
+    assert sum("2 steps done, 0 reused" in text for text in said) == 1
+    assert sum("0 steps done, 2 reused" in text or "everything is done" in text for text in said) == 1

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-
-from filelock import FileLock, Timeout
 
 from harness.errors import HarnessError, ResultsError, Waiting
 from harness.hookspecs import StepFinished, StepProgressed, StepStarted
@@ -26,6 +23,7 @@ from harness.host.steps import Workbench, fresh_folder, provider_for
 from harness.llm.prices import require_price
 from harness.llm.session import Session
 from harness.records import ActivationSet, Checkpoint, Dictionary
+from harness.results.alone import alone
 from harness.results.journal import Journal
 from harness.results.store import Store
 from harness.stages import Progress, RunContext, SilentProgress
@@ -172,7 +170,7 @@ class Runner:
             KeyboardInterrupt: likewise.
         """
         began = time.monotonic()
-        with _alone(self.store, self.display):
+        with alone(self.store.engine, self.display.note):
             run_id = self.store.begin_run(
                 study=self.plan.study,
                 preset=self.plan.preset,
@@ -353,25 +351,6 @@ class Runner:
 def folder_name(step: Step) -> str:
     """The step's artefact folder, e.g. `learn-batch-topk-0123456789ab`."""
     return f"{step.name.replace('/', '-')}-{step.key[:12]}"
-
-
-@contextmanager
-def _alone(store: Store, display: Display) -> Iterator[None]:
-    """Hold the database's lock: one run writes to a SQLite file at a time."""
-    path = store.path
-    if path is None:
-        yield
-        return
-    lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        display.note(f"another run is writing to {path}; waiting for it to end")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 __all__: Sequence[str] = ["Display", "Quiet", "RunSummary", "Runner", "folder_name"]

@@ -27,6 +27,9 @@ SCHEMA_VERSIONS = ("0001", "0008", "0006", "0002", "0003", "0005", "0004", "0007
 BUSY_TIMEOUT_MS = 30_000
 """How long a statement waits for another process's write to end."""
 
+_MIGRATING = 0x6D696772617465
+"""`migrate` in ASCII: the number of PostgreSQL's advisory lock, so that two first runs do not both make the tables."""
+
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
@@ -210,6 +213,8 @@ def _bring_up_to_date(engine: Engine, name: str) -> None:
         )
     if version != SCHEMA_VERSIONS[-1]:
         with engine.execution_options(write=True).begin() as connection:
+            if connection.dialect.name == "postgresql":  # SQLite's writers lock at BEGIN
+                connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _MIGRATING})
             if _version(connection) != SCHEMA_VERSIONS[-1]:  # another process may have been first
                 _migrate(connection)
 

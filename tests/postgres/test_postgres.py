@@ -1,0 +1,101 @@
+"""The same study on PostgreSQL: migrations, a whole run, reports, read-only SQL, two runs at once. A real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from sqlalchemy import create_engine, inspect, text
+
+from harness.results.database import SCHEMA_VERSIONS, alembic_config, schema_version
+from harness.results.store import Store
+
+SERVER = os.environ.get("HARNESS_POSTGRES")
+pytestmark = [
+    pytest.mark.skipif(not SERVER, reason="needs a PostgreSQL server: make test-postgres"),
+    pytest.mark.timeout(600),
+]
+RUN = ["run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu"]
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database of its own on the server."""
+    name = f"harness_{abs(hash(request.node.name)) % 10**9}"
+    admin = create_engine(f"{SERVER}/postgres", isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield f"{SERVER}/{name}"
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+def start(folder: Path, *args: str) -> subprocess.Popen[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
+    env = {**clean, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "harness.cli", *args]
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def harness(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    running = start(folder, *args)
+    out, err = running.communicate(timeout=500)
+    return subprocess.CompletedProcess(args, running.returncode, out, err)
+
+
+def rows(folder: Path, url: str, section: str) -> list[dict[str, Any]]:
+    done = harness(folder, "report", section, "--db", url, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_migrations_make_exactly_the_tables_and_can_be_undone(url: str) -> None:
+    with Store.open(url) as store:
+        assert schema_version(store.engine) == SCHEMA_VERSIONS[-1]
+        with store.engine.connect() as connection:
+            command.check(alembic_config(connection))
+            views = inspect(connection).get_view_names()
+            for view in views:
+                connection.execute(text(f"SELECT * FROM {view}")).all()
+            assert len(views) >= 4
+        with store.engine.begin() as connection:
+            command.downgrade(alembic_config(connection), "base")
+            assert inspect(connection).get_table_names() == ["alembic_version"]
+
+
+def test_two_runs_at_once_share_the_work_and_report_what_sqlite_reports(url: str, tmp_path: Path) -> None:
+    first = start(tmp_path, *RUN, "--db", url)
+    second = start(tmp_path, *RUN, "--db", url)
+    said = [running.communicate(timeout=550)[1] for running in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0), said
+    assert sum("waiting for it to end" in text for text in said) == 1
+    assert sum("0 reused" in text for text in said) == 1, "the other one found every step done"
+
+    assert harness(tmp_path, *RUN, "--db", "local.db", "--artifacts", "again").returncode == 0
+    for section in ("recovery", "components", "dictionaries", "features", "groups"):
+        ours, theirs = rows(tmp_path, url, section), rows(tmp_path, "local.db", section)
+        volatile = {"run_id", "step_id", "wall_s"}
+        kept = [[{k: v for k, v in r.items() if k not in volatile} for r in found] for found in (ours, theirs)]
+        assert kept[0] == kept[1], section
+    done = harness(tmp_path, "report", "--db", url)
+    assert done.returncode == 0, done.stderr
+    asked = harness(tmp_path, "sql", "SELECT count(*) AS n FROM sample", "--db", url, "--format", "json")
+    assert json.loads(asked.stdout)[0]["n"] > 0
+    refused = harness(tmp_path, "sql", "DELETE FROM sample", "--db", url)
+    assert refused.returncode != 0
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    done = harness(tmp_path, "report", "--db", "postgresql+psycopg://harness@127.0.0.1:1/none")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "127.0.0.1" in done.stderr
