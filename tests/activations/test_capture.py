@@ -124,6 +124,7 @@ def test_a_document_beyond_the_context_is_split_counted_and_reported(
     assert "".join(p.text for p in parts) == whole.text
     for part in parts:
         assert tiny_subject.tokenizer.decode(part.ids.tolist()) == part.text
+        assert (part.offsets[0, 0], part.offsets[-1, 1]) == (0, len(part.text))
         assert "".join(stored.tokens(part.id)) == part.text
         assert not part.ranked[0]
         # Each part is a context of its own.
