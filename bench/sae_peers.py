@@ -19,6 +19,8 @@ from harness_plugins.dictionaries.descent import Descent
 NEEDS = ("dictionary_learning", "sae_lens")
 LR = 1e-3
 ROUNDS = 7
+_LONG_AGO = 10**13
+"""Latents that are dead in a bench stay so in every step, whether they fire or not."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,17 @@ def dictionary_learning(n_dead: int) -> Peer:
         device="cpu", auxk_alpha=STANDARD.aux_coefficient,
     )  # fmt: skip
     trainer.dead_feature_threshold = 10**12
-    _keep_dead(trainer.num_tokens_since_fired, n_dead)
     steps = iter(range(1, 10**9))  # step 0 would move b_dec to the batch's median, after our copy
 
     def copy_to(sae: Autoencoder) -> None:
         ae = trainer.ae
         _copy(sae, ae.encoder.weight, ae.decoder.weight.T, ae.encoder.bias, ae.b_dec)
 
-    return Peer(
-        f"dictionary_learning {version('dictionary-learning')}", "unit-norm",
-        lambda x: trainer.update(next(steps), x), copy_to,
-    )  # fmt: skip
+    def step(x: torch.Tensor) -> float:
+        trainer.num_tokens_since_fired[:n_dead] = _LONG_AGO
+        return float(trainer.update(next(steps), x))
+
+    return Peer(f"dictionary_learning {version('dictionary-learning')}", "unit-norm", step, copy_to)
 
 
 def sae_lens(n_dead: int, *, autocast: bool = False) -> Peer:
@@ -79,18 +81,17 @@ def sae_lens(n_dead: int, *, autocast: bool = False) -> Peer:
         dead_feature_window=10**12, feature_sampling_window=10**9, logger=LoggingConfig(log_to_wandb=False),
     )  # fmt: skip
     trainer = SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
-    _keep_dead(trainer.n_forward_passes_since_fired, n_dead)
 
     def copy_to(ours: Autoencoder) -> None:
         _copy(ours, sae.W_enc.T, sae.W_dec, sae.b_enc, sae.b_dec)
 
     name = f"SAELens {version('sae-lens')}" + (", autocast (other numerics)" if autocast else "")
-    return Peer(name, "norm-aware", lambda x: float(trainer.step(x).loss.item()), copy_to)
 
+    def step(x: torch.Tensor) -> float:
+        trainer.n_forward_passes_since_fired[:n_dead] = _LONG_AGO
+        return float(trainer.step(x).loss.item())
 
-def _keep_dead(since_fired: torch.Tensor, n_dead: int) -> None:
-    """Latents that stay dead for the bench; a firing one drops out, as it does for ours."""
-    since_fired[:n_dead] = 10**13
+    return Peer(name, "norm-aware", step, copy_to)
 
 
 @torch.no_grad()
@@ -109,7 +110,6 @@ def _ours(peer: Peer, path: str, n_dead: int) -> Callable[[torch.Tensor], float]
 
     def step(x: torch.Tensor) -> float:
         report = descent.step(x, dead, LR)
-        dead[report.fired] = False
         return report.loss * D
 
     return step
