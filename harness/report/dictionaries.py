@@ -45,6 +45,11 @@ def two_digits(value: float | None) -> str:
     return fixed(value, 2)
 
 
+def two_significant(value: float | None) -> str:
+    """With two significant digits."""
+    return significant(value, 2)
+
+
 def frontier(rows: Sequence[Any]) -> RenderableType | None:
     """FVU over L0, a letter per dictionary, those on the frontier bold; None where all have the same target."""
     if len({r.k for r in rows}) < 2:

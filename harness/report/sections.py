@@ -162,7 +162,7 @@ _DICTIONARIES = Section(
         Column("dictionary", dictionaries.name_cell, "left"),
         Column("latents", dictionaries.latents_cell),
         Column("L0", lambda r: with_interval(r.l0, r.l0_ci_low, r.l0_ci_high, dictionaries.two_digits)),
-        Column("FVU", lambda r: with_interval(r.fvu, r.fvu_ci_low, r.fvu_ci_high, dictionaries.two_digits)),
+        Column("FVU", lambda r: with_interval(r.fvu, r.fvu_ci_low, r.fvu_ci_high, dictionaries.two_significant)),
         Column("KL recovered", dictionaries.recovered_cell),
         Column(
             "stability",
