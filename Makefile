@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+VLLM ?= .venv-vllm
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-fast test-slow test-postgres check format bench docs clean peers test-formats bench-peers test-datasette test-dashboard
+.PHONY: install demo test test-fast test-slow test-postgres check format bench docs clean peers test-formats bench-peers test-datasette test-dashboard test-vllm
 
 install: $(VENV)/.installed
 
@@ -83,8 +84,20 @@ bench-peers: peers
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m bench sae_peers
 
+# vLLM on the CPU, 4 GB, in an environment of its own: it wants an older transformers than ours. Elsewhere than on PyPI
+# its CPU build of torch is at https://download.pytorch.org/whl/cpu (PIP_EXTRA_INDEX_URL). On a GPU: pip install vllm.
+test-vllm: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest tests/vllm
+
+$(VLLM)/.installed: pyproject.toml tests/vllm/constraints.txt tests/vllm/stub_wheels.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python tests/vllm/stub_wheels.py $(VLLM)/wheels
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --find-links $(VLLM)/wheels \
+		-c tests/vllm/constraints.txt -e '.[test,vllm]'
+	touch $@
+
 docs: install
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) artifacts dashboard results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(VLLM) artifacts dashboard results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

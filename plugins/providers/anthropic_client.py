@@ -125,7 +125,7 @@ class Messages:
         if request.system:
             parameters["system"] = request.system
         if self.config.structured_output and request.json_schema is not None:
-            schema = _supported(request.json_schema)
+            schema = request.json_schema if self.config.keep_limits else _supported(request.json_schema)
             parameters["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
         return parameters
 

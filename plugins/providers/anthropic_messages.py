@@ -21,6 +21,8 @@ class AnthropicConfig(ServerConfig):
     """Environment variable that holds the API key."""
     structured_output: bool = False
     """Send the request's JSON schema as output_config, where it has one; older models refuse the parameter."""
+    keep_limits: bool = False
+    """Send maxLength and its like, which Anthropic's own API refuses; other servers need them to end a string."""
 
 
 def _load() -> Callable[[Any], Provider]:

@@ -61,7 +61,7 @@ class FakeVendor:
         self.choose: Callable[[dict[str, Any]], Answer] | None = None
         self.seen: list[Seen] = []
         self.batches = BatchRoom()
-        self.in_flight = self.most_in_flight = 0
+        self.in_flight = self.most_in_flight = self.connections = 0
         self.lock = threading.Lock()
         self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.httpd.daemon_threads = True
@@ -178,6 +178,16 @@ def _handler(vendor: FakeVendor) -> type[BaseHTTPRequestHandler]:
             finally:
                 with vendor.lock:
                     vendor.in_flight -= 1
+
+        def setup(self) -> None:
+            super().setup()
+            with vendor.lock:
+                vendor.connections += 1
+
+        def finish(self) -> None:
+            with vendor.lock:
+                vendor.connections -= 1
+            super().finish()
 
         def do_GET(self) -> None:
             room, path = vendor.batches, self.path.partition("?")[0]

@@ -27,6 +27,7 @@ def test_registration_modules_import_no_sdk_and_no_torch():
     modules = [
         "harness_plugins.providers.openai_chat",
         "harness_plugins.providers.anthropic_messages",
+        "harness_plugins.providers.local",
         "harness_plugins.providers.scripted",
         "harness_plugins.interpreters.autointerp",
         "harness_plugins.interpreters.lexical",
