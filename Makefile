@@ -49,7 +49,12 @@ test-dashboard: install
 	{ command -v chromium && command -v chromedriver; } >/dev/null || \
 		{ apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver; }
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser -m "not slow"
+
+# A dashboard of 5,000 features with 64 contexts each: its size, and how fast it opens and moves.
+.PHONY: test-dashboard-speed
+test-dashboard-speed: test-dashboard
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser -m slow
 
 check: install
 	$(BIN)/ruff format --check .

@@ -20,7 +20,7 @@ Examples:
 @click.option("--artifacts", default="artifacts", show_default=True, metavar="DIR", help="The run's activations.")
 @click.option("--out", default="dashboard", show_default=True, metavar="DIR", help="Folder to write (or replace).")
 @click.option(
-    "--documents", default=12, show_default=True, type=click.IntRange(min=0), help="Traces kept whole, all features."
+    "--documents", default=6, show_default=True, type=click.IntRange(min=0), help="Traces kept whole, all features."
 )
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
 def dashboard(run_id: str, db: str, artifacts: str, out: str, documents: int, show: bool) -> None:

@@ -60,7 +60,7 @@ def write_dashboard(
     run: str | int = "latest",
     artifacts: Path,
     out: Path,
-    n_documents: int = 12,
+    n_documents: int = 6,
     display: Display | None = None,
 ) -> Dashboard:
     """Write a run's dashboard, replacing an earlier one; a reader never meets half of one.
