@@ -124,8 +124,8 @@ def _exact(layers: int, hidden: int, tokens: int, n_layers: int) -> Ratio:
 
 
 def exact_16() -> Ratio:
-    """Every cell of half the layers."""
-    return _exact(16, 256, 512, 8)
+    """Every cell of a quarter of the layers."""
+    return _exact(16, 256, 512, 4)
 
 
 def exact_64() -> Ratio:

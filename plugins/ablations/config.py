@@ -23,6 +23,9 @@ class KLConfig(Config):
     ablations_per_batch: PositiveInt = 1
     """Ablations that share a forward pass, as rows of a larger batch. On a GPU with short documents more is faster;
     on a CPU it is slower."""
+    numerics: Literal["modules", "in-place"] = "modules"
+    """How the adapter is run: by PEFT's own modules, or in place: faster, rounding in another order. Recorded with the
+    scores. Probes always use the modules."""
     probes: NonNegativeInt = 4
     """Fisher probes: random backward passes, each of which estimates the KL of every ablation at once. 0 for none."""
     floor_documents: NonNegativeInt = 4

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from harness.errors import ModelError
 from harness.model.blocks import Blocks, Inputs
 from harness.model.chat import SEGMENTS
 from harness.model.components import Component
+from harness.model.in_place import in_place
 from harness.model.kl import Comparison, Reference, compare
 from harness.model.readout import Readout
 from harness.model.taps import component_sites, tap
@@ -103,6 +104,7 @@ class Divergence:
         self._floor_documents, self._seed = config.floor_documents, seed
         self.texts = texts
         self.blocks, self.readout = Blocks(subject.model), Readout(subject.model)
+        self._in_place = config.numerics == "in-place"
         self._full = [self._hidden(b) for b in self.texts.batches]
         self._refuse_broken_model()
         short = {name: value[:1, :8] for name, value in self.texts.batches[0].inputs.items()}
@@ -112,7 +114,7 @@ class Divergence:
         if why_not is not None:
             _log.warning("%s: ablations run whole passes: %s", type(self.blocks.backbone).__name__, why_not)
         dtype = str(next(self.blocks.backbone.parameters()).dtype).removeprefix("torch.")
-        self.engine = f"{'prefix reuse' if self.reuses else 'whole passes'}, {dtype}"
+        self.engine = f"{'prefix reuse' if self.reuses else 'whole passes'}, {config.numerics}, {dtype}"
         self.ce_full_nats = self._cross_entropy()
         self.floors_nats: dict[int, float] = {}
         self.to: dict[str, float] = self._means() if config.mode == "mean" else {}
@@ -150,7 +152,9 @@ class Divergence:
         states = [self.blocks.entering(b.inputs) for b in self.texts.batches]
         for layer in layers:
             for block in range(at, layer):
-                states = [self.blocks.step(b.inputs, block, h) for b, h in zip(self.texts.batches, states, strict=True)]
+                with self._numerics():
+                    pairs = zip(self.texts.batches, states, strict=True)
+                    states = [self.blocks.step(b.inputs, block, h) for b, h in pairs]
             at = layer
             yield layer, list(states)
 
@@ -191,7 +195,8 @@ class Divergence:
             up = torch.rand(state[rows].shape, generator=generator).to(state.device) < 0.5
             where = torch.where(up, torch.inf, -torch.inf).to(state.dtype)
             inputs = {k: v[rows] for k, v in batch.inputs.items()}
-            noisy = self.blocks.run(inputs, layer, torch.nextafter(state[rows], where))
+            with self._numerics():
+                noisy = self.blocks.run(inputs, layer, torch.nextafter(state[rows], where))
             mask = batch.mask[rows]
             for _, _, found in self._compare(full[rows][mask], [noisy[mask]]):
                 total += float(found.kl_nats.double().sum())
@@ -206,7 +211,7 @@ class Divergence:
         n, rows = len(cells), len(batch.documents)
         inputs: Inputs = {k: v.repeat(n, 1) for k, v in batch.inputs.items()} if n > 1 else batch.inputs
         state = entering.repeat(n, 1, 1) if entering is not None and n > 1 else entering
-        with self.switched_off([cell.off for cell in cells], rows):
+        with self._numerics(), self.switched_off([cell.off for cell in cells], rows):
             hidden = self.blocks.run(inputs, layer if entering is not None else 0, state)
         return list(hidden.split(rows))
 
@@ -223,7 +228,11 @@ class Divergence:
 
     @torch.no_grad()
     def _hidden(self, batch: Batch) -> torch.Tensor:
-        return self.blocks.run(batch.inputs)
+        with self._numerics():
+            return self.blocks.run(batch.inputs)
+
+    def _numerics(self) -> AbstractContextManager[None]:
+        return in_place(self.model, self._subject.components) if self._in_place else nullcontext()
 
     @torch.no_grad()
     def _cross_entropy(self) -> Float[np.ndarray, " document"]:

@@ -53,10 +53,15 @@ class BruteForce:
     def ablated(self, off: Sequence[Component]) -> Any:
         """A copy of the model whose `off` are zero."""
         model = copy.deepcopy(self._subject.model)
-        for c in off:
-            module = model.get_submodule(c.module)
-            module.lora_A[c.adapter].weight.data[c.rank_index] = 0
-            module.lora_B[c.adapter].weight.data[:, c.rank_index] = 0
+        for path in {c.module for c in off}:
+            own = [c for c in off if c.module == path]
+            module, adapter = model.get_submodule(path), own[0].adapter
+            a, b = module.lora_A[adapter].weight.data, module.lora_B[adapter].weight.data
+            # A component of a rank above 1 is a slice of the product's singular value decomposition.
+            u, s, vt = np.linalg.svd(b.double().numpy() @ a.double().numpy(), full_matrices=False)
+            s[[c.rank_index for c in own]] = 0
+            a.copy_(torch.from_numpy(vt[: len(a)]))
+            b.copy_(torch.from_numpy((u * s)[:, : len(a)]))
         return model
 
     def kl(self, off: Sequence[Component]) -> np.ndarray:

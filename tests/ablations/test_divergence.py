@@ -60,7 +60,7 @@ def test_cross_entropy_equals_the_brute_force(wide: Subject, brute_force: Any) -
 
 def test_reusing_the_layers_below_gives_the_bits_of_whole_passes(wide: Subject) -> None:
     reused = divergence(wide, batch_size=3)
-    assert reused.engine == "prefix reuse, float64"
+    assert reused.engine == "prefix reuse, modules, float64"
     whole = divergence(wide, batch_size=3)
     whole.reuses = False
     ours, theirs = (dict((c.item, s) for c, s in d.sweep(all_cells(wide))) for d in (reused, whole))
@@ -78,11 +78,21 @@ def test_ablations_that_share_a_pass_are_those_that_do_not(subject: Subject) -> 
         np.testing.assert_allclose(together[item].kl_nats, sums.kl_nats, rtol=1e-3, atol=1e-6, err_msg=item)
 
 
+def test_the_in_place_path_is_another_rounding_of_the_same(subject: Subject) -> None:
+    with_modules = sums_of(subject, all_cells(subject))
+    ours = divergence(subject, numerics="in-place")
+    assert ours.engine == "prefix reuse, in-place, float32"
+    for cell, sums in ours.sweep(all_cells(subject)):
+        np.testing.assert_allclose(sums.kl_nats, with_modules[cell.item].kl_nats, rtol=1e-3, atol=1e-6)
+    assert all("forward" not in m.__dict__ for m in subject.model.modules())
+
+
 def test_it_holds_in_float32_and_for_higher_ranks(tmp_path: Path, brute_force: Any) -> None:
     base = tiny_model(tmp_path / "base", "llama")
     ranked = load_subject(base, ChatFormat(), tiny_adapter(base, tmp_path / "adapter", rank=2))
     found, oracle = sums_of(ranked, all_cells(ranked), max_tokens=40), brute_force(ranked, max_tokens=40)
-    for cell in [c for c in all_cells(ranked) if c.scope != "component"]:
+    assert sum(c.scope == "component" for c in all_cells(ranked)) == 2 * 7 * 2
+    for cell in all_cells(ranked):
         np.testing.assert_allclose(found[cell.item].kl_nats, oracle.kl(cell.off), err_msg=cell.item, **FLOAT32)
 
 

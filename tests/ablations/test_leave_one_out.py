@@ -55,7 +55,7 @@ def test_a_score_has_its_segments_its_documents_and_its_cross_entropy(subject: S
     assert score.ce_change_ci_low is not None
     assert score.ce_change_ci_low <= score.ce_change_nats  # type: ignore[operator]
     assert score.null_floor_nats is not None
-    assert score.engine == "prefix reuse, float32"
+    assert score.engine == "prefix reuse, modules, float32"
 
 
 def test_what_was_not_read_is_absent_and_not_zero(subject: Subject, tmp_path: Path) -> None:
