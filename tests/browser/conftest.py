@@ -155,7 +155,9 @@ class Page:
 def requests(chrome: Chrome) -> list[str]:
     """Addresses of everything that was asked for since the last call."""
     events = [json.loads(entry["message"])["message"] for entry in chrome.get_log("performance")]
-    return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    # The browser's own start page may still be loading when the first test begins: its requests are not the pages'.
+    return [p["request"]["url"] for p in asked if not p["documentURL"].startswith("chrome:")]
 
 
 @pytest.fixture
