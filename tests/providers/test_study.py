@@ -47,7 +47,7 @@ def test_another_provider_runs_only_the_interpretation_pays_once_and_leaves_no_k
     assert explained == graded + dead > 300
     assert calls == len(vendor.seen), "every request that was sent is in the journal, once"
     assert ("tokens",) in assigned
-    other_setting = ["--set", "autointerp.n_min=2"]  # another key, so the steps run again; the same requests
+    other_setting = ["--set", "autointerp.repair_turns=0"]  # another key, so the steps run again; no new request
     again = subprocess.run([*RUN, *other_setting], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     said = [line.split()[:2] for line in again.stderr.splitlines()]
