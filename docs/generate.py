@@ -43,7 +43,9 @@ def cli() -> str:
     parts = [f"{NOTE}# Command line\n"]
 
     def add(command: click.Command, path: tuple[str, ...], parent: click.Context | None) -> None:
-        context = click.Context(command, info_name=path[-1], parent=parent, terminal_width=110)
+        # The settings, too: click caches the help option of whichever context asks first.
+        settings = {**command.context_settings, "terminal_width": 110}
+        context = click.Context(command, info_name=path[-1], parent=parent, **settings)
         parts.append(f"## {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n")
         if isinstance(command, click.Group):
             for name in command.list_commands(context):

@@ -130,7 +130,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     kb = json.loads(done.stdout)
     assert len(kb) > 250
     data_kb = set_.n_tokens() * 100 * 4 / 1024
-    assert max(kb) - max(kb[: len(kb) // 5]) < data_kb / 8
+    # Were the data kept, the other four fifths of them would be added; the allocator's own wobble is some 3 MB.
+    assert max(kb) - max(kb[: len(kb) // 5]) < data_kb / 3
 
 
 def test_the_validation_curve_ends_at_the_score(stored: StoredActivations, tmp_path: Path) -> None:
