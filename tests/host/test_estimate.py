@@ -81,5 +81,21 @@ def test_a_model_that_does_not_fit_is_refused_before_loading() -> None:
     check_memory(plan(), names, 1e9, "cuda:0")
 
 
+@pytest.mark.parametrize("preset", ["demo", "tiny", "small", "paper-text", "paper-code", "corrected"])
+def test_every_preset_is_planned_and_priced_offline(preset: str) -> None:
+    roster = read_roster(find_roster(None))
+    made = make_plan(roster, Manager(roster), "rank1-lora", preset=preset, provider=["openai:gpt-5-mini"])
+    costs = estimate(made)
+    whole = total(costs.values())
+    assert whole.unknown is None
+    assert whole.flops > 0
+    assert whole.usd is not None
+    if preset.startswith("paper"):
+        assert made.row.model.path == "Qwen/Qwen2.5-32B-Instruct"
+        assert whole.gpu_h > 20
+        assert (made.step("train/rank1-lora").config.model_dump()["lr"]) == 1e-3
+        assert (made.row.read_chat is not None) == (preset == "paper-code")
+
+
 def test_the_total_of_nothing_is_nothing() -> None:
     assert total([]) == Estimate()
