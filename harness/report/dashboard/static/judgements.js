@@ -87,7 +87,7 @@
     const row = (e) => [
       `${visible(e.event)} (${e.family})`,
       [number(e.odds_ratio), " ", h("span", { class: "muted" }, interval(e.ci_low, e.ci_high))],
-      number(e.q_value),
+      e.q_value > 0 ? number(e.q_value) : "< 1e−300", // 0 is an underflow, not a probability
       `${count(e.n_both)} of ${count(e.n_event)}`,
     ];
     return reading(
