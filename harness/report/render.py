@@ -67,7 +67,7 @@ def render(
             else:
                 print_header(queries.overview(connection, run_id)[0], form, console)
                 for name in _with_companions(sections):
-                    print_section(load_section(connection, run_id, name), form, console)
+                    print_section(load_section(connection, run_id, name, preview=True), form, console)
     finally:
         engine.dispose()
 
@@ -89,10 +89,10 @@ class Loaded:
     steps: Sequence[queries.StepRow]
 
 
-def load_section(connection: Connection, run_id: int, name: str) -> Loaded:
-    """Query a section once; it can then be printed in every format."""
+def load_section(connection: Connection, run_id: int, name: str, *, preview: bool = False) -> Loaded:
+    """Query a section once; it can then be printed in every format, a preview only in those for people."""
     section = SECTIONS[name]
-    rows = section.query(connection, run_id)
+    rows = (section.preview if preview and section.preview else section.query)(connection, run_id)
     why = "" if rows else visible(queries.why_empty(connection, run_id, section.stages, section.what))
     steps = [s for s in queries.steps(connection, run_id) if s.stage in section.stages]
     return Loaded(section, rows, why, steps)

@@ -28,6 +28,7 @@ class Section:
         name: what users type.
         title: above the table.
         query: connection and run id -> rows.
+        preview: connection and run id -> the rows that people see, where that is quicker than all of them.
         columns: what people see of a row.
         stages: kinds of step that make such rows, for saying why there are none.
         what: the rows' name, plural.
@@ -51,6 +52,7 @@ class Section:
     blocks: Callable[[Sequence[Any]], list[Block]] | None = None
     lead: Callable[[Sequence[Any]], str] | None = None
     picture: Callable[[Sequence[Any]], RenderableType | None] | None = None
+    preview: Callable[[Connection, int], Sequence[Any]] | None = None
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 

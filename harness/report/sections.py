@@ -50,7 +50,8 @@ def _feature_blocks(rows: Sequence[Any]) -> list[Block]:
             continue
         by = f"explained by {interpreter}" if interpreter else "not explained"
         shown = own[:TOP_FEATURES]
-        blocks.append(Block(f"{source}, {by}: {len(shown)} of {len(own)} features, by summed activation", shown))
+        n = getattr(own[0], "n_alike", len(own))  # a preview has only the first of them
+        blocks.append(Block(f"{source}, {by}: {len(shown)} of {n} features, by summed activation", shown))
     return blocks
 
 
@@ -222,6 +223,7 @@ _FEATURES = Section(
     "features",
     legend="Grade: 0 monosemantic, 1 broad but consistent, 2 polysemantic. Density: share of tokens where active.",
     blocks=_feature_blocks,
+    preview=lambda connection, run_id: queries.top_features(connection, run_id, TOP_FEATURES),
     before=("grades",),
 )
 

@@ -29,6 +29,7 @@ from harness.results.query_grades import GradeRow, GradeTestRow, grade_tests, gr
 from harness.results.query_judgements import EnrichmentRow, JudgeRow, ScoreRow, enrichment, judge, scores
 from harness.results.query_paper import PaperRow, paper_card
 from harness.results.query_sweep import SearchRow, SweepRow, TotalRow, searches, sweeps, totals
+from harness.results.query_top import TopFeatureRow, top_features
 from harness.results.query_training import ConfusionRow, TrainingRow, confusion, training
 from harness.results.tables import LLMCall, RunStep, Step, StudyRun
 
@@ -219,6 +220,7 @@ __all__ = [
     "SearchRow",
     "StepRow",
     "SweepRow",
+    "TopFeatureRow",
     "TotalRow",
     "TrainingRow",
     "captures",
@@ -243,6 +245,7 @@ __all__ = [
     "searches",
     "steps",
     "sweeps",
+    "top_features",
     "totals",
     "training",
     "why_empty",

@@ -75,29 +75,35 @@ def features(connection: Connection, run_id: int) -> list[FeatureRow]:
         for e in by_feature.get(name) or [None]:
             top = tops.get(f.id) if f else None
             interpreter = e.interpreter if e else None
-            rows.append(
-                FeatureRow(
-                    source=name[0],
-                    feature=name[1],
-                    layer=f.layer if f else None,
-                    projection=f.projection if f else None,
-                    interpreter=interpreter,
-                    explanation=e.explanation if e else None,
-                    grade=e.grade if e else None,
-                    reason=e.reason if e else "not explained",
-                    category=assigned.get((*name, interpreter)),
-                    density_per_token=f.density_per_token if f else None,
-                    activation_max=f.activation_max if f else None,
-                    activation_sum=f.activation_sum if f else None,
-                    n_tokens=f.n_tokens if f else None,
-                    n_exemplars=counts.get(f.id, 0) if f else 0,
-                    top_token=top[0] if top else None,
-                    top_token_context=top[1] if top else None,
-                )
-            )
+            category = assigned.get((*name, interpreter))
+            rows.append(feature_row(name, f, e, category, counts.get(f.id, 0) if f else 0, top))
     order = {source: i for i, source in enumerate(dict.fromkeys(r.source for r in rows))}
     rows.sort(key=lambda r: (order[r.source], r.interpreter is None, -(r.activation_sum or 0.0)))
     return rows
+
+
+def feature_row(
+    name: tuple[str, str], f: Any, e: Any, category: str | None, n_exemplars: int, top: tuple[str, str] | None
+) -> FeatureRow:
+    """A row from a stored feature, its explanation, category and highest exemplar; any of them may be missing."""
+    return FeatureRow(
+        source=name[0],
+        feature=name[1],
+        layer=f.layer if f else None,
+        projection=f.projection if f else None,
+        interpreter=e.interpreter if e else None,
+        explanation=e.explanation if e else None,
+        grade=e.grade if e else None,
+        reason=e.reason if e else "not explained",
+        category=category,
+        density_per_token=f.density_per_token if f else None,
+        activation_max=f.activation_max if f else None,
+        activation_sum=f.activation_sum if f else None,
+        n_tokens=f.n_tokens if f else None,
+        n_exemplars=n_exemplars,
+        top_token=top[0] if top else None,
+        top_token_context=top[1] if top else None,
+    )
 
 
 def categories(connection: Connection, run_id: int) -> list[CategoryRow]:
@@ -186,7 +192,7 @@ def _top_exemplars(connection: Connection, run_id: int) -> dict[int, tuple[str, 
         .join(Feature, Feature.id == Exemplar.feature_id)
         .where(Exemplar.rank == 0, Exemplar.quantile.is_(None), Feature.step_id.in_(own_steps(run_id)))
     )
-    return {r.feature_id: (r.tokens_json[r.target], _context(r.tokens_json, r.target)) for r in rows}
+    return {r.feature_id: (r.tokens_json[r.target], context_of(r.tokens_json, r.target)) for r in rows}
 
 
 def _exemplar_counts(connection: Connection, run_id: int) -> dict[int, int]:
@@ -199,7 +205,7 @@ def _exemplar_counts(connection: Connection, run_id: int) -> dict[int, int]:
     return {r.feature_id: r.n for r in rows}
 
 
-def _context(tokens: list[str], target: int) -> str:
+def context_of(tokens: list[str], target: int) -> str:
     """The tokens round the target, the target between « and »."""
     before = "".join(tokens[max(0, target - CONTEXT_TOKENS) : target])
     after = "".join(tokens[target + 1 : target + 1 + CONTEXT_TOKENS])

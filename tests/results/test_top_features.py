@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+from types import ModuleType
+
+from harness.results import queries
+from harness.results.store import Store
+
+
+def test_a_preview_is_the_first_rows_of_the_whole(store: Store, synthetic: ModuleType) -> None:
+    run = synthetic.fill(store)
+    with store.engine.connect() as connection:
+        groups: dict[tuple[str, str | None], list[queries.FeatureRow]] = {}
+        for row in queries.features(connection, run):
+            groups.setdefault((row.source, row.interpreter), []).append(row)
+        expected = [{**asdict(row), "n_alike": len(own)} for own in groups.values() for row in own[:5]]
+        assert [asdict(row) for row in queries.top_features(connection, run, 5)] == expected
