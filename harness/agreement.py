@@ -178,41 +178,51 @@ def stratified_permutation(
     second: Sequence[bool],
     first_strata: Sequence[Hashable],
     second_strata: Sequence[Hashable],
-    *,
-    seed: int = 0,
-    n: int = 20_000,
 ) -> float:
-    """Two-sided p-value for two shares being equal, cases being exchangeable within a stratum (a layer).
+    """Two-sided p-value for two shares being equal, cases being exchangeable within a stratum (a layer). Exact.
 
-    Labels are permuted within strata: the hits that fall to the first group are hypergeometric in each, so n
-    permutations cost n draws per stratum. Strata with cases of one group only say nothing about the difference and are
-    left as they are. The p-value counts the data themselves as one permutation (Phipson and Smyth 2010).
+    Labels are permuted within strata: the hits that fall to the first group are hypergeometric in each, so that their
+    sum over all permutations is the convolution of these distributions. Strata with cases of one group only say nothing
+    about the difference and are left as they are. The p-value is the probability of a sum at least as far from its
+    expectation as the one observed; it is never 0, as the data themselves are one of the permutations.
 
     Args:
         first: whether each case of the first group is a hit.
         second: of the second group.
         first_strata: the stratum of each case of the first group.
         second_strata: of the second group.
-        seed: of the permutations.
-        n: permutations.
 
     Raises:
-        ValueError: an empty group.
+        ValueError: an empty group, or another number of strata than of cases.
     """
     if not len(first) or not len(second):
         raise ValueError("a test of two shares needs cases in both groups")
-    rng = np.random.default_rng(seed)
-    expected, hits = 0.0, 0.0
-    drawn = np.zeros(n)
-    for stratum in dict.fromkeys([*first_strata, *second_strata]):
-        own = [hit for hit, s in zip(first, first_strata, strict=True) if s == stratum]
-        other = [hit for hit, s in zip(second, second_strata, strict=True) if s == stratum]
-        total, n_hits = len(own) + len(other), sum(own) + sum(other)
-        hits += sum(own)
-        expected += len(own) * n_hits / total
-        drawn += rng.hypergeometric(n_hits, total - n_hits, len(own), size=n) if own else 0
-    as_far = np.abs(drawn - expected) >= abs(hits - expected) - 1e-9
-    return float((1 + as_far.sum()) / (1 + n))
+    cases: dict[Hashable, list[int]] = {}  # [first's hits, first's misses, second's hits, second's misses]
+    for group, hits, strata in ((0, first, first_strata), (2, second, second_strata)):
+        for hit, stratum in zip(hits, strata, strict=True):
+            cases.setdefault(stratum, [0, 0, 0, 0])[group + (not hit)] += 1
+    observed, expected, lowest = 0, 0.0, 0
+    probability = np.ones(1)  # of lowest, lowest + 1, ... hits in the first group
+    for a, b, c, d in cases.values():
+        n_own, n_hits, total = a + b, a + c, a + b + c + d
+        observed += a
+        expected += n_own * n_hits / total
+        least, masses = _hypergeometric(n_hits, total - n_hits, n_own)
+        lowest += least
+        probability = np.convolve(probability, masses)
+    distance = np.abs(lowest + np.arange(len(probability)) - expected)
+    return float(min(1.0, probability[distance >= abs(observed - expected) - 1e-9].sum()))
+
+
+def _hypergeometric(n_hits: int, n_misses: int, n_drawn: int) -> tuple[int, NDArray[np.float64]]:
+    """The fewest hits among the drawn, and the probabilities of that many, one more, ... up to the most."""
+    low, high = max(0, n_drawn - n_misses), min(n_hits, n_drawn)
+    k = np.arange(low, high)
+    # ratio of neighbours; logarithms, and the largest set to 1, keep large strata from under- and overflowing
+    steps = np.log((n_hits - k) * (n_drawn - k)) - np.log((k + 1.0) * (n_misses - n_drawn + k + 1.0))
+    logs = np.concatenate([[0.0], np.cumsum(steps)])
+    masses = np.exp(logs - logs.max())
+    return low, masses / masses.sum()
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

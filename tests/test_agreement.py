@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn import metrics
 
@@ -92,33 +94,44 @@ def test_permutation_of_one_stratum_is_fishers_exact_test():
         first, second = [i < hits for i in range(20)], [i < other for i in range(20)]
         found = agreement.stratified_permutation(first, second, [0] * 20, [0] * 20)
         exact = scipy_stats.fisher_exact([[hits, 20 - hits], [other, 20 - other]]).pvalue
-        assert found == pytest.approx(exact, abs=0.012)  # three standard errors of 20,000 draws at p = 0.5
+        assert found == pytest.approx(exact, rel=1e-9)
 
 
-def test_permutation_within_strata_is_brute_force():
-    first, second = [True, True, False, True, True], [False, False, True, False]
-    strata = [0, 0, 0, 1, 1], [0, 0, 1, 1]
+_GROUP = st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=7)
 
-    def statistic(a, b):
-        return sum(a) - sum(b)
 
-    outcomes = []
-    cases = {s: [h for h, t in zip([*first, *second], [*strata[0], *strata[1]], strict=True) if t == s] for s in (0, 1)}
-    for zero in itertools.combinations(range(5), 3):
-        for one in itertools.combinations(range(4), 2):
-            chosen = [cases[0][i] for i in zero] + [cases[1][i] for i in one]
-            outcomes.append(sum(chosen))
-    centre = np.mean(outcomes)
-    exact = np.mean(np.abs(np.array(outcomes) - centre) >= abs(sum(first) - centre) - 1e-9)
-    found = agreement.stratified_permutation(first, second, *strata)
-    assert found == pytest.approx(exact, abs=0.012)
+@given(_GROUP, _GROUP)
+@example([(True, 0), (True, 0), (False, 0), (True, 1), (True, 1)], [(False, 0), (False, 0), (True, 1), (False, 1)])
+def test_permutation_within_strata_is_brute_force(first, second):
+    strata = sorted({s for _, s in [*first, *second]})
+    cases = {s: [hit for hit, own in [*first, *second] if own == s] for s in strata}
+    n_first = {s: sum(own == s for _, own in first) for s in strata}
+    sums = [0]
+    for s in strata:
+        drawn = [sum(chosen) for chosen in itertools.combinations(cases[s], n_first[s])]
+        sums = [total + n for total in sums for n in drawn]
+    centre, observed = np.mean(sums), sum(hit for hit, _ in first)
+    exact = np.mean(np.abs(np.array(sums) - centre) >= abs(observed - centre) - 1e-9)
+    hits = [hit for hit, _ in first], [hit for hit, _ in second]
+    found = agreement.stratified_permutation(*hits, [s for _, s in first], [s for _, s in second])
+    assert found == pytest.approx(exact, rel=1e-9)
+
+
+def test_permutation_of_large_strata_is_scipys_hypergeometric():
+    # 20,000 and 30,000 features of one layer: the terms themselves would overflow
+    first, second = [i < 4_000 for i in range(20_000)], [i < 6_300 for i in range(30_000)]
+    found = agreement.stratified_permutation(first, second, [0] * 20_000, [0] * 30_000)
+    law = scipy_stats.hypergeom(50_000, 10_300, 20_000)
+    far = abs(4_000 - 20_000 * 10_300 / 50_000)
+    exact = law.cdf(4_120 - far) + law.sf(4_120 + far - 1)
+    assert found == pytest.approx(exact, rel=1e-6)  # scipy's gammaln of 50,000 has 11 digits
 
 
 def test_a_difference_between_layers_is_no_difference_between_sources():
     # layer 0 is all hits, layer 1 none; the first source merely has more of layer 0
     first, second = [True] * 18 + [False] * 2, [True] * 2 + [False] * 18
     layers = [0] * 18 + [1] * 2, [0] * 2 + [1] * 18
-    assert agreement.stratified_permutation(first, second, *layers) == 1
+    assert agreement.stratified_permutation(first, second, *layers) == pytest.approx(1)
     assert agreement.stratified_permutation(first, second, [0] * 20, [0] * 20) < 0.001
 
 

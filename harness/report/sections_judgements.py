@@ -96,7 +96,7 @@ _GRADE_TESTS = Section(
     ("interpret",),
     "tests between sources",
     legend=(
-        "p: 20,000 permutations of the sources' labels, within layers where the two sources have layers in common. "
+        "p: exact permutation of the sources' labels, within layers where the two sources have layers in common. "
         "Holm: over all pairs of sources and all grades of an interpreter."
     ),
     blocks=_test_blocks,

@@ -57,7 +57,7 @@ class GradeRow:
 class GradeTestRow:
     """Whether two sources have the same share of a grade.
 
-    `p_value`: permutation of the sources' labels within layers (over all features where the two have no layer in
+    `p_value`: exact permutation of the sources' labels within layers (over all features where the two have no layer in
     common). `p_holm`: after Holm over all tests of the interpreter.
     """
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from heapq import nsmallest
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from harness.judgements import PLANTED
 from harness.results.query_common import own_steps
 from harness.results.query_features import FeatureRow, context_of, feature_row
 from harness.results.tables import CategoryAssignment, Exemplar, Explanation, Feature, Step
@@ -26,7 +28,8 @@ def top_features(connection: Connection, run_id: int, top: int) -> list[TopFeatu
     The same rows as the first of each group in `features`, without reading the others: a second less at 50,000.
     """
     chosen = _chosen(connection, run_id, top)
-    ids, explained = [c.id for c in chosen], [c.explanation_id for c in chosen if c.explanation_id]
+    ids = [c.feature_id for c in chosen if c.feature_id is not None]
+    explained = [c.explanation_id for c in chosen if c.explanation_id is not None]
     stored = {f.id: f for f in connection.execute(select(Feature.__table__).where(Feature.id.in_(ids)))}
     columns = (Explanation.id, Explanation.interpreter, Explanation.explanation, Explanation.grade, Explanation.reason)
     notes = {e.id: e for e in connection.execute(select(*columns).where(Explanation.id.in_(explained)))}
@@ -39,51 +42,56 @@ def top_features(connection: Connection, run_id: int, top: int) -> list[TopFeatu
             select(Exemplar.feature_id, Exemplar.tokens_json, Exemplar.target).where(*shown, Exemplar.rank == 0)
         )
     }  # fmt: skip
-    categories = _categories(connection, run_id, [f.feature for f in stored.values()])
+    categories = _categories(connection, run_id, [c.name[1] for c in chosen])
     rows = []
     for c in chosen:
-        f, e = stored[c.id], notes.get(c.explanation_id or 0)
-        category = categories.get((f.source, f.feature, c.interpreter))
-        row = feature_row((f.source, f.feature), f, e, category, counts.get(f.id, 0), tops.get(f.id))
+        f, e = stored.get(c.feature_id or 0), notes.get(c.explanation_id or 0)
+        category = categories.get((*c.name, c.interpreter))
+        row = feature_row(c.name, f, e, category, counts.get(c.feature_id or 0, 0), tops.get(c.feature_id or 0))
         rows.append(TopFeatureRow(**asdict(row), n_alike=c.n_alike))
     return rows
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    """A feature to show, by the ids of its rows."""
+    """A feature to show, by its (source, feature) and the ids of its rows, where it has them."""
 
-    id: int
+    name: tuple[str, str]
+    feature_id: int | None
     interpreter: str | None
     explanation_id: int | None
     n_alike: int
 
 
 def _chosen(connection: Connection, run_id: int, top: int) -> list[_Chosen]:
-    """What to show, sources in the order in which they were stored, explained ones first; the newest of each row."""
+    """What to show, in the order of `features`: by source as stored, explained ones first; the newest of each row."""
     own = own_steps(run_id)
     f, e = Feature, Explanation
     found = connection.execute(
-        select(f.source, f.feature, f.id, f.activation_sum).where(f.step_id.in_(own)).order_by(f.id)
+        select(f.source, f.feature, f.id, f.activation_sum)
+        .where(f.step_id.in_(own), f.source != PLANTED)
+        .order_by(f.id)
     )
     stored = {(r[0], r[1]): (r[2], r[3]) for r in found}
-    said = connection.execute(select(e.source, e.feature, e.interpreter, e.id).where(e.step_id.in_(own)).order_by(e.id))
-    newest = {(r[0], r[1], r[2]): r[3] for r in said}
-    groups: dict[tuple[str, str | None], list[tuple[float, int, int | None]]] = {}
-    explained = set()
-    for (source, feature, interpreter), explanation_id in newest.items():
-        if (source, feature) in stored:
-            explained.add((source, feature))
-            feature_id, weight = stored[source, feature]
-            groups.setdefault((source, interpreter), []).append((-weight, feature_id, explanation_id))
-    for (source, feature), (feature_id, weight) in stored.items():
-        if (source, feature) not in explained:
-            groups.setdefault((source, None), []).append((-weight, feature_id, None))
-    order = {source: i for i, source in enumerate(dict.fromkeys(source for source, _ in stored))}
+    said = connection.execute(
+        select(e.source, e.feature, e.interpreter, e.id).where(e.step_id.in_(own), e.source != PLANTED).order_by(e.id)
+    )
+    explained: dict[tuple[str, str], dict[str, int]] = {}
+    for r in said:
+        explained.setdefault((r[0], r[1]), {})[r[2]] = r[3]
+    groups: dict[tuple[str, str | None], list[tuple[float, int, tuple[str, str], int | None]]] = {}
+    sources: dict[str, None] = {}
+    for place, name in enumerate(dict.fromkeys([*stored, *explained])):
+        sources[name[0]] = None
+        weight = -(stored[name][1] or 0.0) if name in stored else 0.0
+        by_interpreter: dict[Any, int | None] = {**explained.get(name, {})} or {None: None}
+        for interpreter, explanation_id in by_interpreter.items():
+            groups.setdefault((name[0], interpreter), []).append((weight, place, name, explanation_id))
+    order = {source: i for i, source in enumerate(sources)}
     return [
-        _Chosen(feature_id, interpreter, explanation_id, len(own_rows))
+        _Chosen(name, stored[name][0] if name in stored else None, interpreter, explanation_id, len(own_rows))
         for (source, interpreter), own_rows in sorted(groups.items(), key=lambda g: (order[g[0][0]], g[0][1] is None))
-        for _, feature_id, explanation_id in nsmallest(top, own_rows, key=lambda r: (r[0], r[1]))
+        for _, _, name, explanation_id in nsmallest(top, own_rows, key=lambda r: r[:2])
     ]
 
 

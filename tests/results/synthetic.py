@@ -165,10 +165,7 @@ def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None
         *[(f"evaluate/{v}", "evaluate", None, list(_evaluations(v, rng))) for v in ("base", "adapter", "full")],
         ("probe/adapter-activations", "probe", "adapter-activations", [_activation_set(), *lora]),
         ("learn/batch-topk", "learn", "batch-topk", [*_dictionary(), *latents]),
-        *[
-            (f"interpret/lexical/{own[0].source}", "interpret", "lexical", _explanations(own))
-            for own in (lora, latents)
-        ],
+        *[(f"interpret/lexical/{own[0].source}", "interpret", "lexical", explanations(own)) for own in (lora, latents)],
         ("categorise/lexical", "categorise", "lexical", _categories(lora + latents)),
         ("plant/planted", "plant", None, _planted()),
         ("score/lexical/adapter-activations", "score", "lexical", _scores(lora)),
@@ -287,7 +284,7 @@ def _explanation(f: Feature, i: int) -> Explanation:
     )
 
 
-def _explanations(own: list[Feature]) -> list[AnyRecord]:
+def explanations(own: list[Feature]) -> list[AnyRecord]:
     return [_explanation(f, i) for i, f in enumerate(own)]
 
 

@@ -9,6 +9,10 @@ from harness.results.store import Store
 
 def test_a_preview_is_the_first_rows_of_the_whole(store: Store, synthetic: ModuleType) -> None:
     run = synthetic.fill(store)
+    step, _ = store.begin_step(run, 99, **synthetic.step_values("interpret/two", "interpret", "two"))
+    known = synthetic.feature("batch-topk", "latent3", None, None, 1.0)
+    unknown = synthetic.feature("batch-topk", "not-stored", None, None, 1.0)
+    store.write_many(step, synthetic.explanations([known, unknown]))
     with store.engine.connect() as connection:
         groups: dict[tuple[str, str | None], list[queries.FeatureRow]] = {}
         for row in queries.features(connection, run):
