@@ -18,6 +18,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 WORKER = Path(__file__).with_name("forking_worker.py")
 VOLATILE = {"id", "step_id", "stored_at", "submitted_at", "latency_s", "n_attempts"}
 """Columns that say when and how fast, or that number rows in the order in which answers came."""
@@ -77,7 +79,7 @@ def by_prompt(vendor: Any, answer: Any) -> None:
         judgement = {"explanation": f"says {len(prompt)}", "classification": len(prompt) % 3}
         text = json.dumps({**judgement, "classification_reasoning": "r"})
         if "identify high-level functional role categories" in prompt:
-            names = ("tokens", "contexts")
+            names = ("tokens", "contexts", "spare_1", "spare_2", "spare_3")
             made = [{"string_id": n, "name": n.title(), "definition": "Some.", "examples": []} for n in names]
             text = json.dumps({"categories": made, "summary": "two"})
         elif "Reply with ONLY the category string_id" in prompt:
@@ -148,3 +150,46 @@ def test_calls_killed_at_ten_random_points(vendor: Any, answer: Any, tmp_path: P
         worker.begin(database=str(whole))
         assert worker.end() == 0
     assert contents(ledger.database, "llm_call") == contents(whole, "llm_call")
+
+
+ROSTER = """
+version: 1
+default_study: mini
+plugins:
+  - {name: rank1-lora, stage: trainers, module: harness_plugins.trainers.rank1_lora}
+  - {name: adapter-activations, stage: probes, module: harness_plugins.probes.adapter_activations}
+  - {name: autointerp, stage: interpreters, module: harness_plugins.interpreters.autointerp}
+  - {name: openai, stage: providers, module: harness_plugins.providers.openai_chat, config: {concurrency: 4}}
+studies:
+  mini:
+    summary: "a few features, explained and put into categories"
+    model: {path: package://harness/organism/checkpoint}
+    data: {path: package://harness/organism/data/traces.jsonl, trace: trace, answer: answer, limit: 16}
+    adapter: rank1-lora
+    probes: [adapter-activations]
+    interpreters: [autointerp]
+    # A repeat is the same request on the wire, and a server could not tell it from one that was sent twice.
+    set: {rank1-lora.epochs: 1, grading.repeats: 0, grading.shuffles: 0, grading.recategorised: 0, scoring.features: 0}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_killed_at_ten_random_points_ends_with_the_same_rows(vendor: Any, answer: Any, tmp_path: Path) -> None:
+    by_prompt(vendor, answer)
+    (tmp_path / "registry.yaml").write_text(ROSTER)
+    argv = ["run", "--plugin", "mini", "--device", "cpu", "--provider", "openai:gpt-5-mini"]
+    whole, ledger = tmp_path / "whole.db", Ledger(vendor, tmp_path / "results.db")
+    with Worker("command") as worker:
+        worker.begin(argv=[*argv, "--only", "probe"], cwd=str(tmp_path))
+        assert worker.end() == 0, (tmp_path / "stderr.txt").read_text()
+        with sqlite3.connect(ledger.database) as source, sqlite3.connect(whole) as copy:
+            source.backup(copy)
+        worker.begin(argv=[*argv, "--db", str(whole)], cwd=str(tmp_path))
+        assert worker.end() == 0, (tmp_path / "stderr.txt").read_text()
+        n_calls = len(vendor.seen)
+        vendor.seen.clear()
+        kill_ten_times(vendor, worker, ledger, n_calls // 12, random.Random(1), argv=argv, cwd=str(tmp_path))
+    check(ledger, in_flight=4)
+    tables = ("llm_call", "explanation", "category", "category_assignment")
+    assert contents(ledger.database, *tables) == contents(whole, *tables)
