@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -278,3 +279,31 @@ def canary() -> str:
 @pytest.fixture
 def journal() -> MemoryCalls:
     return MemoryCalls()
+
+
+ROSTER = """
+version: 1
+default_study: mini
+plugins:
+  - {name: rank1-lora, stage: trainers, module: harness_plugins.trainers.rank1_lora}
+  - {name: adapter-activations, stage: probes, module: harness_plugins.probes.adapter_activations}
+  - {name: autointerp, stage: interpreters, module: harness_plugins.interpreters.autointerp}
+  - {name: openai, stage: providers, module: harness_plugins.providers.openai_chat, config: {concurrency: 4}}
+studies:
+  mini:
+    summary: "a few features, explained and put into categories"
+    model: {path: package://harness/organism/checkpoint}
+    data: {path: package://harness/organism/data/traces.jsonl, trace: trace, answer: answer, limit: 16}
+    adapter: rank1-lora
+    probes: [adapter-activations]
+    interpreters: [autointerp]
+    # A repeat is the same request on the wire, and a server could not tell it from one that was sent twice.
+    set: {rank1-lora.epochs: 1, grading.repeats: 0, grading.shuffles: 0, grading.recategorised: 0, scoring.features: 0}
+"""
+
+
+@pytest.fixture
+def mini_study(tmp_path: Path) -> Path:
+    """`tmp_path` with a roster whose study is a few features of the organism, explained and put into categories."""
+    (tmp_path / "registry.yaml").write_text(ROSTER)
+    return tmp_path

@@ -152,32 +152,12 @@ def test_calls_killed_at_ten_random_points(vendor: Any, answer: Any, tmp_path: P
     assert contents(ledger.database, "llm_call") == contents(whole, "llm_call")
 
 
-ROSTER = """
-version: 1
-default_study: mini
-plugins:
-  - {name: rank1-lora, stage: trainers, module: harness_plugins.trainers.rank1_lora}
-  - {name: adapter-activations, stage: probes, module: harness_plugins.probes.adapter_activations}
-  - {name: autointerp, stage: interpreters, module: harness_plugins.interpreters.autointerp}
-  - {name: openai, stage: providers, module: harness_plugins.providers.openai_chat, config: {concurrency: 4}}
-studies:
-  mini:
-    summary: "a few features, explained and put into categories"
-    model: {path: package://harness/organism/checkpoint}
-    data: {path: package://harness/organism/data/traces.jsonl, trace: trace, answer: answer, limit: 16}
-    adapter: rank1-lora
-    probes: [adapter-activations]
-    interpreters: [autointerp]
-    # A repeat is the same request on the wire, and a server could not tell it from one that was sent twice.
-    set: {rank1-lora.epochs: 1, grading.repeats: 0, grading.shuffles: 0, grading.recategorised: 0, scoring.features: 0}
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_killed_at_ten_random_points_ends_with_the_same_rows(vendor: Any, answer: Any, tmp_path: Path) -> None:
+def test_a_run_killed_at_ten_random_points_ends_with_the_same_rows(
+    vendor: Any, answer: Any, mini_study: Path, tmp_path: Path
+) -> None:
     by_prompt(vendor, answer)
-    (tmp_path / "registry.yaml").write_text(ROSTER)
     argv = ["run", "--plugin", "mini", "--device", "cpu", "--provider", "openai:gpt-5-mini"]
     whole, ledger = tmp_path / "whole.db", Ledger(vendor, tmp_path / "results.db")
     with Worker("command") as worker:
