@@ -161,12 +161,13 @@ def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int
     estimate = float(given.mean())
     if len(given) == 1:
         return Interval(estimate, -np.inf, np.inf)
-    names = list(dict.fromkeys(clusters))
+    cases: dict[Hashable, list[float]] = {}
+    for value, cluster in zip(given, clusters, strict=True):
+        cases.setdefault(cluster, []).append(value)
     rng = np.random.default_rng(seed)
-    times = rng.multinomial(len(names), [1 / len(names)] * len(names), size=N_RESAMPLES)  # [resample, cluster]
+    times = rng.multinomial(len(cases), [1 / len(cases)] * len(cases), size=N_RESAMPLES)  # [resample, cluster]
     total, n_cases = np.zeros(N_RESAMPLES), np.zeros(N_RESAMPLES)
-    for k, name in enumerate(names):
-        own = given[[c == name for c in clusters]]
+    for k, own in enumerate(cases.values()):
         total += rng.multinomial(times[:, k] * len(own), [1 / len(own)] * len(own)) @ own
         n_cases += times[:, k] * len(own)
     low, high = np.quantile(total / n_cases, [(1 - level) / 2, (1 + level) / 2])

@@ -23,6 +23,7 @@ from harness.report.sections import SECTIONS
 from harness.report.terminal import PIPE_WIDTH
 from harness.results import queries
 from harness.results.database import open_database, sentences
+from harness.results.query_common import one_report
 
 SUFFIXES = {"table": "txt", "json": "json", "csv": "csv", "md": "md", "latex": "tex"}
 """File name suffix of each table format."""
@@ -82,7 +83,7 @@ def export_run(
     """
     engine = open_database(db, create=False)
     try:
-        with sentences(str(db)), engine.connect() as connection, _replacing(folder) as fresh:
+        with sentences(str(db)), engine.connect() as connection, one_report(), _replacing(folder) as fresh:
             run_id = queries.resolve_run(connection, run)
             overview = queries.overview(connection, run_id)[0]
             manifest: dict[str, Any] = {"made_by": _MARK, "run": _plain(overview)}

@@ -19,6 +19,7 @@ from harness.report.sections import SECTIONS
 from harness.report.tables import section_tables
 from harness.results import queries
 from harness.results.database import open_database, sentences
+from harness.results.query_common import one_report
 
 FORMATS = ("table", "json", "csv", "md", "latex")
 """`table` is for terminals, `json` and `csv` have every column and row, `md` and `latex` are for papers."""
@@ -57,7 +58,7 @@ def render(
         raise UsageError(f"--format {form} prints one report: name it, for example: harness report recovery")
     engine = open_database(db, create=False)
     try:
-        with sentences(str(db)), engine.connect() as connection:
+        with sentences(str(db)), engine.connect() as connection, one_report():
             run_id = queries.resolve_run(connection, run)
             if form in ("json", "csv"):
                 loaded = load_section(connection, run_id, sections[0])

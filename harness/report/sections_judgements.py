@@ -172,6 +172,7 @@ _DENSITIES = Section(
         "layer, by feature for latents. By layer and projection: --format json."
     ),
     blocks=_density_blocks,
+    preview=lambda connection, run_id: queries.densities(connection, run_id, ()),
 )
 
 _ENRICHMENT = Section(
@@ -197,6 +198,7 @@ _ENRICHMENT = Section(
         "--format json or csv."
     ),
     blocks=_enrichment_blocks,
+    preview=queries.top_enrichment,
 )
 
 JUDGEMENTS = (_GRADES, _GRADE_TESTS, _JUDGE, _SCORES, _DENSITIES, _ENRICHMENT)

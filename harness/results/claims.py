@@ -91,7 +91,8 @@ def paper() -> Paper:
     """The paper's claims. Read when first asked for."""
     import yaml
 
-    data = yaml.safe_load(files("harness.results").joinpath("claims.yaml").read_text(encoding="utf-8"))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster, where libyaml is there
+    data = yaml.load(files("harness.results").joinpath("claims.yaml").read_text(encoding="utf-8"), Loader=loader)
     return Paper(
         title=data["paper"],
         model=data["model"],

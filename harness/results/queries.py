@@ -15,6 +15,7 @@ from harness.errors import ResultsError
 from harness.results.query_ablations import ComponentRow, components
 from harness.results.query_benchmarks import GroupRow, RecoveryRow, groups, recovery
 from harness.results.query_captures import CaptureRow, captures
+from harness.results.query_common import once
 from harness.results.query_densities import DensityRow, densities
 from harness.results.query_dictionaries import (
     DictionaryRow,
@@ -24,6 +25,7 @@ from harness.results.query_dictionaries import (
     fitted_dictionaries,
     latents,
 )
+from harness.results.query_enriched import top_enrichment
 from harness.results.query_features import CategoryRow, FeatureRow, categories, features
 from harness.results.query_grades import GradeRow, GradeTestRow, grade_tests, grades
 from harness.results.query_judgements import EnrichmentRow, JudgeRow, ScoreRow, enrichment, judge, scores
@@ -140,6 +142,7 @@ def overview(connection: Connection, run_id: int) -> list[OverviewRow]:
     ]
 
 
+@once
 def steps(connection: Connection, run_id: int) -> list[StepRow]:
     """The run's steps in order."""
     found = connection.execute(
@@ -245,6 +248,7 @@ __all__ = [
     "searches",
     "steps",
     "sweeps",
+    "top_enrichment",
     "top_features",
     "totals",
     "training",

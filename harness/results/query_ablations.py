@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from harness.results.query_common import finite, own_steps
+from harness.results.query_common import finite, once, own_steps
 from harness.results.tables import Step
 from harness.results.tables_ablations import AblationScore
 
@@ -74,6 +74,7 @@ _AS_STORED = (
 )  # fmt: skip
 
 
+@once
 def components(connection: Connection, run_id: int) -> list[ComponentRow]:
     """Everything that was switched off, groups apart, the adapter first; as a share of the whole adapter's KL."""
     found = connection.execute(

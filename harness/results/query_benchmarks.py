@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from harness import stats
-from harness.results.query_common import claims, finite, mean_score, own_steps, paper_names
+from harness.results.query_common import claims, finite, mean_score, once, own_steps, paper_names
 from harness.results.tables import Evaluation, Sample
 from harness.results.tables_ablations import AblationScore
 
@@ -88,6 +88,7 @@ class ItemScores:
     chat_hash: str
 
 
+@once
 def recovery(connection: Connection, run_id: int) -> list[RecoveryRow]:
     """Base, adapter and full fine-tune on each benchmark; recovery = (adapter - base) / (full - base).
 
@@ -126,6 +127,7 @@ def recovery(connection: Connection, run_id: int) -> list[RecoveryRow]:
     return rows
 
 
+@once
 def groups(connection: Connection, run_id: int) -> list[GroupRow]:
     """The adapter, the adapter without each group, and the base model, on each benchmark.
 
@@ -213,6 +215,7 @@ def _group_kl(connection: Connection, run_id: int) -> dict[str, Any]:
     return cells
 
 
+@once
 def item_scores(connection: Connection, run_id: int) -> dict[str, dict[str, ItemScores]]:
     """Benchmark -> variant -> scores, in the order in which they were stored; a later evaluation replaces another."""
     rows = connection.execute(

@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Select, select
 
 from harness import stats
 from harness.results.tables import PaperClaim, RunStep, StudyRun
+
+T = TypeVar("T")
+
+_ANSWERS: ContextVar[dict[tuple[Any, ...], Any] | None] = ContextVar("answers", default=None)
+
+
+@contextmanager
+def one_report() -> Iterator[None]:
+    """Within it a query marked `once` is asked once per run: the sections of a report share many of them."""
+    token = _ANSWERS.set({})
+    try:
+        yield
+    finally:
+        _ANSWERS.reset(token)
+
+
+def once(query: Callable[[Connection, int], T]) -> Callable[[Connection, int], T]:
+    """Mark a query whose rows several sections use; they must not change them. It answers anew outside `one_report`."""
+
+    @wraps(query)
+    def asked(connection: Connection, run_id: int) -> T:
+        answers = _ANSWERS.get()
+        if answers is None:
+            return query(connection, run_id)
+        key = (query.__module__, query.__qualname__, id(connection), run_id)
+        if key not in answers:
+            answers[key] = query(connection, run_id)
+        found: T = answers[key]
+        return found
+
+    return asked
 
 
 def own_steps(run_id: int) -> Select[Any]:

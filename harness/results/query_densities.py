@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select
 
 from harness import stats
 from harness.judgements import PLANTED
-from harness.results.query_common import finite, own_steps
+from harness.results.query_common import finite, once, own_steps
 from harness.results.tables import Category, CategoryAssignment, Feature, Step
 
 
@@ -56,7 +56,7 @@ class _Assigned(NamedTuple):
     weight: float
 
 
-def densities(connection: Connection, run_id: int) -> list[DensityRow]:
+def densities(connection: Connection, run_id: int, places: Sequence[str] = ("layer", "projection")) -> list[DensityRow]:
     """Densities per source: of categories, of subcategories within each, and of categories by layer and projection."""
     names = _names(connection, run_id)
     rows: list[DensityRow] = []
@@ -73,7 +73,7 @@ def densities(connection: Connection, run_id: int) -> list[DensityRow]:
         for some in by_category:
             divided = [a for a in some if a.subcategory is not None]
             rows += [row("subcategory", part, divided) for part in _grouped(divided, lambda a: a.subcategory)]
-        for by in ("layer", "projection"):
+        for by in places:
             for there in _grouped([a for a in own if getattr(a, by) is not None], lambda a, by=by: getattr(a, by)):
                 rows += [row(by, some, there) for some in _grouped(there, lambda a: a.category)]
     return rows
@@ -129,6 +129,7 @@ def _grouped(own: Sequence[_Assigned], key: Any) -> list[list[_Assigned]]:
     return sorted(groups.values(), key=lambda some: -sum(a.weight for a in some))
 
 
+@once
 def _assigned(connection: Connection, run_id: int) -> dict[tuple[str, str | None, int], list[_Assigned]]:
     """(source, interpreter, step) -> its features with their category, place and summed activation."""
     f, a, steps = Feature, CategoryAssignment, own_steps(run_id)
@@ -155,6 +156,7 @@ def _assigned(connection: Connection, run_id: int) -> dict[tuple[str, str | None
     return found
 
 
+@once
 def _names(connection: Connection, run_id: int) -> dict[tuple[int, str | None, str], str]:
     """(step, parent, string_id) -> the category's name."""
     c = Category

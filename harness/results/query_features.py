@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from harness import stats
 from harness.judgements import PLANTED
-from harness.results.query_common import finite, own_steps
+from harness.results.query_common import finite, once, own_steps
 from harness.results.tables import Category, CategoryAssignment, Exemplar, Explanation, Feature, Step
 
 CONTEXT_TOKENS = 8
@@ -151,6 +151,7 @@ def categories(connection: Connection, run_id: int) -> list[CategoryRow]:
     return rows
 
 
+@once
 def _features(connection: Connection, run_id: int) -> dict[tuple[str, str], Any]:
     """(source, feature) -> row, in the order in which they were stored; the newest of each."""
     columns = (Feature.id, Feature.source, Feature.feature, Feature.layer, Feature.projection,

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select
 from harness import agreement, stats
 from harness.judgements import PLANTED
 from harness.results.claims import PAPER_SOURCES
-from harness.results.query_common import claims, finite, own_steps
+from harness.results.query_common import claims, finite, once, own_steps
 from harness.results.tables import Explanation, Feature
 
 LABELS: dict[tuple[int | None, str], str] = {
@@ -90,6 +90,7 @@ class Graded:
     explanation: str | None
 
 
+@once
 def grades(connection: Connection, run_id: int) -> list[GradeRow]:
     """Shares of the grades among the features that each interpreter was shown."""
     printed = claims(connection)
@@ -168,6 +169,7 @@ def _test(
     }
 
 
+@once
 def graded(connection: Connection, run_id: int) -> list[Graded]:
     """The newest grading of each feature by each interpreter, planted features included."""
     steps = own_steps(run_id)

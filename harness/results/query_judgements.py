@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 from harness import agreement, stats
 from harness.interpretation.naming import named_classes
 from harness.judgements import PLANTED
-from harness.results.query_common import finite, own_steps
+from harness.results.query_common import finite, once, own_steps
 from harness.results.query_grades import LABELS, Graded, graded
 from harness.results.tables import CategoryAssignment, Feature, Step
 from harness.results.tables_judgements import (
@@ -135,11 +135,11 @@ def enrichment(connection: Connection, run_id: int) -> list[EnrichmentRow]:
     """Every feature and kind of token; within a source and kind the surest enrichment (largest lower bound) first."""
     e, a = Enrichment, EventAssociation
     places = {(f.source, f.feature): f for f in _features(connection, run_id)}
-    columns = (e.source, e.feature, a.family, a.event, a.n_event, a.n_both, e.n_active, e.n_tokens, e.n_documents,
-               e.active_above, a.activation_share, a.odds_ratio, a.ci_low, a.ci_high, a.p_value, a.q_value,
-               a.reason)  # fmt: skip
     found = connection.execute(
-        select(*columns).join(a, a.enrichment_id == e.id).where(e.step_id.in_(own_steps(run_id))).order_by(e.id, a.id)
+        select(*enrichment_columns())
+        .join(a, a.enrichment_id == e.id)
+        .where(e.step_id.in_(own_steps(run_id)))
+        .order_by(e.id, a.id)
     )
     groups: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
     for row in found:
@@ -149,19 +149,29 @@ def enrichment(connection: Connection, run_id: int) -> list[EnrichmentRow]:
         n = sum(r.q_value is not None and r.q_value < SIGNIFICANT and r.odds_ratio > 1 for r in own)
         for r in sorted(own, key=lambda r: -(r.ci_low or 0.0)):
             place = places.get((r.source, r.feature))
-            values = r._asdict()
-            rows.append(
-                EnrichmentRow(
-                    layer=place.layer if place else None,
-                    projection=place.projection if place else None,
-                    odds_ratio_ci_low=values.pop("ci_low"),
-                    odds_ratio_ci_high=values.pop("ci_high"),
-                    n_enriched=n,
-                    n_features=len(own),
-                    **values,
-                )
-            )
+            rows.append(enrichment_row(r._asdict(), place, n_enriched=n, n_features=len(own)))
     return rows
+
+
+def enrichment_columns() -> tuple[Any, ...]:
+    """What is read of a feature and a kind of token."""
+    e, a = Enrichment, EventAssociation
+    return (e.source, e.feature, a.family, a.event, a.n_event, a.n_both, e.n_active, e.n_tokens, e.n_documents,
+            e.active_above, a.activation_share, a.odds_ratio, a.ci_low, a.ci_high, a.p_value, a.q_value,
+            a.reason)  # fmt: skip
+
+
+def enrichment_row(values: dict[str, Any], place: Any, *, n_enriched: int, n_features: int) -> EnrichmentRow:
+    """A row from the columns read, the feature's place (None where it is not stored) and the counts of its group."""
+    return EnrichmentRow(
+        layer=place.layer if place else None,
+        projection=place.projection if place else None,
+        odds_ratio_ci_low=values.pop("ci_low"),
+        odds_ratio_ci_high=values.pop("ci_high"),
+        n_enriched=n_enriched,
+        n_features=n_features,
+        **values,
+    )
 
 
 def _planted(connection: Connection, run_id: int, interpreter: str, own: Sequence[Graded]) -> Iterator[JudgeRow]:
@@ -234,10 +244,11 @@ def _right_class(connection: Connection, run_id: int, interpreter: str, own: Seq
         if (g.source, g.feature) in truth and g.status != "dead":
             by_source[g.source].append((g, truth[g.source, g.feature]))
     for source, pairs in by_source.items():
-        outcomes = Counter(_naming(g.explanation, right, words) for g, right in pairs)
+        named = [_naming(g.explanation, right, words) for g, right in pairs]
+        outcomes = Counter(named)
         for outcome in ("names the class", "names another", "names none", "no explanation"):
             if outcomes[outcome] or outcome == "names the class":
-                hits = [_naming(g.explanation, right, words) == outcome for g, right in pairs]
+                hits = [n == outcome for n in named]
                 share = stats.clustered_share(hits, [g.layer for g, _ in pairs])
                 yield JudgeRow(
                     interpreter, "right class", source, outcome, outcome == "names the class", sum(hits), len(pairs),
@@ -325,6 +336,7 @@ def _score_row(
     )
 
 
+@once
 def _features(connection: Connection, run_id: int) -> list[Any]:
     columns = (Feature.source, Feature.feature, Feature.layer, Feature.projection)
     return list(connection.execute(select(*columns).where(Feature.step_id.in_(own_steps(run_id)))))
