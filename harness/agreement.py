@@ -168,7 +168,10 @@ def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int
     times = rng.multinomial(len(cases), [1 / len(cases)] * len(cases), size=N_RESAMPLES)  # [resample, cluster]
     total, n_cases = np.zeros(N_RESAMPLES), np.zeros(N_RESAMPLES)
     for k, own in enumerate(cases.values()):
-        total += rng.multinomial(times[:, k] * len(own), [1 / len(own)] * len(own)) @ own
+        if len(own) == 1:  # nothing to draw, and a feature without a layer is a cluster of its own
+            total += times[:, k] * own[0]
+        else:
+            total += rng.multinomial(times[:, k] * len(own), [1 / len(own)] * len(own)) @ own
         n_cases += times[:, k] * len(own)
     low, high = np.quantile(total / n_cases, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(min(low, estimate)), float(max(high, estimate)))

@@ -7,9 +7,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat, NonNegativeInt
 
 from harness.records import AnyRecord, Record, Source, Status
-
-PLANTED = "planted"
-"""The source of features whose right grade is known."""
+from harness.sources import PLANTED as PLANTED
 
 SECOND_JUDGE = "second-judge"
 """The role of the second judge's LLM; there is one where the study names it among its providers."""

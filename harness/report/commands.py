@@ -93,6 +93,7 @@ def _no_collection() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()  # or the interpreter looks through it all on its way out
         if was_on:
             gc.enable()
 

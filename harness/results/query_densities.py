@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, select
 
 from harness import stats
-from harness.judgements import PLANTED
 from harness.results.query_common import finite, once, own_steps
 from harness.results.tables import Category, CategoryAssignment, Feature, Step
+from harness.sources import PLANTED
 
 
 @dataclass(frozen=True)

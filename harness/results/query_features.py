@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from harness import stats
-from harness.judgements import PLANTED
 from harness.results.query_common import finite, once, own_steps
 from harness.results.tables import Category, CategoryAssignment, Exemplar, Explanation, Feature, Step
+from harness.sources import PLANTED
 
 CONTEXT_TOKENS = 8
 """Tokens of the highest exemplar's context kept on either side of its token."""

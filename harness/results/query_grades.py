@@ -14,10 +14,10 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from harness import agreement, stats
-from harness.judgements import PLANTED
 from harness.results.claims import PAPER_SOURCES
 from harness.results.query_common import claims, finite, once, own_steps
 from harness.results.tables import Explanation, Feature
+from harness.sources import PLANTED
 
 LABELS: dict[tuple[int | None, str], str] = {
     (0, "graded"): "monosemantic",

@@ -11,7 +11,6 @@ from sqlalchemy import Connection, select
 
 from harness import agreement, stats
 from harness.interpretation.naming import named_classes
-from harness.judgements import PLANTED
 from harness.results.query_common import finite, once, own_steps
 from harness.results.query_grades import LABELS, Graded, graded
 from harness.results.tables import CategoryAssignment, Feature, Step
@@ -23,6 +22,7 @@ from harness.results.tables_judgements import (
     JudgeTrial,
     PlantedFeature,
 )
+from harness.sources import PLANTED
 
 ONE_CLASS = 0.8
 """A feature is of one class of tokens where it holds this share of its exemplars."""

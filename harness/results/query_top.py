@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from harness.judgements import PLANTED
 from harness.results.query_common import own_steps
 from harness.results.query_features import FeatureRow, context_of, feature_row
 from harness.results.tables import CategoryAssignment, Exemplar, Explanation, Feature, Step
+from harness.sources import PLANTED
 
 
 @dataclass(frozen=True)
