@@ -40,9 +40,11 @@ def heatmap(rows: Sequence[Any]) -> RenderableType | None:
 def _grid(rows: Sequence[Any], mode: str) -> RenderableType | None:
     """One mode's grid. Components of a rank above 1 are shown by their largest."""
     cells: dict[tuple[str, int], float] = {}
+    sliced = False
     for r in rows:
         if r.mode == mode and r.layer is not None and (r.scope == "component" or r.scope == "layer"):
             place = (r.projection if r.scope == "component" else _LAYER, r.layer)
+            sliced |= place in cells
             cells[place] = max(cells.get(place, r.kl_nats), r.kl_nats)
     names = sorted({name for name, _ in cells} - {_LAYER}, key=lambda n: (projection_rank(n), n))
     if not names:
@@ -53,6 +55,8 @@ def _grid(rows: Sequence[Any], mode: str) -> RenderableType | None:
     top = max(cells.values()) or 1.0
     numbered = len(layers) <= MAX_NUMBERED_LAYERS
     title = f"KL(adapter || ablated) in nats per token, by layer (set to {mode}; brightest = {significant(top)})"
+    if sliced:
+        title += "; of each matrix's rank-one slices, the largest"
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("", no_wrap=True)
     if numbered:

@@ -145,3 +145,37 @@ def test_one_run_at_a_time():
         next(client.run(requests("c")))
     assert next(first).status == "ok"
     assert list(client.run([])) == []
+
+
+class Priced(Fake):
+    """Says how many tokens each answer had."""
+
+    name = "openai"
+
+    async def complete(self, request):
+        reply = await super().complete(request)
+        return reply.model_copy(update={"input_tokens": 100, "output_tokens": 1000})
+
+
+def test_a_budget_in_money_is_never_passed_and_the_next_run_goes_on(tmp_path):
+    table = tmp_path / "prices.yaml"
+    table.write_text(
+        "- {provider: openai, source: made up, as_of: 2026-01-02, models: {m: {input: 0.0, output: 1000000.0}}}\n"
+    )  # a dollar per reply token
+    fake, journal = Priced(prices=str(table)), MemoryCalls()
+    asked = [LLMRequest(model="m", user=u, max_tokens=1000) for u in "abcde"]
+    session = Session(max_cost_usd=2500.0)
+    with pytest.raises(BudgetSpent, match="--max-cost"):
+        list(Client(fake, journal, "r", model="m", session=session).run(asked))
+    assert session.cost_usd == 2000.0, "two calls of at most 1,000 dollars fit into 2,500, a third does not"
+    assert len(fake.sent) == 2
+    more = Session(max_cost_usd=5000.0)
+    assert len(list(Client(fake, journal, "r", model="m", session=more).run(asked))) == 5
+    assert (len(fake.sent), more.cost_usd) == (5, 3000.0)
+
+
+def test_a_budget_in_money_needs_a_price():
+    from harness.errors import UsageError
+
+    with pytest.raises(UsageError, match="no price is known"):
+        list(Client(Fake(), MemoryCalls(), "r", model="m", session=Session(max_cost_usd=1.0)).run(requests("a")))

@@ -70,3 +70,44 @@ def test_no_key_in_a_traceback_a_log_or_a_file_of_a_run_that_fails(
     for file in mini_study.rglob("*"):
         if file.is_file():
             assert canary.encode() not in file.read_bytes(), file
+
+
+def test_failed_calls_leave_a_step_incomplete_until_they_are_answered(
+    vendor: Any, answer: Any, mini_study: Path
+) -> None:
+    broken = True
+
+    def choose(body: dict[str, Any]) -> Any:
+        prompt = body["messages"][-1]["content"]
+        if broken and len(prompt) % 5 == 0:
+            return answer(status=500)
+        if "identify high-level functional role categories" in prompt:
+            made = [{"string_id": f"c_{i}", "name": "N", "definition": "D", "examples": []} for i in range(5)]
+            return answer(text=json.dumps({"categories": made, "summary": "s"}))
+        if "Reply with ONLY the category string_id" in prompt:
+            return answer(text="c_1")
+        graded = {"explanation": "e", "classification": 1, "classification_reasoning": "r"}
+        return answer(text=json.dumps(graded))
+
+    def go(*more: str) -> subprocess.CompletedProcess[str]:
+        command = ["run", "--plugin", "mini", "--device", "cpu", "--provider", "openai:some-model"]
+        return harness(
+            mini_study, *command, "--set", "openai.max_attempts=1", "--set", "openai.outage_after=1000", *more
+        )
+
+    vendor.choose = choose
+    first = go()
+    assert first.returncode == 1, first.stderr
+    assert "not done: interpret/autointerp/adapter-activations" in first.stderr
+    assert "not done: categorise/autointerp: needs" in first.stderr
+    answered = {seen.body["messages"][-1]["content"] for seen in vendor.seen}
+    failed = {prompt for prompt in answered if len(prompt) % 5 == 0}
+    assert failed
+    broken, n = False, len(vendor.seen)
+    second = go()
+    assert second.returncode == 0, second.stderr
+    asked = [seen.body["messages"][-1]["content"] for seen in vendor.seen[n:]]
+    again = [prompt for prompt in asked if prompt in answered]
+    assert sorted(again) == sorted(failed), "what was answered is not asked again"
+    third = go()
+    assert "everything is done" in third.stderr
