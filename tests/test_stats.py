@@ -15,6 +15,7 @@ from harness.stats import (
     clustered_share,
     mcnemar_exact,
     ratio_over_documents,
+    ratio_over_many,
     recovery,
     share,
     spearman,
@@ -211,3 +212,22 @@ def test_recovery_interval_covers(rates: tuple[float, float, float], rho: float)
         # no gap in the sample: no interval is claimed, so none is wrong
         covered += isinstance(found, Undefined) or found.low - 1e-12 <= truth <= found.high + 1e-12
     assert covered / 1000 >= 0.93
+
+
+def test_ratio_over_many_is_the_bootstrap_of_many():
+    rng = np.random.default_rng(5)
+    weights = rng.gamma(0.5, size=5_000)
+    inside = weights * (rng.random(5_000) < 0.2)
+    fast, slow = ratio_over_many(inside, weights), ratio_over_documents(inside, weights)
+    assert fast.estimate == slow.estimate
+    # a bound from 2,000 resamples has a standard error of 6 % of the half width
+    half = slow.high - slow.estimate
+    assert fast.low == pytest.approx(slow.low, abs=0.2 * half)
+    assert fast.high == pytest.approx(slow.high, abs=0.2 * half)
+
+
+def test_ratio_over_many_of_one_class_is_certain_and_of_one_case_unbounded():
+    assert ratio_over_many([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == Interval(1.0, 1.0, 1.0)
+    assert not ratio_over_many([1.0], [2.0]).bounded
+    with pytest.raises(ValueError, match="more than 0"):
+        ratio_over_many([0.0, 0.0], [0.0, 0.0])

@@ -169,7 +169,7 @@ _DENSITIES = Section(
     label=lambda r: r.source,
     legend=(
         "Share of the source's summed activations; of a subcategory, of its category's. 95 % intervals: bootstrap by "
-        "layer, by feature for latents. By layer and projection: --format json."
+        "layer, by feature for latents (linearised above 2,000). By layer and projection: --format json."
     ),
     blocks=_density_blocks,
     preview=lambda connection, run_id: queries.densities(connection, run_id, ()),

@@ -126,12 +126,16 @@ def categories(connection: Connection, run_id: int) -> list[CategoryRow]:
     }
     rows = []
     for (source, plugin, step_id), own in by_source.items():
-        known = [a for a in own if (a.source, a.feature) in stored]
-        total = sum(stored[a.source, a.feature].activation_sum for a in known)
-        layers = [stored[a.source, a.feature].layer if (a.source, a.feature) in stored else None for a in own]
-        for category, n in Counter(a.category for a in own).most_common():
-            share = stats.clustered_share([a.category == category for a in own], layers)
-            weight = sum(stored[a.source, a.feature].activation_sum for a in known if a.category == category)
+        places = [stored.get((a.source, a.feature)) for a in own]
+        layers = [place.layer if place else None for place in places]
+        given = [a.category for a in own]
+        weights: dict[str, float] = defaultdict(float)
+        for of_category, place in zip(given, places, strict=True):
+            weights[of_category] += place.activation_sum if place else 0.0
+        total = sum(weights.values())
+        for category, n in Counter(given).most_common():
+            share = stats.clustered_share([c == category for c in given], layers)
+            weight = weights[category]
             entry = named.get((step_id, category))
             rows.append(
                 CategoryRow(

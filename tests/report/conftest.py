@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -29,3 +30,10 @@ def filled(synthetic: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
     with Store.open(path) as store:
         synthetic.fill(store)
     return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty database."""
+    with Store.open(tmp_path / "results.db") as opened:
+        yield opened
