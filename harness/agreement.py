@@ -166,13 +166,12 @@ def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int
         cases.setdefault(cluster, []).append(value)
     rng = np.random.default_rng(seed)
     times = rng.multinomial(len(cases), [1 / len(cases)] * len(cases), size=N_RESAMPLES)  # [resample, cluster]
-    total, n_cases = np.zeros(N_RESAMPLES), np.zeros(N_RESAMPLES)
+    n_cases = times @ np.array([len(own) for own in cases.values()])
+    # nothing to draw within a cluster of one, and a feature without a layer is one
+    total = times @ np.array([own[0] if len(own) == 1 else 0.0 for own in cases.values()])
     for k, own in enumerate(cases.values()):
-        if len(own) == 1:  # nothing to draw, and a feature without a layer is a cluster of its own
-            total += times[:, k] * own[0]
-        else:
+        if len(own) > 1:
             total += rng.multinomial(times[:, k] * len(own), [1 / len(own)] * len(own)) @ own
-        n_cases += times[:, k] * len(own)
     low, high = np.quantile(total / n_cases, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(min(low, estimate)), float(max(high, estimate)))
 
