@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.model.readout import Readout
 from harness.model.subject import Subject
 from harness.model.taps import component_sites, tap
 from harness.stages import SilentProgress
@@ -16,7 +17,7 @@ from harness_plugins.ablations.cells import cells
 from harness_plugins.ablations.config import KLConfig
 from harness_plugins.ablations.divergence import Divergence
 from harness_plugins.ablations.documents import read_texts
-from harness_plugins.ablations.fisher import Probes, probe
+from harness_plugins.ablations.fisher import Probes, _pulled, probe
 
 TRACES = tiny_traces(6)
 
@@ -101,3 +102,21 @@ def test_nothing_is_left_behind(subject: Subject, tmp_path: Path) -> None:
     run(subject, 1)
     assert not [m for m in subject.model.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert all(p.grad is None for p in subject.model.parameters())
+
+
+def test_the_signs_have_the_covariance_of_the_fisher_matrix(subject: Subject) -> None:
+    """E[pulled pulled'] = W' (diag p - p p') W: without the centring it would be W' diag(p) W, for peaked p far off."""
+    readout = Readout(subject.model)
+    # Hidden states that make the distribution peaked, where the two differ most.
+    hidden = 7.0 * readout.weight[[5]].detach() / readout.weight[5].norm() ** 2
+    n = 40_000
+    pulled = _pulled(readout, hidden.repeat(200, 1), n // 200, torch.Generator().manual_seed(0)).double().reshape(n, -1)
+    p = torch.softmax(readout.logits(hidden)[0].double(), -1)
+    weight = readout.weight.detach().double()
+    fisher = weight.T @ (torch.diag(p) - torch.outer(p, p)) @ weight
+    uncentred = weight.T @ torch.diag(p) @ weight
+    found = pulled.T @ pulled / n
+    # The sampling error of a second moment over n draws is some sqrt(2 / n) of its size.
+    tolerance = 4 * (2 / n) ** 0.5
+    assert float((found - fisher).norm() / fisher.norm()) < tolerance * fisher.shape[0] ** 0.5
+    assert float((uncentred - fisher).norm() / fisher.norm()) > 2 * tolerance * fisher.shape[0] ** 0.5
