@@ -93,6 +93,7 @@ def main(names: tuple[str, ...], listing: bool, write: bool) -> None:
         for measure in module.BENCHES:
             rows.append(measure())
             table.add_row(*cells(rows[-1]))
+            console.print(f"{rows[-1].name}, against {rows[-1].rival}: {cells(rows[-1])[4]}x")
         console.print(table)
         if write:
             write_sections({name: section(name, about, rows)})

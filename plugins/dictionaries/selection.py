@@ -106,12 +106,13 @@ class Scanner:
         self._columns = -(-(D + 2) // 32) * 32  # the kernel's block; a ragged last block doubles its time
         self._low = torch.zeros(F, self._columns, dtype=torch.bfloat16) if precision == "bf16" else None
         self._scores = torch.empty(0)
+        self._scanned: tuple[torch.Tensor, torch.Tensor] | None = None
         self._above = np.empty(0, dtype=bool)
 
     @torch.no_grad()
     def refresh(self, scale: Float[torch.Tensor, " latent"] | None = None) -> None:
         """Take in changed parameters. Scores are the pre-activations times `scale` (decoder norms)."""
-        self.scale = scale
+        self.scale, self._scanned = scale, None
         norms, bias = _norm(self.weight), self.bias
         self._largest = float(norms.max() + bias.abs().max())
         if scale is not None:
@@ -134,7 +135,7 @@ class Scanner:
     @torch.no_grad()
     def above(self, x: Float[torch.Tensor, "token d_in"], cut: float) -> Entries:
         """All entries whose score exceeds `cut` (at least 0)."""
-        n_latents = len(self.weight)
+        n_latents, self._scanned = len(self.weight), None
         size = max(_CHUNK_ENTRIES // n_latents, 32)
         size = -(-len(x) // -(-len(x) // size))  # even chunks
         parts = []
@@ -143,7 +144,18 @@ class Scanner:
             found = self._filtered(block, cut) if self._low is not None else self._dense(block, cut)
             found = found[self.scores(found) > cut]
             parts.append(Entries(found.tokens + start, found.latents, found.values))
+        if len(parts) == 1 and self._low is None:
+            self._scanned = x, self._buffer(n_latents * len(x), torch.float32).view(n_latents, len(x))
         return joined(parts, n_latents)
+
+    @torch.no_grad()
+    def pre_activations(
+        self, x: Float[torch.Tensor, "token d_in"], latents: Int[torch.Tensor, " some"]
+    ) -> Float[torch.Tensor, "token some"]:
+        """Of some latents; read from the last scan's product where that was one of this very batch."""
+        if self._scanned is not None and self._scanned[0] is x:
+            return self._scanned[1].index_select(0, latents).T.contiguous()
+        return torch.addmm(self.bias[latents], x, self.weight.index_select(0, latents).T)
 
     def _dense(self, x: torch.Tensor, cut: float) -> Entries:
         F, B = len(self.weight), len(x)

@@ -83,8 +83,8 @@ class SurvivorGradients:
         """
         sae, maths, B = self.sae, self.maths, len(centred)
         index = torch.nonzero(dead).flatten()
-        W_dec = sae.W_dec[index]
-        active = torch.addmm(sae.b_enc[index], centred, sae.W_enc[index].T)
+        W_dec = sae.W_dec.index_select(0, index)
+        active = self.scanner.pre_activations(centred, index)
         ranked = active.abs() if maths.activation == "abs" else active
         if self.scanner.scale is not None:
             ranked = ranked * self.scanner.scale[index]
