@@ -260,8 +260,11 @@ class Provider(Protocol):
 
     name: str
     """`openai`, `anthropic`, ...; part of the journal's hash."""
-    config: ProviderConfig
-    """Its settings. `config.identity()` is part of the journal's hash; the others say how fast it may be asked."""
+
+    @property
+    def config(self) -> ProviderConfig:
+        """Its settings. `config.identity()` is part of the journal's hash; the others say how fast it may be asked."""
+        ...
 
     async def complete(self, request: LLMRequest) -> LLMReply:
         """One attempt, without retries of its own.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from harness.model.components import Component
 
-Scope = Literal["component", "layer", "projection", "block", "group", "adapter"]
+Scope = Literal["component", "layer", "projection", "block", "group", "adapter", "greedy", "shapley"]
 
 
 @dataclass(frozen=True)

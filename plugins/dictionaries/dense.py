@@ -36,7 +36,7 @@ class DenseGradients:
         total = squared / len(x)
         if maths.aux_coefficient > 0 and bool(dead.any()):
             total = total + maths.aux_coefficient * self._auxiliary(active, residual, norms, dead)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         if maths.decoder == "unit-norm":
             _drop_parallel_gradient(sae)
         fired = codes.detach() != 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ class SignedJumpRelu(JumpRelu):
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         super().__init__(tensors)
-        self._polarities = JumpRelu(Weights(**tensors, signed=True).unsigned().tensors())
+        weights = Weights(signed=True, **cast("dict[str, Any]", tensors))
+        self._polarities = JumpRelu(weights.unsigned().tensors())
 
     @torch.no_grad()
     def encode(self, x: Float[torch.Tensor, "token d_in"]) -> Float[torch.Tensor, "token n_latents"]:

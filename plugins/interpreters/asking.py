@@ -22,7 +22,7 @@ _LONGEST_ECHO = 4000
 class Reply(NamedTuple):
     """What became of one prompt: its place among the prompts, the last call, and the answer found in it."""
 
-    index: int
+    place: int
     call: LLMCall
     answer: Any
 

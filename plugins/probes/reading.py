@@ -99,11 +99,13 @@ class MlpNeurons:
     def _columns(self, model: torch.nn.Module) -> Columns:
         kind = self.config.site
         label = {"post-activation": "neuron", "up": "up", "residual": "residual"}[kind]
-        sites, names, layers = [], [], []
+        sites: list[Site] = []
+        names: list[str] = []
+        layers: list[int | None] = []
         for path in self._paths(model):
             if kind == "residual":
                 n = min(self.config.n_per_layer, _hidden_size(model))
-                layer = int(path.rpartition(".")[2])
+                layer: int | None = int(path.rpartition(".")[2])
             else:
                 width = (_input_width if kind == "post-activation" else _output_width)(model.get_submodule(path), path)
                 n = min(self.config.n_per_layer, width)
@@ -192,7 +194,7 @@ class _Reading:
     config: ReadingConfig
     adapter_on: bool
 
-    def writer(self, folder: Path, *, unit: str = "raw", **affine: tuple[float, ...] | None) -> ActivationWriter:
+    def writer(self, folder: Path, *, unit: str = "raw", **affine: Any) -> ActivationWriter:
         return ActivationWriter(
             folder,
             self.source,
@@ -209,7 +211,7 @@ class _Reading:
             **affine,
         )
 
-    def read(self, folder: Path, *, unit: str = "raw", **affine: tuple[float, ...] | None) -> ActivationSet:
+    def read(self, folder: Path, *, unit: str = "raw", **affine: Any) -> ActivationSet:
         return capture(
             self.subject,
             self.traces,

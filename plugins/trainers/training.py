@@ -160,6 +160,7 @@ def _gathered(trainer: Trainer) -> Weights:
     """The sharded weights as whole ones on the CPU, in the first process; a collective, so every process takes part."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
+    assert trainer.model is not None
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return get_model_state_dict(trainer.model, options=options)
 
