@@ -85,7 +85,6 @@ def _ring(
 ) -> None:  # fmt: skip
     """Wedges clockwise from the top; with ids, shares of 5 % and more are written on them."""
     wedges = axes.pie(shares, colors=colours, radius=inner + width, startangle=90, counterclock=False,
-                      normalize=False if sum(shares) <= 1 else True,
                       wedgeprops={"width": width, "edgecolor": theme.ground, "linewidth": 0.6})[0]  # fmt: skip
     for i, (wedge, share) in enumerate(zip(wedges, shares, strict=True)):
         wedge.set_gid(f"{'category' if ids else 'subcategory'}-{i}")

@@ -121,6 +121,17 @@ def _turn(wedge: Wedge) -> float:
     return float(wedge.theta2 - wedge.theta1) / 360
 
 
+def test_figure_2_is_drawn_whatever_its_shares_add_up_to_in_another_order() -> None:
+    densities = [29, 26, 24, 22, 12, 8, 6, 3]
+    shares = [d / sum(densities) for d in densities]
+    assert sum(shares) <= 1 < np.sum(shares)
+    slices = [Slice(f"c{i}", f"C{i}", float(d)) for i, d in enumerate(densities)]
+    with themed("light") as theme:
+        figure = donut_figure(slices, theme, source="s", n_features=8)
+    assert figure is not None
+    assert [_turn(w) for w in _gid(figure, "category")] == pytest.approx(shares)
+
+
 def test_figure_2_of_nothing_active_is_not_drawn() -> None:
     with themed("light") as theme:
         assert donut_figure([Slice("a", "A", 0.0)], theme, source="s", n_features=1) is None
