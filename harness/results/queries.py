@@ -32,7 +32,7 @@ from harness.results.query_judgements import EnrichmentRow, JudgeRow, ScoreRow, 
 from harness.results.query_paper import PaperRow, paper_card
 from harness.results.query_sweep import SearchRow, SweepRow, TotalRow, searches, sweeps, totals
 from harness.results.query_top import TopFeatureRow, top_features
-from harness.results.query_training import ConfusionRow, TrainingRow, confusion, training
+from harness.results.query_training import KNOWN, ConfusionRow, TrainingRow, confusion, training
 from harness.results.tables import LLMCall, RunStep, Step, StudyRun
 
 
@@ -202,6 +202,7 @@ def _seconds(start: str, end: str | None) -> float | None:
 
 
 __all__ = [
+    "KNOWN",
     "CaptureRow",
     "CategoryRow",
     "ComponentRow",

@@ -11,6 +11,11 @@ from sqlalchemy import Connection, select
 from harness.results.query_common import own_steps
 from harness.results.tables import Checkpoint, Explanation, Step
 from harness.results.tables_dictionaries import Dictionary
+from harness.results.tables_judgements import PlantedFeature
+from harness.sources import PLANTED
+
+KNOWN = "what is known"
+"""Stands as the first judge of planted features."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,16 @@ def training(connection: Connection, run_id: int) -> list[TrainingRow]:
 
 
 def confusion(connection: Connection, run_id: int) -> list[ConfusionRow]:
-    """Grades of the features that two interpreters explained; failures are a grade (null) of their own."""
+    """Grades of the features that two interpreters explained; failures are a grade (null) of their own.
+
+    Of planted features the first judge is `KNOWN`: the grade that is right.
+    """
     found = connection.execute(
         select(Explanation.source, Explanation.feature, Explanation.interpreter, Explanation.grade)
         .where(Explanation.step_id.in_(own_steps(run_id)))
         .order_by(Explanation.id)
     )
-    graded: dict[str, dict[str, dict[str, int | None]]] = {}
+    graded: dict[str, dict[str, dict[str, int | None]]] = {PLANTED: {KNOWN: _right_grades(connection, run_id)}}
     for r in found:
         graded.setdefault(r.source, {}).setdefault(r.interpreter, {})[r.feature] = r.grade
     rows = []
@@ -69,3 +77,9 @@ def confusion(connection: Connection, run_id: int) -> list[ConfusionRow]:
             order = sorted(pairs, key=lambda p: tuple(3 if g is None else g for g in p))
             rows += [ConfusionRow(source, first, second, *p, pairs[p], len(shared)) for p in order]
     return rows
+
+
+def _right_grades(connection: Connection, run_id: int) -> dict[str, int | None]:
+    p = PlantedFeature
+    planted = connection.execute(select(p.feature, p.right_grade).where(p.step_id.in_(own_steps(run_id))))
+    return {r.feature: r.right_grade for r in planted}

@@ -194,6 +194,10 @@ def test_the_judge_is_measured_by_what_was_planted_and_graded_again(full: Connec
     assert planted["monosemantic", "1 broad but consistent"].right is False
     assert planted["mixture", "2 polysemantic"].value == pytest.approx(0.8)
     assert all(r.value_ci_low <= r.value <= r.value_ci_high for r in planted.values())  # type: ignore[operator]
+    known = {(r.first_grade, r.second_grade): r.n for r in queries.confusion(full, 1) if r.first == queries.KNOWN}
+    assert known[0, 0] == 4
+    assert known[0, 1] == 1
+    assert sum(known.values()) == sum({r.subject: r.n_features for r in planted.values()}.values())
     again = {r.subject: r for r in rows if r.measure == "agreement"}
     assert set(again) == {"repeat", "shuffle"}
     assert again["repeat"].n_features == 12

@@ -177,8 +177,9 @@ def _confusion(rows: Sequence[queries.ConfusionRow], theme: Theme) -> Iterator[P
         own = [r for r in rows if (r.source, r.first, r.second) == (source, first, second)]
         n = sum(r.n for r in own)
         agree = sum(r.n for r in own if r.first_grade == r.second_grade)
-        caption = f"Grades of {source}'s {n:,} features by {first} (down) and {second} (across); {agree:,} agree."
-        yield Picture(f"{source}-{first}-{second}", "Agreement of judges", caption, confusion_figure(own, theme))
+        title, by = ("A judge and what is known", "") if first == queries.KNOWN else ("Agreement of judges", "by ")
+        caption = f"Grades of {source}'s {n:,} features: {by}{first} (down) and by {second} (across); {agree:,} agree."
+        yield Picture(f"{source}-{first}-{second}", title, caption, confusion_figure(own, theme))
 
 
 FIGURES: dict[str, Plot] = {
@@ -195,8 +196,8 @@ FIGURES: dict[str, Plot] = {
         Plot("frontier", "dictionaries", "FVU by L0 of the dictionaries", queries.dictionaries, _frontier,
              ("learn",), "dictionaries"),
         Plot("training", "steps", "losses by step", queries.training, _training, ("train", "learn"), "losses"),
-        Plot("confusion", "grades", "agreement of judges", queries.confusion, _confusion, ("interpret",),
-             "features explained by two interpreters"),
+        Plot("confusion", "grades", "grades of planted features, and of two judges", queries.confusion, _confusion,
+             ("plant", "interpret"), "features with a known grade or two interpreters"),
     )
 }  # fmt: skip
 """Every figure by name, in the order of the paper."""
