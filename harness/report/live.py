@@ -100,8 +100,8 @@ class _Lines:
         rate = self._n / max(self._last - self._began, 1e-9)
         said = [f"{self._n:,}" + (f" of {self._total:,}" if self._total else "") + f" {self._unit}"]
         said.append(f"{rate:,.1f} {self._unit}/s")
-        if self._total and rate:
-            said.append(f"about {max(self._total - self._n, 0) / rate:,.0f} s left")
+        if self._total and 1 < self._n < self._total:  # the first item also paid for loading
+            said.append(f"about {(self._total - self._n) / rate:,.0f} s left")
         return ", ".join(part for part in (*said, spent(self._spending)) if part)
 
 
