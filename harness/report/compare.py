@@ -9,7 +9,19 @@ from typing import Any
 from rich.console import Console
 
 from harness.errors import UsageError
-from harness.report.cells import Cell, Column, count, fixed, p_value, percent, short, significant, text, with_interval
+from harness.report.cells import (
+    Cell,
+    Column,
+    count,
+    fixed,
+    flagged,
+    p_value,
+    percent,
+    short,
+    significant,
+    text,
+    with_interval,
+)
 from harness.report.render import Loaded, print_header, print_section
 from harness.report.section import Block, Section
 from harness.results import queries
@@ -89,7 +101,7 @@ def _numbers(first: int, second: int) -> Section:
             Column("n", lambda r: count(r.n)),
             Column(f"run {first}", lambda r: _number(r, "first")),
             Column(f"run {second}", lambda r: _number(r, "second")),
-            Column(f"run {second} - run {first}", lambda r: _number(r, "difference")),
+            Column(f"run {second} - run {first}", lambda r: flagged(_number(r, "difference"), r.engines_differ)),
             Column("by", lambda r: text(r.pairing), "left"),
             Column("p", lambda r: p_value(r.p_value)),
         ),

@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.report import dictionaries
-from harness.report.cells import Column, count, fixed, inline, p_value, percent, short, significant, text, with_interval
+from harness.report.cells import (
+    Column,
+    count,
+    fixed,
+    flagged,
+    inline,
+    p_value,
+    percent,
+    short,
+    significant,
+    text,
+    with_interval,
+)
 from harness.report.section import Block, Section
 from harness.report.sections_ablations import ABLATIONS
 from harness.report.sections_captures import CAPTURES
@@ -111,7 +123,12 @@ _RECOVERY = Section(
         Column("base", lambda r: with_interval(r.base, r.base_ci_low, r.base_ci_high)),
         Column("adapter", lambda r: with_interval(r.adapter, r.adapter_ci_low, r.adapter_ci_high)),
         Column("full", lambda r: with_interval(r.full, r.full_ci_low, r.full_ci_high)),
-        Column("recovery", lambda r: with_interval(r.recovery, r.recovery_ci_low, r.recovery_ci_high, percent)),
+        Column(
+            "recovery",
+            lambda r: flagged(
+                with_interval(r.recovery, r.recovery_ci_low, r.recovery_ci_high, percent), r.engines_differ
+            ),
+        ),
         Column("p", lambda r: p_value(r.p_value)),
         Column("paper", _recovery_paper, "left"),
     ),
@@ -135,10 +152,11 @@ _GROUPS = Section(
         Column("score", lambda r: with_interval(r.score, r.score_ci_low, r.score_ci_high)),
         Column(
             "share of gap",
-            lambda r: (
+            lambda r: flagged(
                 percent(r.share_of_adapter_gap)
                 if r.group in ("none", "all")
-                else with_interval(r.share_of_adapter_gap, r.share_ci_low, r.share_ci_high, percent)
+                else with_interval(r.share_of_adapter_gap, r.share_ci_low, r.share_ci_high, percent),
+                r.engines_differ,
             ),
         ),
         Column("p", lambda r: p_value(r.p_value_vs_adapter)),

@@ -182,15 +182,22 @@ def _benchmark_number(run: _Run, kind: str, part: str, benchmark: str) -> Found 
             name = part or "recovery"
             if r.benchmark == benchmark and getattr(r, name) is not None:
                 bounds = getattr(r, f"{name}_ci_low"), getattr(r, f"{name}_ci_high")
-                return Found(_interval(getattr(r, name), *bounds), r.n_items, benchmark)
+                what = _marked(benchmark, not part and r.engines_differ)
+                return Found(_interval(getattr(r, name), *bounds), r.n_items, what)
         return None
     group = part.removeprefix("without-")
     names = ("score", "score_ci_low", "score_ci_high") if kind == "score" else (
         "share_of_adapter_gap", "share_ci_low", "share_ci_high")  # fmt: skip
     for g in run.groups:
         if (g.group, g.benchmark) == (group, benchmark) and getattr(g, names[0]) is not None:
-            return Found(_interval(*(getattr(g, n) for n in names)), g.n_items or 0, benchmark)
+            what = _marked(benchmark, kind != "score" and g.engines_differ)
+            return Found(_interval(*(getattr(g, n) for n in names)), g.n_items or 0, what)
     return None
+
+
+def _marked(what: str, engines_differ: bool) -> str:
+    """What a number is; said there where it compares answers of different engines."""
+    return f"{what} (different engines)" if engines_differ else what
 
 
 def _interval(value: float, low: float | None, high: float | None) -> Interval:
@@ -250,7 +257,8 @@ Cases = list[tuple[str | None, Found | None]]
 
 
 def _recovers_most(run: _Run) -> Cases:
-    return [(r.benchmark, Found(_interval(r.recovery, r.recovery_ci_low, r.recovery_ci_high), r.n_items, "recovery"))
+    return [(r.benchmark, Found(_interval(r.recovery, r.recovery_ci_low, r.recovery_ci_high), r.n_items,
+                                _marked("recovery", r.engines_differ)))
             for r in run.recoveries if r.recovery is not None]  # fmt: skip
 
 
@@ -259,10 +267,12 @@ def _paired(run: _Run, first: str, second: str) -> Cases:
     for benchmark, variants in run.scores.items():
         if first in variants and second in variants:
             two: dict[str, ItemScores] = {first: variants[first], second: variants[second]}
-            shared, _ = paired_scores(two)
+            paired = paired_scores(two)
+            shared = paired.scores
             if shared[first]:
                 difference = paired_difference(shared[first], shared[second])
-                found.append((benchmark, Found(difference, len(shared[first]), f"{first} - {second}")))
+                found.append((benchmark, Found(difference, len(shared[first]),
+                                               _marked(f"{first} - {second}", paired.engines_differ))))  # fmt: skip
     return found
 
 

@@ -15,11 +15,13 @@ from harness.results.query_compare import compare_runs
 from harness.results.store import Store
 
 
-def _run(store: Store, synthetic: ModuleType, seed: int, right: list[int], kls: tuple[float, ...] | None) -> int:
+def _run(
+    store: Store, synthetic: ModuleType, seed: int, right: list[int], kls: tuple[float, ...] | None, engine: str = "hf"
+) -> int:
     run = store.begin_run(study="s", preset=None, seed=seed, provenance=synthetic.PROVENANCE, model="m")
     values = synthetic.step_values(f"evaluate/adapter {seed}", "evaluate", None)
     step, _ = store.begin_step(run, 0, **{**values, "name": "evaluate/adapter", "config": {"limit": 8, "seed": seed}})
-    store.write(step, synthetic.evaluation("adapter", "chain", right))
+    store.write(step, synthetic.evaluation("adapter", "chain", right, engine=engine))
     ablate, _ = store.begin_step(
         run, 1, **{**synthetic.step_values(f"a{seed}", "ablate", "loo"), "key": digest(f"a{seed}")}
     )
@@ -53,6 +55,19 @@ def test_benchmarks_are_paired_by_item(two: Path) -> None:
         assert row.p_value == pytest.approx(2 * 0.5**20)  # 20 items changed, all one way
         fewer = {r.what: r for r in compare_runs(connection, 1, 3)}["adapter on chain"]
         assert (fewer.n, fewer.note) == (50, "50 of 100 items are not shared by all variants and are left out")
+
+
+def test_answers_of_different_engines_are_marked(two: Path, synthetic: ModuleType) -> None:
+    with Store.open(two) as store, store.engine.connect() as connection:
+        other = _run(store, synthetic, 4, [1] * 100, None, engine="vllm 0.32")
+        marked = {r.what: r.engines_differ for r in compare_runs(connection, 1, other) if r.table == "benchmarks"}
+        alike = [r.engines_differ for r in compare_runs(connection, 1, 2)]
+    assert marked == {"adapter on chain": True}
+    assert not any(alike)
+    stream = io.StringIO()
+    render_comparison(["1", str(other)], db=two, form="table", console=Console(file=stream, width=200))
+    assert stream.getvalue().count("different engines") == 2, "in the row, and with their names in the note"
+    assert "first run: hf, second run: vllm 0.32" in stream.getvalue()
 
 
 def test_kls_are_paired_by_document_where_they_are_stored_and_say_why_not_else(two: Path) -> None:

@@ -102,9 +102,28 @@ def test_recovery_pairs_by_item_and_says_what_differs(
     assert row.recovery == pytest.approx(2 / 3)
     assert row.p_value == stats.mcnemar_exact([1, 1, 0, 1], [0, 1, 0, 0]) == 0.5
     assert "1 of 5 items" in str(row.note)
-    assert "different engines" in str(row.note)
+    assert "different engines: base: hf fp32, adapter: hf fp32, full: vllm bf16" in str(row.note)
+    assert (row.engines_differ, alone.engines_differ) == (True, False)
     assert row.recovery_ci_low is None
     assert "unbounded" in str(row.reason)
+
+
+def test_groups_of_another_engine_than_the_adapters_are_marked(
+    store: Store, synthetic: ModuleType, connection: Connection
+) -> None:
+    run = store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
+    step, _ = store.begin_step(run, 0, **synthetic.step_values("evaluate/all", "evaluate"))
+    for variant, engine in (
+        ("base", "vllm"),
+        ("adapter", "vllm"),
+        ("without-mlp", "hf"),
+        ("without-attention", "vllm"),
+    ):
+        store.write(step, synthetic.evaluation(variant, "b", [0, 1, variant != "base", 1], engine=engine))
+    marked = {r.group: r.engines_differ for r in queries.groups(connection, run)}
+    assert marked == {"none": False, "all": False, "mlp": True, "attention": False}
+    (recovery,) = queries.recovery(connection, run)
+    assert not recovery.engines_differ
 
 
 def test_groups_divide_by_the_adapters_gap(full: Connection) -> None:
