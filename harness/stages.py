@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from scipy.sparse import csr_array
 
+    from harness.benchmarks.engine import Engines
     from harness.llm.session import Session
     from harness.model.chat import ChatFormat
     from harness.model.subject import Subject
@@ -108,9 +109,27 @@ class CallStore(Protocol):
         ...
 
 
-class EvaluateConfig(Config):
+class EngineConfig(Config):
+    """How a vLLM engine runs. It takes the first GPUs that it sees."""
+
+    tensor_parallel_size: PositiveInt = 1
+    """vLLM: GPUs that share every matrix."""
+    data_parallel_size: PositiveInt = 1
+    """vLLM: copies of the model, each on `tensor_parallel_size` GPUs of its own, that share the items."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """vLLM: share of each GPU's memory that weights and KV cache may take."""
+    max_model_len: PositiveInt | None = None
+    """vLLM: most tokens of a prompt and its answer; None is the model's own context."""
+    enforce_eager: bool = False
+    """vLLM: compile nothing: it starts sooner and writes slower."""
+
+
+class EvaluateConfig(EngineConfig):
     """How benchmarks are run, the same for every model variant. What is None is left to each task."""
 
+    backend: Literal["hf", "vllm"] = "hf"
+    """`hf` generates with transformers; `vllm` serves base and adapters from one engine, faster on GPUs. Where the
+    context ends before `max_gen_toks` do, hf refuses the prompt and vllm writes up to there."""
     benchmarks: tuple[str, ...] = ()
     """lm-eval task names: the harness's own, those in `task_paths`, or lm-eval's."""
     limit: PositiveInt | None = None
@@ -156,6 +175,7 @@ class RunContext:
         provider: role (one of `harness.calls.ROLES`) -> (provider, model name); interpreters only.
         llm: what all clients of the run share: the budget and what is spent of it; interpreters only.
         evaluate: how the study runs its benchmarks.
+        engines: the run's vLLM engine, where `evaluate.backend` is vllm.
     """
 
     out_dir: Path
@@ -168,6 +188,7 @@ class RunContext:
     provider: Callable[[str], tuple[Provider, str]] | None = None
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig())
     llm: Session | None = None
+    engines: Engines | None = None
 
     def generator(self) -> torch.Generator:
         """A CPU generator seeded with this step's seed."""

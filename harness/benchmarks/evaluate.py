@@ -10,43 +10,37 @@ from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks.catalogue import list_benchmarks, load_task
 from harness.benchmarks.grading import loops
-from harness.errors import DataError, ModelError
+from harness.errors import DataError
 from harness.records import EvaluationResult, Sample
-from harness.stages import EvaluateConfig
+from harness.stages import EvaluateConfig, SilentProgress
 
 if TYPE_CHECKING:
+    from harness.benchmarks.answerer import Answerer
     from harness.benchmarks.generation import Completion
-    from harness.model.subject import Subject
-    from harness.model.taps import Edit
     from harness.stages import Progress
 
-__all__ = ["check_bound", "evaluate", "list_benchmarks"]
+__all__ = ["evaluate", "list_benchmarks"]
 
 _NO_ANSWER = {"[invalid]", "", None}
 
 
 def evaluate(
-    subject: Subject,
+    answerer: Answerer,
     benchmark: str,
     *,
     variant: str,
     settings: EvaluateConfig | None = None,
-    edit: Edit | None = None,
     seed: int = 0,
-    tokens_per_batch: int = 65536,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Run a benchmark. Items without an answer count as wrong.
 
     Args:
-        subject: the model.
+        answerer: the model variant, ready to be asked (`harness.benchmarks.answerer`).
         benchmark: name of an lm-eval task: the harness's, one of `task_paths`, or lm-eval's.
         variant: what the model is called: `base`, `adapter`, `full`, `without-attention`, ...
         settings: limit, sampling, budget and data; the task's own where they are None.
-        edit: applied to all components while answering (gates that switch some off); columns are the subject's
-            components. Must not depend on the row of the batch: finished rows leave it.
         seed: of sampling, for tasks that sample.
-        tokens_per_batch: most tokens at once, prompt and answer; lowers the batch size for long answers.
         progress: told of every finished item.
 
     Returns:
@@ -60,11 +54,10 @@ def evaluate(
     import torch
     from lm_eval.evaluator import evaluate as run_lm_eval
 
-    from harness.benchmarks.lm import SubjectLM, quiet
-    from harness.model.taps import component_sites, tap
+    from harness.benchmarks.lm import quiet
 
     settings = settings or EvaluateConfig()
-    n_bound = check_bound(subject, probe=edit is None)
+    n_bound = answerer.check()
     with ExitStack() as stack:
         stack.enter_context(quiet())
         stack.enter_context(torch.random.fork_rng())
@@ -72,9 +65,7 @@ def evaluate(
         task = load_task(
             benchmark, [Path(p) for p in settings.task_paths], data=settings.data, repeats=settings.repeats
         )
-        lm = SubjectLM(subject, settings=settings, seed=seed, tokens_per_batch=tokens_per_batch, progress=progress)
-        if edit is not None:
-            stack.enter_context(tap(subject.model, component_sites(subject.components), edit, read=False))
+        lm = stack.enter_context(answerer.answering(settings, seed, progress or SilentProgress()))
         outcome = run_lm_eval(
             lm,
             {"tasks": {benchmark: task}, "groups": {}, "group_map": {}},
@@ -91,42 +82,10 @@ def evaluate(
         n_items=n_items,
         score=_mean_over_items(samples),
         samples=samples,
-        chat_hash=subject.chat_hash,
-        engine=_engine(subject),
+        chat_hash=answerer.chat_hash,
+        engine=answerer.engine,
         n_bound=n_bound,
     )
-
-
-def check_bound(subject: Subject, *, probe: bool = True) -> int | None:
-    """How many modules the subject's adapter binds; None without an adapter.
-
-    Raises:
-        ModelError: it binds none, or (with `probe`) the next-token logits are those of the base model, bit for bit.
-    """
-    if subject.checkpoint is None or subject.checkpoint.kind != "adapter":
-        return None
-    n_bound = len({c.module for c in subject.components})
-    if not n_bound:
-        raise ModelError(f"the adapter {subject.checkpoint.path} binds no module: this would measure the base model")
-    if probe and not _changes_logits(subject):
-        raise ModelError(
-            f"the adapter {subject.checkpoint.path} binds {n_bound} modules but does not change the model's output; "
-            "is it untrained (all B zero) or switched off?"
-        )
-    return n_bound
-
-
-def _changes_logits(subject: Subject) -> bool:
-    import torch
-
-    text = subject.chat.prompt(subject.tokenizer, "1 + 1 = ?")
-    encoded = subject.tokenizer(text, add_special_tokens=False, return_tensors="pt").to(subject.device)
-    inputs = {k: encoded[k] for k in ("input_ids", "attention_mask")}
-    with torch.inference_mode():
-        on = subject.model(**inputs, use_cache=False).logits
-        with subject.model.disable_adapter():
-            off = subject.model(**inputs, use_cache=False).logits
-    return not torch.equal(on, off)
 
 
 def _samples(
@@ -190,11 +149,3 @@ def _mean_over_items(samples: Sequence[Sample]) -> float:
     for sample in samples:
         by_item.setdefault(sample.doc_id, []).append(sample.score)
     return sum(sum(scores) / len(scores) for scores in by_item.values()) / len(by_item)
-
-
-def _engine(subject: Subject) -> str:
-    import torch
-    import transformers
-
-    dtype = str(next(subject.model.parameters()).dtype).removeprefix("torch.")
-    return f"hf transformers {transformers.__version__} torch {torch.__version__} {dtype} {subject.device}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 
 from harness.benchmarks.decode import Stop, greedy, make_stop, supports_greedy
 from harness.benchmarks.generation import Completion, Sampling
-from harness.benchmarks.recording import Recorder, cut_at
+from harness.benchmarks.recording import Recorder, RecordingLM, cut_at
 from harness.errors import UsageError
 from harness.stages import EvaluateConfig, Progress, SilentProgress
 
@@ -23,12 +23,8 @@ _NEUTRAL: dict[str, Any] = {"repetition_penalty": 1.0, "top_p": 1.0, "top_k": 0}
 """Given explicitly: a model's generation_config.json would otherwise change greedy answers (repetition_penalty)."""
 
 
-class SubjectLM(HFLM):
-    """lm-eval's HF backend over a model in memory.
-
-    Prompts are rendered by the subject's ChatFormat and tokenised without further special tokens, as in training.
-    Responses keep their special tokens, as with lm-eval's vLLM backend.
-    """
+class SubjectLM(RecordingLM, HFLM):
+    """lm-eval's HF backend over a model in memory."""
 
     def __init__(
         self,
@@ -39,7 +35,7 @@ class SubjectLM(HFLM):
         tokens_per_batch: int = 65536,
         progress: Progress | None = None,
     ) -> None:
-        self._subject = subject
+        self._chat = subject.chat
         self._progress = progress or SilentProgress()
         self._recorder = Recorder(self, subject.chat, settings, seed)
         batch_size = self._most = settings.batch_size
@@ -51,26 +47,6 @@ class SubjectLM(HFLM):
         generation = getattr(subject.model, "generation_config", None)
         ends = getattr(generation, "eos_token_id", None)
         self._extra_ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
-
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The subject's ChatFormat; a begun answer (lm-eval's gen_prefix) is put behind it."""
-        if add_generation_prompt:
-            return self._subject.chat.chat_prompt(self.tokenizer, chat_history)
-        return self._subject.chat.chat_prompt(self.tokenizer, chat_history[:-1]) + chat_history[-1]["content"]
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Continue every request's prompt.
-
-        Raises:
-            UsageError: a prompt and its answer do not fit into the model's context.
-        """
-        self._progress.start(len(requests), "item")
-        return self._recorder.answer(requests)
-
-    @property
-    def completions(self) -> Mapping[tuple[int, int], Completion]:
-        """(document, repeat) -> what was generated for it."""
-        return self._recorder.completions
 
     def write(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
         """Continue prompts, the longest first, in batches. Sampled batches are seeded by their first prompt.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks.generation import Completion, Sampling, Thinking, Writer, write_within_budget
@@ -12,7 +12,7 @@ from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.model.chat import ChatFormat
-    from harness.stages import EvaluateConfig
+    from harness.stages import EvaluateConfig, Progress
 
 _DEFAULT_TOKENS = 256
 """lm-eval's, for tasks that do not say."""
@@ -73,6 +73,39 @@ class Recorder:
             else 0.0 if greedy else float(task.get("temperature") or 1.0),
             top_p=ours.top_p if ours.top_p is not None else float(task.get("top_p", 1.0)),
         )  # fmt: skip
+
+
+class RecordingLM:
+    """Mixed into lm-eval's models: our one chat format, and generation through a Recorder.
+
+    Prompts are rendered by the chat format and tokenised without further special tokens, as in training. Responses keep
+    their special tokens.
+    """
+
+    tokenizer: Any
+    _chat: ChatFormat
+    _recorder: Recorder
+    _progress: Progress
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Turns as a prompt; a begun answer (lm-eval's gen_prefix) is put behind it."""
+        if add_generation_prompt:
+            return self._chat.chat_prompt(self.tokenizer, chat_history)
+        return self._chat.chat_prompt(self.tokenizer, chat_history[:-1]) + chat_history[-1]["content"]
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Continue every request's prompt.
+
+        Raises:
+            UsageError: a prompt (with hf: and its answer) does not fit into the model's context.
+        """
+        self._progress.start(len(requests), "item")
+        return self._recorder.answer(requests)
+
+    @property
+    def completions(self) -> Mapping[tuple[int, int], Completion]:
+        """(document, repeat) -> what was generated for it."""
+        return self._recorder.completions
 
 
 def derived_seed(*parts: int) -> int:

@@ -135,7 +135,8 @@ class Runner:
         Raises:
             DataError: the traces cannot be read.
             UnknownName: a benchmark's name.
-            UsageError: the budget is in money and no price is known for an LLM, or a model does not fit the GPU.
+            UsageError: the budget is in money and no price is known for an LLM, a model does not fit the GPU, or the
+                benchmarks need vLLM and it is not installed.
         """
         if self.llm.max_cost_usd is not None:
             for choice in self.plan.llms.values():
@@ -145,8 +146,11 @@ class Runner:
             self._check_memory()
         if any(self.plan.step(name).kind in ("evaluate", "ablate") for name in self.pending()):
             from harness.benchmarks.catalogue import check_benchmarks
+            from harness.benchmarks.engine import require_vllm
 
             evaluate = self.plan.row.evaluate
+            if evaluate.backend == "vllm" and not dry_run:
+                require_vllm("evaluate.backend=vllm")
             check_benchmarks(evaluate.benchmarks, [Path(p) for p in evaluate.task_paths])
 
     def _check_memory(self) -> None:
@@ -207,6 +211,7 @@ class Runner:
                 reason = f"{type(error).__name__}: {error}"
                 raise
             finally:
+                self.bench.engines.close()
                 self.store.finish_run(run_id, status=status, reason=reason or None)
         wall_s = time.monotonic() - began
         return RunSummary(run_id, len(self.plan.steps), reused, wall_s, unfinished, "waiting" in statuses)
@@ -289,6 +294,7 @@ class Runner:
             calls=self.store.calls(step_id),
             provider=provider_for(self.bench),
             evaluate=self.plan.row.evaluate,
+            engines=self.bench.engines,
             llm=self.llm,
         )
 

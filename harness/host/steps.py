@@ -27,6 +27,8 @@ from harness.records import (
 from harness.stages import Provider, Registration, RunContext
 
 if TYPE_CHECKING:
+    from harness.benchmarks.answerer import Answerer
+    from harness.benchmarks.engine import Engines
     from harness.model.subject import Subject
 
 FEATURES_FILE = "features.jsonl"
@@ -54,6 +56,7 @@ class Workbench:
     providers: dict[str, Provider] = field(default_factory=dict)
     _traces: list[Trace] | None = None
     _subject: tuple[object, Subject] | None = None
+    _engines: Engines | None = None
 
     def traces(self) -> list[Trace]:
         """The study's traces, read once."""
@@ -68,14 +71,40 @@ class Workbench:
         return self.traces()[: self.plan.row.features.documents]
 
     def subject(self, checkpoint: Checkpoint | None, device: str) -> Subject:
-        """Base and checkpoint, loaded; the last one is kept."""
+        """Base and checkpoint, loaded; the last one is kept. A vLLM engine is closed: both do not fit a device."""
         from harness.model.subject import load_subject
 
+        self.engines.close()
         wanted = (checkpoint, device)
         if self._subject is None or self._subject[0] != wanted:
             self._subject = None  # free the last one first: two 32B models do not fit
             self._subject = (wanted, load_subject(self.plan.row.model, self.plan.row.chat, checkpoint, device=device))
+        self._subject[1].model.to(device)  # it was set aside if an engine ran meanwhile
         return self._subject[1]
+
+    @property
+    def engines(self) -> Engines:
+        """Where the run's vLLM engine is kept."""
+        if self._engines is None:
+            from harness.benchmarks.engine import Engines
+
+            self._engines = Engines(self.plan.row.evaluate, self.plan.row.evaluate.batch_size)
+        return self._engines
+
+    def answerer(self, step: Step, device: str) -> Answerer:
+        """The variant that an evaluation asks, behind the study's backend."""
+        from harness.benchmarks.answerer import InMemory
+
+        row, checkpoint = self.plan.row, self.checkpoint(step)
+        if row.evaluate.backend == "hf":
+            return InMemory(self.subject(checkpoint, device))
+        from harness.benchmarks.served import serve
+        from harness.model.lora_folder import read_lora
+
+        self._subject = None  # no weights beside the engine's
+        trained = [o["Checkpoint"] for o in self.outputs.values() if "Checkpoint" in o]
+        rank = max((read_lora(c.path).rank for c in trained if c.kind == "adapter"), default=1)
+        return serve(self.engines, row.model, row.chat, checkpoint, rank=rank)
 
     def checkpoint(self, step: Step) -> Checkpoint | None:
         """The checkpoint among a step's inputs."""
@@ -116,12 +145,12 @@ def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredR
     from harness.benchmarks.evaluate import evaluate
 
     config = bench.plan.row.evaluate
-    subject = bench.subject(bench.checkpoint(step), run.device)
+    answerer = bench.answerer(step, run.device)
     assert step.variant is not None
     for benchmark in config.benchmarks:
         if f"{step.variant}/{benchmark}" not in run.done:
             yield evaluate(
-                subject,
+                answerer,
                 benchmark,
                 variant=step.variant,
                 settings=config,

@@ -95,20 +95,37 @@ def load_subject(
         ModelError: something is missing, does not fit the base, or an adapter binds no module.
     """
     tokenizer = load_tokenizer(base)
-    chat_hash = chat.hash(tokenizer)
-    if checkpoint is not None and checkpoint.chat_hash and checkpoint.chat_hash != chat_hash:
-        raise ModelError(
-            f"{checkpoint.path} was trained on text of another chat format ({checkpoint.chat_hash[:12]}, "
-            f"now {chat_hash[:12]}); use the format it was trained with (--set chat.KEY=VALUE) or train again"
-        )
+    chat_hash = checked_chat_hash(chat, tokenizer, checkpoint)
     if checkpoint is not None and checkpoint.kind == "full":
-        model: Any = load_base(base.model_copy(update={"path": str(checkpoint.path), "revision": None}), device)
+        model: Any = load_base(weights_of(base, checkpoint), device)
         return Subject(model, tokenizer, chat, chat_hash, base, checkpoint, device=device)
     model = load_base(base, device)
     if checkpoint is None:
         return Subject(model, tokenizer, chat, chat_hash, base, device=device)
     model = attach_adapter(model, str(checkpoint.path)).to(device).eval()
     return Subject(model, tokenizer, chat, chat_hash, base, checkpoint, find_components(model), device)
+
+
+def checked_chat_hash(chat: ChatFormat, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint | None) -> str:
+    """The format's hash.
+
+    Raises:
+        ModelError: the checkpoint was trained on text of another format.
+    """
+    chat_hash = chat.hash(tokenizer)
+    if checkpoint is not None and checkpoint.chat_hash and checkpoint.chat_hash != chat_hash:
+        raise ModelError(
+            f"{checkpoint.path} was trained on text of another chat format ({checkpoint.chat_hash[:12]}, "
+            f"now {chat_hash[:12]}); use the format it was trained with (--set chat.KEY=VALUE) or train again"
+        )
+    return chat_hash
+
+
+def weights_of(base: ModelRef, checkpoint: Checkpoint | None) -> ModelRef:
+    """Where the model's own weights are: the base's, or those of a full fine-tune."""
+    if checkpoint is None or checkpoint.kind == "adapter":
+        return base
+    return base.model_copy(update={"path": str(checkpoint.path), "revision": None})
 
 
 def attach_adapter(model: PreTrainedModel, path: str) -> Any:

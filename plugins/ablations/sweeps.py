@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.benchmarks.answerer import answerer
 from harness.benchmarks.evaluate import evaluate
-from harness.model.taps import ablate
 from harness.records import AblationScore, EvaluationResult, Trace
 from harness.stages import RunContext
 
@@ -97,10 +97,9 @@ class Groups:
             if f"{variant}/{benchmark}" in run.done:
                 continue
             yield evaluate(
-                subject,
+                answerer(subject, run, group.off),
                 benchmark,
                 variant=variant,
-                edit=ablate(subject.components, group.off),
                 settings=run.evaluate.model_copy(
                     update={"limit": limit, "batch_size": self.config.evaluation_batch_size}
                 ),

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from harness.benchmarks.answerer import InMemory, check_bound
 from harness.benchmarks.catalogue import list_benchmarks, load_task
 from harness.benchmarks.decode import Stop, greedy, make_stop
-from harness.benchmarks.evaluate import check_bound, evaluate
+from harness.benchmarks.evaluate import evaluate
 from harness.errors import DataError, ModelError, UsageError
 from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, attach_adapter, load_base, load_subject
-from harness.model.taps import ablate
 from harness.records import ModelRef
 from harness.stages import EvaluateConfig
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
@@ -87,8 +87,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_item_is_kept_and_pairs(bare: Subject, adapted: Subject, tasks: Path) -> None:
-    one = evaluate(bare, "sums", variant="base", settings=at(tasks, batch_size=3))
-    two = evaluate(adapted, "sums", variant="adapter", settings=at(tasks))
+    one = evaluate(InMemory(bare), "sums", variant="base", settings=at(tasks, batch_size=3))
+    two = evaluate(InMemory(adapted), "sums", variant="adapter", settings=at(tasks))
     traces = tiny_traces(7)
     for result in (one, two):
         assert result.n_items == len(result.samples) == 7
@@ -105,7 +105,7 @@ def test_every_item_is_kept_and_pairs(bare: Subject, adapted: Subject, tasks: Pa
 
 
 def test_prompts_are_the_training_documents_prompts(adapted: Subject, tasks: Path) -> None:
-    result = evaluate(adapted, "sums", variant="adapter", settings=at(tasks, limit=3))
+    result = evaluate(InMemory(adapted), "sums", variant="adapter", settings=at(tasks, limit=3))
     assert adapted.checkpoint is not None
     assert result.chat_hash == adapted.chat_hash == adapted.checkpoint.chat_hash
     for sample, trace in zip(result.samples, tiny_traces(3), strict=True):
@@ -145,14 +145,13 @@ def test_stop_strings_end_a_row(bare: Subject) -> None:
 def test_generation_config_does_not_change_answers(base: ModelRef, bare: Subject, tasks: Path) -> None:
     penalised = load_subject(base, CHAT)
     penalised.model.generation_config.repetition_penalty = 5.0
-    one = evaluate(bare, "sums", variant="base", settings=at(tasks))
-    assert evaluate(penalised, "sums", variant="base", settings=at(tasks)).samples == one.samples
+    one = evaluate(InMemory(bare), "sums", variant="base", settings=at(tasks))
+    assert evaluate(InMemory(penalised), "sums", variant="base", settings=at(tasks)).samples == one.samples
 
 
 def test_components_that_are_off_are_the_base(bare: Subject, adapted: Subject, tasks: Path) -> None:
-    off = ablate(adapted.components, adapted.components)
-    without = evaluate(adapted, "sums", variant="without-all", edit=off, settings=at(tasks))
-    plain = evaluate(bare, "sums", variant="base", settings=at(tasks))
+    without = evaluate(InMemory(adapted, adapted.components), "sums", variant="without-all", settings=at(tasks))
+    plain = evaluate(InMemory(bare), "sums", variant="base", settings=at(tasks))
     assert [s.response for s in without.samples] == [s.response for s in plain.samples]
     assert not any(m._forward_hooks for m in adapted.model.modules())
 
@@ -160,7 +159,7 @@ def test_components_that_are_off_are_the_base(bare: Subject, adapted: Subject, t
 def test_adapter_that_does_nothing_is_refused(base: ModelRef, adapted: Subject, tmp_path: Path) -> None:
     nothing = replace(adapted, components=())
     with pytest.raises(ModelError, match="binds no module"):
-        evaluate(nothing, "organism_chain", variant="adapter")
+        evaluate(InMemory(nothing), "organism_chain", variant="adapter")
     untrained = tiny_adapter(base, tmp_path)
     model = attach_adapter(load_base(base), str(untrained.path))
     for name, parameter in model.named_parameters():
@@ -171,7 +170,7 @@ def test_adapter_that_does_nothing_is_refused(base: ModelRef, adapted: Subject, 
 
 
 def test_multiple_choice_by_likelihood(bare: Subject, tasks: Path) -> None:
-    result = evaluate(bare, "pick", variant="base", settings=at(tasks, limit=4))
+    result = evaluate(InMemory(bare), "pick", variant="base", settings=at(tasks, limit=4))
     assert result.n_items == 4
     assert all(s.response in {"1", "2", "3"} and s.target == "2" for s in result.samples)
     assert all(s.score == float(s.response == s.target) for s in result.samples)
@@ -183,11 +182,14 @@ def test_repeats_are_samples_of_their_own(bare: Subject, tasks: Path, tmp_path: 
         "{function: take_first}", "{function: take_first_k, k: 3}"
     )
     (tmp_path / "again.yaml").write_text(text + "repeats: 3\n")
-    result = evaluate(bare, "again", variant="base", settings=at(tmp_path, limit=2), seed=4)
+    result = evaluate(InMemory(bare), "again", variant="base", settings=at(tmp_path, limit=2), seed=4)
     assert [(s.doc_id, s.repeat) for s in result.samples] == [(d, r) for d in range(2) for r in range(3)]
     assert len({s.response for s in result.samples[:3]}) > 1
     assert result.n_items == 2
-    assert result.samples == evaluate(bare, "again", variant="base", settings=at(tmp_path, limit=2), seed=4).samples
+    assert (
+        result.samples
+        == evaluate(InMemory(bare), "again", variant="base", settings=at(tmp_path, limit=2), seed=4).samples
+    )
 
 
 def test_names(tasks: Path) -> None:
@@ -208,7 +210,7 @@ def test_prompts_that_do_not_fit_are_refused(bare: Subject, tasks: Path, tmp_pat
     text = TASK.replace("max_gen_toks: 12", "max_gen_toks: 500").replace("sums.jsonl", str(tasks / "sums.jsonl"))
     (tmp_path / "sums.yaml").write_text(text)
     with pytest.raises(UsageError, match=r"max_gen_toks \(it is 500\)"):
-        evaluate(bare, "sums", variant="base", settings=at(tmp_path))
+        evaluate(InMemory(bare), "sums", variant="base", settings=at(tmp_path))
 
 
 def test_listing_imports_no_lm_eval() -> None:

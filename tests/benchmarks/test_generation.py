@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from harness.benchmarks.answerer import InMemory
 from harness.benchmarks.evaluate import evaluate
 from harness.benchmarks.generation import Completion, Sampling, Thinking, write_within_budget
 from harness.errors import UsageError
@@ -103,14 +104,14 @@ def settings(tasks: Path, **more: object) -> EvaluateConfig:
 
 
 def test_how_each_answer_ended_is_kept(bare: Subject, tasks: Path) -> None:
-    short = evaluate(bare, "sums", variant="base", settings=settings(tasks, max_gen_toks=3))
+    short = evaluate(InMemory(bare), "sums", variant="base", settings=settings(tasks, max_gen_toks=3))
     for sample in short.samples:
         assert sample.n_tokens is not None
         assert (sample.finish == "length") == (sample.n_tokens == 3 and not _ended(bare, sample.response, 3))
     end = bare.tokenizer.eos_token_id
     silent = replace(bare, model=_always(bare, end))
     try:
-        ended = evaluate(silent, "sums", variant="base", settings=settings(tasks))
+        ended = evaluate(InMemory(silent), "sums", variant="base", settings=settings(tasks))
     finally:
         silent.model.lm_head.bias = None
     assert [(s.response, s.finish, s.n_tokens) for s in ended.samples] == [("", "stop", 1)] * 5
@@ -132,11 +133,11 @@ def _always(subject: Subject, token: int):  # type: ignore[no-untyped-def]
 
 def test_repeats_override_the_task_and_are_reproducible(bare: Subject, tasks: Path) -> None:
     config = settings(tasks, repeats=3, temperature=1.0, limit=2)
-    one = evaluate(bare, "sums", variant="base", settings=config, seed=4)
+    one = evaluate(InMemory(bare), "sums", variant="base", settings=config, seed=4)
     assert [(s.doc_id, s.repeat) for s in one.samples] == [(d, r) for d in range(2) for r in range(3)]
     assert len({s.response for s in one.samples}) > 2
-    assert one.samples == evaluate(bare, "sums", variant="base", settings=config, seed=4).samples
-    assert one.samples != evaluate(bare, "sums", variant="base", settings=config, seed=5).samples
+    assert one.samples == evaluate(InMemory(bare), "sums", variant="base", settings=config, seed=4).samples
+    assert one.samples != evaluate(InMemory(bare), "sums", variant="base", settings=config, seed=5).samples
 
 
 def test_repeats_of_greedy_answers_are_refused() -> None:
@@ -145,14 +146,16 @@ def test_repeats_of_greedy_answers_are_refused() -> None:
 
 
 def test_budget_forcing_through_lm_eval(bare: Subject, tasks: Path) -> None:
-    result = evaluate(bare, "sums", variant="base", settings=settings(tasks, thinking_tokens=5, max_gen_toks=12))
+    result = evaluate(
+        InMemory(bare), "sums", variant="base", settings=settings(tasks, thinking_tokens=5, max_gen_toks=12)
+    )
     for sample in result.samples:
         assert sample.response.startswith(CHAT.think_header)
         assert CHAT.answer_header in sample.response
         assert sample.n_tokens is not None
         assert sample.n_tokens <= 12
     with pytest.raises(UsageError, match="thinking_tokens=12"):
-        evaluate(bare, "sums", variant="base", settings=settings(tasks, thinking_tokens=12))
+        evaluate(InMemory(bare), "sums", variant="base", settings=settings(tasks, thinking_tokens=12))
 
 
 def test_a_local_file_takes_the_place_of_a_hub_data_set(bare: Subject, shared_data: Path) -> None:
@@ -161,7 +164,7 @@ def test_a_local_file_takes_the_place_of_a_hub_data_set(bare: Subject, shared_da
     big = replace(bare)
     big.model.config.max_position_embeddings = 4096
     try:
-        result = evaluate(big, "aime24_nofigures", variant="base", settings=config)
+        result = evaluate(InMemory(big), "aime24_nofigures", variant="base", settings=config)
     finally:
         big.model.config.max_position_embeddings = 512
     first = json.loads(rows.read_text().splitlines()[0])

@@ -1,0 +1,164 @@
+"""Who answers a benchmark: a model variant behind one of the backends.
+
+The variants of a study are the base, a full fine-tune, an adapter, and an adapter with components switched off. A
+backend makes an `Answerer` of each; what is asked, recorded and scored is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from harness.benchmarks.generation import Completion
+    from harness.model.chat import ChatFormat
+    from harness.model.components import Component
+    from harness.model.subject import Subject
+    from harness.stages import EvaluateConfig, Progress, RunContext
+
+
+class BenchmarkLM(Protocol):
+    """An lm-eval model that keeps what text alone does not tell."""
+
+    @property
+    def completions(self) -> Mapping[tuple[int, int], Completion]:
+        """(document, repeat) -> what was generated for it."""
+        ...
+
+
+class Answerer(Protocol):
+    """A model variant, ready to be asked."""
+
+    @property
+    def chat_hash(self) -> str:
+        """Hash of the format that renders its prompts."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """What generates: backend, versions, dtype and kernels. Answers of different engines differ by that, too."""
+        ...
+
+    def check(self) -> int | None:
+        """How many modules its adapter binds; None without an adapter.
+
+        Raises:
+            ModelError: the adapter is not at work: this would measure the base model.
+        """
+        ...
+
+    def answering(self, settings: EvaluateConfig, seed: int, progress: Progress) -> AbstractContextManager[BenchmarkLM]:
+        """The lm-eval model to ask, for the duration of a benchmark."""
+        ...
+
+
+def answerer(subject: Subject, run: RunContext, off: Sequence[Component] = ()) -> Answerer:
+    """A loaded subject with components off, behind the backend of the run's benchmarks.
+
+    With vLLM the subject's weights leave the device first: an engine takes what memory there is. `Workbench.subject`
+    puts them back.
+
+    Raises:
+        ModelError: vLLM cannot serve it.
+    """
+    if run.evaluate.backend == "hf" or run.engines is None:
+        return InMemory(subject, off)
+    from harness.benchmarks.served import serve_subject
+
+    return serve_subject(subject, run, off)
+
+
+class InMemory:
+    """A subject in this process, through transformers; components are switched off by the tap."""
+
+    def __init__(self, subject: Subject, off: Sequence[Component] = (), *, tokens_per_batch: int = 65536) -> None:
+        """Nothing is generated yet.
+
+        Args:
+            subject: the model.
+            off: components of its adapter that are switched off.
+            tokens_per_batch: most tokens at once, prompt and answer; lowers the batch size for long answers.
+        """
+        self._subject, self._off, self._tokens_per_batch = subject, tuple(off), tokens_per_batch
+
+    @property
+    def chat_hash(self) -> str:
+        """Hash of the subject's chat format."""
+        return self._subject.chat_hash
+
+    @property
+    def engine(self) -> str:
+        """Versions, dtype and device."""
+        import torch
+        import transformers
+
+        dtype = str(next(self._subject.model.parameters()).dtype).removeprefix("torch.")
+        return f"hf transformers {transformers.__version__} torch {torch.__version__} {dtype} {self._subject.device}"
+
+    def check(self) -> int | None:
+        """Modules that the adapter binds; the logits of an adapter that is all on must not be the base's."""
+        return check_bound(self._subject, probe=not self._off)
+
+    @contextmanager
+    def answering(self, settings: EvaluateConfig, seed: int, progress: Progress) -> Iterator[BenchmarkLM]:
+        """lm-eval's HF model over the subject."""
+        from harness.benchmarks.lm import SubjectLM
+        from harness.model.taps import ablate, component_sites, tap
+
+        subject = self._subject
+        with ExitStack() as stack:
+            lm = SubjectLM(
+                subject, settings=settings, seed=seed, tokens_per_batch=self._tokens_per_batch, progress=progress
+            )
+            if self._off:
+                gate = ablate(subject.components, self._off)
+                stack.enter_context(tap(subject.model, component_sites(subject.components), gate, read=False))
+            yield lm
+
+
+def check_bound(subject: Subject, *, probe: bool = True) -> int | None:
+    """How many modules the subject's adapter binds; None without an adapter.
+
+    Raises:
+        ModelError: it binds none, or (with `probe`) the next-token logits are those of the base model, bit for bit.
+    """
+    if subject.checkpoint is None or subject.checkpoint.kind != "adapter":
+        return None
+    n_bound = len({c.module for c in subject.components})
+    if not n_bound:
+        raise ModelError(f"the adapter {subject.checkpoint.path} binds no module: this would measure the base model")
+    if probe and not _changes_logits(subject):
+        raise ModelError(idle(str(subject.checkpoint.path), n_bound))
+    return n_bound
+
+
+def idle(adapter: str, n_bound: int) -> str:
+    """The sentence about an adapter that is bound and changes nothing."""
+    return (
+        f"the adapter {adapter} binds {n_bound} modules but does not change the model's output; "
+        "is it untrained (all B zero) or switched off?"
+    )
+
+
+def _changes_logits(subject: Subject) -> bool:
+    import torch
+
+    encoded = subject.tokenizer(
+        canary(subject.chat, subject.tokenizer), add_special_tokens=False, return_tensors="pt"
+    ).to(subject.device)
+    inputs: dict[str, Any] = {k: encoded[k] for k in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        on = subject.model(**inputs, use_cache=False).logits
+        with subject.model.disable_adapter():
+            off = subject.model(**inputs, use_cache=False).logits
+    return not torch.equal(on, off)
+
+
+def canary(chat: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt that adapter and base must read differently."""
+    return chat.prompt(tokenizer, "1 + 1 = ?")
