@@ -30,13 +30,14 @@ Ratios against a named rival, both measured in one process in interleaved rounds
 the median over rounds, its range their lowest and highest. Written by `make bench` (`python -m bench NAME` for one
 section); a section is as old as its date says.
 """
+HELPERS = {"__main__", "measure", "llm_server", "paper_loop", "paper_tracker", "planted"}
 COLUMNS = ("what", "rival", "ours (s)", "rival (s)", "ratio", "range", "rounds", "also")
 
 
 def modules() -> list[str]:
     """Names of the modules that hold benches."""
     names = sorted(m.name for m in pkgutil.iter_modules(bench.__path__))
-    return [n for n in names if n not in ("__main__", "measure", "llm_server", "paper_loop", "planted")]
+    return [n for n in names if n not in HELPERS]
 
 
 def missing(module: ModuleType) -> str | None:

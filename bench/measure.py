@@ -54,15 +54,19 @@ def compare(
     theirs: Callable[[], Any],
     *,
     rounds: int = ROUNDS,
+    warm: bool = True,
     note: str = "",
 ) -> Ratio:
-    """Interleaved rounds, after one that is not counted. The ratio is taken within a round, where load is alike."""
+    """Interleaved rounds, after one that is not counted. The ratio is taken within a round, where load is alike.
+
+    `warm=False` counts the first round, too: for what takes so long that a first time is no different.
+    """
     times: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(rounds + 1):
+    for round_ in range(-int(warm), rounds):
         for kept, function in zip(times, (ours, theirs), strict=True):
             began = time.perf_counter()
             function()
-            if round_:
+            if round_ >= 0:
                 kept.append(time.perf_counter() - began)
     ratios = [b / a for a, b in zip(*times, strict=True)]
     return Ratio(
