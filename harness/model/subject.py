@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,15 +146,26 @@ def attach_adapter(model: PreTrainedModel, path: str) -> Any:
             # Weights for modules that the model lacks are dropped without a word.
             unused = set(load_peft_weights(path, device="cpu")) - set(get_peft_model_state_dict(adapted))
     except (OSError, ValueError, RuntimeError, UserWarning, KeyError) as error:
-        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-        first = next((line for line in lines if "size mismatch" in line), lines[0])[:300]
-        raise ModelError(f"the adapter {path!r} does not fit {model.config._name_or_path!r}: {first}") from error
+        place = model.config._name_or_path
+        raise ModelError(f"the adapter {path!r} does not fit {place!r}: {_misfit(error)}") from error
     if unused:
         raise ModelError(
             f"the adapter {path!r} does not fit {model.config._name_or_path!r}: {len(unused)} of its weights have no "
             f"module there, the first is {min(unused)!r}; it was made for another model"
         )
     return adapted
+
+
+def _misfit(error: Exception) -> str:
+    """The sentence in what PEFT says, which may name a thousand keys."""
+    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    if "missing adapter keys" in lines[0]:
+        missing = re.findall(r"'([^']+)'", str(error))
+        return (
+            f"it has no weights for {len(missing)} of the matrices that it would adapt there, the first is "
+            f"{missing[0]!r}; it was made for another model"
+        )
+    return next((line for line in lines if "size mismatch" in line), lines[0])[:300]
 
 
 @contextmanager

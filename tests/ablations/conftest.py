@@ -1,4 +1,4 @@
-"""Tiny models of three architectures with random adapters, and a brute force that shares nothing with the sweep."""
+"""Tiny models of five architectures and a pretrained Llama, with random adapters, and a brute force that shares nothing with the sweep."""
 
 from __future__ import annotations
 
@@ -31,10 +31,15 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return make_subject(tmp_path_factory.mktemp("qwen2"))
 
 
-@pytest.fixture(scope="session", params=["qwen2", "llama", "gpt2", "gemma", "mistral"])
+@pytest.fixture(scope="session", params=["qwen2", "llama", "gpt2", "gemma", "mistral", "stories"])
 def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """Each architecture with 3 layers, in float64."""
-    made = make_subject(tmp_path_factory.mktemp(request.param), request.param, layers=3)
+    """Each architecture with 3 layers, and a real pretrained Llama with an adapter on 2 of its 5, in float64."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "stories":
+        base, chat = request.getfixturevalue("stories"), ChatFormat(template="plain")
+        made = load_subject(base, chat, tiny_adapter(base, folder, chat=chat, layers_to_transform=[1, 3]))
+    else:
+        made = make_subject(folder, request.param, layers=3)
     made.model.double()
     return made
 
@@ -44,7 +49,7 @@ class BruteForce:
 
     def __init__(self, subject: Subject, traces: Sequence[Any] = TRACES, max_tokens: int = 2048) -> None:
         self._subject = subject
-        documents = [CHAT.document(subject.tokenizer, t) for t in sorted(traces, key=lambda t: t.id)]
+        documents = [subject.chat.document(subject.tokenizer, t) for t in sorted(traces, key=lambda t: t.id)]
         self._ids = [d.ids for d in documents]
         self._segments = [np.array([SEGMENTS.index(s) for s in d.segments[:max_tokens]]) for d in documents]
         self._max = max_tokens

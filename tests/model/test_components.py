@@ -233,6 +233,8 @@ def test_an_adapter_of_another_base_names_both_and_the_shapes(tmp_path: Path) ->
     small, large = tiny_model(tmp_path / "s"), tiny_model(tmp_path / "l", layers=3)
     with pytest.raises(ModelError, match=r"does not fit.*14 of its weights have no module there.*layers\.2"):
         load_subject(small, ChatFormat(), tiny_adapter(large, tmp_path / "a"))
+    with pytest.raises(ModelError, match=r"has no weights for 14 of the matrices.*layers\.2.*another model$"):
+        load_subject(large, ChatFormat(), tiny_adapter(small, tmp_path / "d"))
     stacked = AutoConfig.from_pretrained(small.path)
     stacked.intermediate_size = 64
     AutoModelForCausalLM.from_config(stacked).save_pretrained(large.path)

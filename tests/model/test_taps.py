@@ -28,11 +28,15 @@ def hooks(subject: Subject) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in subject.model.modules())
 
 
-@pytest.fixture(scope="module", params=["qwen2", "llama", "gpt2", "gemma", "mistral", "phi3"])
+@pytest.fixture(scope="module", params=["qwen2", "llama", "gpt2", "gemma", "mistral", "phi3", "stories"])
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """Random models, and a real pretrained Llama."""
     architecture: Any = request.param
-    base = tiny_model(tmp_path_factory.mktemp("base"), architecture)
-    return load_subject(base, ChatFormat(), tiny_adapter(base, tmp_path_factory.mktemp("adapter"), rank=2))
+    if architecture == "stories":
+        base, chat = request.getfixturevalue("stories"), ChatFormat(template="plain")
+    else:
+        base, chat = tiny_model(tmp_path_factory.mktemp("base"), architecture), ChatFormat()
+    return load_subject(base, chat, tiny_adapter(base, tmp_path_factory.mktemp("adapter"), rank=2, chat=chat))
 
 
 def test_switching_every_component_off_is_the_base_model(subject: Subject) -> None:
