@@ -25,10 +25,7 @@ class DenseGradients:
         """One batch. `dead` latents take part in the auxiliary loss."""
         sae, maths = self.sae, self.maths
         sae.zero_grad(set_to_none=True)
-        centred = x - sae.b_dec if maths.centred else x
-        active = centred @ sae.W_enc.T + sae.b_enc
-        if maths.activation == "relu":
-            active = torch.relu(active)
+        active = _activations(sae, maths, x)
         norms = sae.decoder_norms() if maths.decoder == "norm-aware" else None
         codes, threshold = _batch_top(active, norms, maths)
         residual = x - (codes @ sae.W_dec + sae.b_dec)
@@ -60,6 +57,20 @@ class DenseGradients:
             return squared
         variance = (residual - residual.mean(0)).square().sum(1).mean()
         return squared / variance.clamp_min(1e-12) * residual.shape[1]
+
+
+def reconstructed(
+    sae: Autoencoder, maths: Maths, x: Float[torch.Tensor, "token d_in"]
+) -> Float[torch.Tensor, "token d_in"]:
+    """What the codes of one batch, selected as in training, say of it."""
+    norms = sae.decoder_norms() if maths.decoder == "norm-aware" else None
+    codes, _ = _batch_top(_activations(sae, maths, x), norms, maths)
+    return codes @ sae.W_dec + sae.b_dec
+
+
+def _activations(sae: Autoencoder, maths: Maths, x: torch.Tensor) -> Float[torch.Tensor, "token latent"]:
+    active = (x - sae.b_dec if maths.centred else x) @ sae.W_enc.T + sae.b_enc
+    return torch.relu(active) if maths.activation == "relu" else active
 
 
 def _batch_top(

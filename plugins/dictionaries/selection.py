@@ -15,7 +15,9 @@ token's activations do not depend on its batch.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -151,11 +153,11 @@ class Scanner:
     @torch.no_grad()
     def pre_activations(
         self, x: Float[torch.Tensor, "token d_in"], latents: Int[torch.Tensor, " some"]
-    ) -> Float[torch.Tensor, "token some"]:
+    ) -> Float[torch.Tensor, "some token"]:
         """Of some latents; read from the last scan's product where that was one of this very batch."""
         if self._scanned is not None and self._scanned[0] is x:
-            return self._scanned[1].index_select(0, latents).T.contiguous()
-        return torch.addmm(self.bias[latents], x, self.weight.index_select(0, latents).T)
+            return self._scanned[1].index_select(0, latents)
+        return torch.addmm(self.bias[latents, None], self.weight.index_select(0, latents), x.T)
 
     def _dense(self, x: torch.Tensor, cut: float) -> Entries:
         F, B = len(self.weight), len(x)
@@ -248,13 +250,22 @@ def products(
 ) -> Float[torch.Tensor, " entry"]:
     """left[latent] . right[token] for each entry (ordered by latent), in float32, without gathering either.
 
-    The kernel is embedding_bag's gradient by per-sample weights; torch has no public name for it.
+    Each entry is a sum of its own: it does not depend on which others there are.
     """
-    if not len(latents):
-        return left.new_empty(0)
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        left, right, tokens, starts_of(latents, len(left)), latents, 0, -1
-    )
+    n = len(left)
+    _accept_sparse_csr()
+    starts = torch.cat([starts_of(latents, n), torch.tensor([len(latents)])])
+    zeros = left.new_zeros(len(latents))
+    wanted = torch.sparse_csr_tensor(starts, tokens, zeros, (n, len(right)), check_invariants=False)
+    return torch.sparse.sampled_addmm(wanted, left, right.T, beta=0).values()
+
+
+@cache
+def _accept_sparse_csr() -> None:
+    """Torch warns of compressed rows once per process, from C++; what is used of them here is in the tests."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
 
 
 def stable_order(keys: Int[torch.Tensor, " entry"], n: int) -> Int[torch.Tensor, " entry"]:

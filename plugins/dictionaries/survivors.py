@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from .autoencoder import Autoencoder, Maths, Report
-from .selection import BatchTop, Entries, Precision, Scanner, products, stable_order, starts_of
+from .selection import BatchTop, Entries, Precision, Scanner, products
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -87,13 +87,11 @@ class SurvivorGradients:
         active = self.scanner.pre_activations(centred, index)
         ranked = active.abs() if maths.activation == "abs" else active
         if self.scanner.scale is not None:
-            ranked = ranked * self.scanner.scale[index]
-        found = np.flatnonzero(_highest_of_each_row(ranked.numpy(), maths.k_aux))
-        tokens, places = (torch.from_numpy(part) for part in np.divmod(found, len(index)))
-        values = active.view(-1)[torch.from_numpy(found)]
-        guess = _bags(places, W_dec, starts_of(tokens, B), values)
-        order = stable_order(places, len(index))
-        entries = Entries(tokens[order], places[order], values[order])
+            ranked = ranked * self.scanner.scale[index, None]
+        found = np.flatnonzero(_highest_of_each_column(ranked, maths.k_aux))
+        places, tokens = (torch.from_numpy(part) for part in np.divmod(found, B))
+        entries = Entries(tokens, places, active.view(-1)[torch.from_numpy(found)])
+        guess = decoded(entries, W_dec, B)
         variance = float((residual - residual.mean(0)).square().sum() / B)
         weight = maths.aux_coefficient * centred.shape[1]
         errors = (guess - residual).mul_(2 * weight / (B * max(variance, 1e-12)))
@@ -121,12 +119,13 @@ class _Gradients:
         return self
 
 
-def _highest_of_each_row(ranked: np.ndarray, k: int) -> np.ndarray:
-    """Whether an entry is positive and among the k highest of its row."""
-    above = ranked > 0
-    if ranked.shape[1] > k:
-        place = ranked.shape[1] - k
-        above &= ranked >= np.partition(ranked, place, axis=1)[:, place : place + 1]
+def _highest_of_each_column(ranked: Float[torch.Tensor, "latent token"], k: int) -> np.ndarray:
+    """Whether an entry is positive and among the k highest of its column."""
+    above = ranked.numpy() > 0
+    if len(ranked) > k:
+        columns = ranked.T.contiguous().numpy()
+        columns.partition(len(ranked) - k, axis=1)
+        above &= ranked.numpy() >= columns[:, len(ranked) - k]
     return above
 
 
