@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from anthropic import APIConnectionError, APIError, APIStatusError, AsyncAnthropic, DefaultAioHttpClient
+from anthropic import APIConnectionError, APIError, APIStatusError, AsyncAnthropic, Omit
 from httpx2 import Response
 from pydantic import BaseModel
 
@@ -16,8 +16,10 @@ from harness.errors import ProviderError
 from harness.llm.errors import Retryable
 
 from .anthropic_messages import AnthropicConfig
+from .connections import NO_KEY, TELEMETRY, Connections
 from .wire import Count, api_key, clean, lost_connection, read_body, status_failure
 
+_OPTIONS: Any = {"headers": dict.fromkeys(TELEMETRY, Omit()), "idempotency_key": NO_KEY, "max_retries": 0}
 _UNSUPPORTED = {"maxLength", "minLength", "minimum", "maximum", "minItems", "maxItems"}
 
 
@@ -60,8 +62,7 @@ class Messages:
         """
         key, body = self.key(), self.parameters(request)
         with self.failures(request.model):
-            # the SDK's door for raw requests: `create` walks the parameters' types, which costs as much as sending them
-            raw = await self.client().post("/v1/messages", body=body, cast_to=Response)
+            raw = await self.client().post("/v1/messages", body=body, cast_to=Response, options=_OPTIONS)
         return self.reply(raw.content, request, raw.headers.get("request-id", ""), key)
 
     def key(self) -> str:
@@ -103,7 +104,7 @@ class Messages:
         if loop not in self._clients:
             self._clients[loop] = AsyncAnthropic(
                 api_key=self.key(), base_url=self.config.address(), max_retries=0, timeout=self.config.timeout_s,
-                http_client=DefaultAioHttpClient(),
+                http_client=Connections(self.config.timeout_s),
             )  # fmt: skip
         return self._clients[loop]
 

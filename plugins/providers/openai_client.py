@@ -1,6 +1,7 @@
 """Chat Completions through the official SDK: one request, one attempt.
 
-Over aiohttp, an option of the SDK: with 64 calls in flight its default transport takes twice the time of a core.
+Its door for raw requests (`post`) is used, not `create`, which walks the types of parameters and response: that takes
+as much time as sending them.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from httpx2 import Response
-from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, DefaultAioHttpClient
+from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, Omit
 from pydantic import BaseModel
 
 from harness.calls import LLMReply, LLMRequest
 from harness.errors import ProviderError, UsageError
 from harness.llm.errors import Retryable
 
+from .connections import NO_KEY, TELEMETRY, Connections
 from .openai_chat import CompatibleConfig, OpenAIConfig
 from .wire import Count, api_key, clean, lost_connection, read_body, status_failure
+
+_OPTIONS: Any = {"headers": dict.fromkeys(TELEMETRY, Omit()), "idempotency_key": NO_KEY, "max_retries": 0}
 
 
 class _Message(BaseModel):
@@ -70,8 +74,9 @@ class ChatCompletions:
         if not request.model:
             raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
         with self.failures(request.model):
-            # the SDK's door for raw requests: `create` walks the parameters' types, which costs as much as sending them
-            raw = await self.client().post("/chat/completions", body=self.parameters(request), cast_to=Response)
+            raw = await self.client().post(
+                "/chat/completions", body=self.parameters(request), cast_to=Response, options=_OPTIONS
+            )
         return self.reply(raw.content, request, raw.headers.get("x-request-id", ""), key)
 
     def key(self) -> str:
@@ -113,7 +118,7 @@ class ChatCompletions:
         if loop not in self._clients:
             self._clients[loop] = AsyncOpenAI(
                 api_key=self.key(), base_url=self.config.address(), max_retries=0, timeout=self.config.timeout_s,
-                http_client=DefaultAioHttpClient(),
+                http_client=Connections(self.config.timeout_s),
             )  # fmt: skip
         return self._clients[loop]
 
