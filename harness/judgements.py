@@ -9,6 +9,8 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from harness.records import AnyRecord, Record, Source, Status
 from harness.sources import PLANTED as PLANTED
 
+JUDGE = "judge"
+"""The role that grades the explainer's explanations, where the study names an LLM for it."""
 SECOND_JUDGE = "second-judge"
 """The role of the second judge's LLM; there is one where the study names it among its providers."""
 
@@ -21,8 +23,8 @@ ScoringKind = Literal["detection", "fuzzing", "intruder"]
 SCORING_KINDS: tuple[ScoringKind, ...] = ("detection", "fuzzing", "intruder")
 """All of them."""
 
-Condition = Literal["repeat", "shuffle", "second-judge"]
-"""What a trial changes: nothing, the order of the contexts, or who judges."""
+Condition = Literal["repeat", "shuffle", "second-judge", "explainer"]
+"""What a trial changes: nothing, the order of the contexts, or who judges (`explainer`: itself, not the judge)."""
 
 
 class PlantedFeature(Record):

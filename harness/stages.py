@@ -173,6 +173,7 @@ class RunContext:
         progress: where to report how far the step is.
         calls: journal of LLM calls (interpreters only).
         provider: role (one of `harness.calls.ROLES`) -> (provider, model name); interpreters only.
+        roles: roles that the study names an LLM of their own for; `default` answers for the others.
         llm: what all clients of the run share: the budget and what is spent of it; interpreters only.
         evaluate: how the study runs its benchmarks.
         engines: the run's vLLM engine, where `evaluate.backend` is vllm.
@@ -187,6 +188,7 @@ class RunContext:
     calls: CallStore | None = None
     provider: Callable[[str], tuple[Provider, str]] | None = None
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig())
+    roles: frozenset[str] = frozenset()
     llm: Session | None = None
     engines: Engines | None = None
 

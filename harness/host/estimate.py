@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.host import sizes
 from harness.host.plan import Plan, Step
 from harness.host.sizes import ModelSize, model_size
-from harness.judgements import SECOND_JUDGE
+from harness.judgements import JUDGE, SECOND_JUDGE
 from harness.llm.prices import find_price
 from harness.model.traces import load_traces, resolve
 
@@ -266,7 +266,12 @@ def _interpret(step: Step, world: _World) -> Estimate:
     contexts = int(step.config.model_dump().get("n_contexts") or 64)
     n = sum(_n_features(world.plan.step(name), world) for name in step.inputs)
     prompt = INSTRUCTION_TOKENS + contexts * (2 * world.plan.row.features.window + 1 + 40)
-    return _asked(world, "explainer", n, prompt)
+    return _explained(world, n, prompt)
+
+
+def _explained(world: _World, n: int, prompt: float) -> Estimate:
+    own = _asked(world, "explainer", n, prompt)
+    return total([own, _asked(world, JUDGE, n, prompt)]) if JUDGE in world.plan.llms else own
 
 
 def _categorise(step: Step, world: _World) -> Estimate:
@@ -294,9 +299,8 @@ def _regrade(step: Step, world: _World) -> Estimate:
     )
     contexts = int(step.config.model_dump().get("n_contexts") or 64)
     prompt = INSTRUCTION_TOKENS + contexts * (2 * plan.row.features.window + 1 + 40)
-    own = _asked(world, "explainer", n * (grading.repeats + grading.shuffles), prompt)
-    second = SECOND_JUDGE in plan.row.providers
-    return total([own, _asked(world, SECOND_JUDGE, n, prompt)]) if second else own
+    own = _explained(world, n * (grading.repeats + grading.shuffles), prompt)
+    return total([own, _asked(world, SECOND_JUDGE, n, prompt)]) if SECOND_JUDGE in plan.llms else own
 
 
 def _recategorise(step: Step, world: _World) -> Estimate:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from harness.host.plan import Step
 from harness.host.steps import FEATURES_FILE, KINDS, Workbench, implementation, read_features, store_features
-from harness.judgements import PLANTED, SCORING_KINDS, SECOND_JUDGE, CategoryTrial, StoredRecord
+from harness.judgements import PLANTED, SCORING_KINDS, CategoryTrial, StoredRecord
 from harness.records import ActivationSet, CategoryAssignment, Evidence, Explanation
 from harness.stages import RunContext
 
@@ -82,7 +82,6 @@ def _regrade(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRe
     from harness.interpretation.reliability import spread_sample, trials
 
     config, judge = bench.plan.row.grading, implementation(step, bench)
-    second = SECOND_JUDGE in bench.plan.row.providers
     for name in step.inputs:
         (source,) = bench.plan.step(name).inputs
         explanations = bench.explanations(name)
@@ -98,7 +97,6 @@ def _regrade(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRe
             run,
             repeats=config.repeats,
             shuffles=config.shuffles,
-            second=second,
         )
 
 

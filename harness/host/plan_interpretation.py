@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.judgements import SECOND_JUDGE
+from harness.judgements import JUDGE, SECOND_JUDGE
 
 if TYPE_CHECKING:
     from harness.host.plan import Builder
@@ -35,7 +35,7 @@ def add_interpretation(builder: Builder, sources: Sequence[str]) -> None:
                 scored = [llms, row.scoring.model_dump(mode="json")]
                 builder.plugin("score", "interpreters", name, (step, source), scored, suffix=suffix)
         judged = [llms, row.grading.model_dump(mode="json")]
-        if row.grading.repeats or row.grading.shuffles or SECOND_JUDGE in row.providers:
+        if row.grading.repeats or row.grading.shuffles or {JUDGE, SECOND_JUDGE} & set(row.providers):
             builder.plugin("regrade", "interpreters", name, tuple(explained.values()), judged)
         own = tuple(explained[source] for source in sources)
         builder.plugin("categorise", "interpreters", name, own, llms)

@@ -109,7 +109,7 @@ class StudyRow(Config):
     """Ablations."""
     providers: dict[str, str] = Field(default_factory=dict)
     """LLM per role (explainer, categories, categoriser, scorer; `default` for the rest): `name:model`. Where one is
-    named for `second-judge`, features are graded by it, too."""
+    named for `judge`, it grades what the explainer explained; for `second-judge`, features are graded by it, too."""
     paper_benchmarks: dict[str, str] = Field(default_factory=dict)
     """Our benchmark -> the paper's benchmark shown beside it."""
     set: dict[str, Any] = Field(default_factory=dict)

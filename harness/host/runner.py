@@ -293,6 +293,7 @@ class Runner:
             progress=progress,
             calls=self.store.calls(step_id),
             provider=provider_for(self.bench),
+            roles=frozenset(self.plan.llms),
             evaluate=self.plan.row.evaluate,
             engines=self.bench.engines,
             llm=self.llm,

@@ -1,4 +1,4 @@
-"""Grading again: the same request, another order of the contexts, another judge. Kappa is made of it in the report."""
+"""Grading again: the same request, another order of the contexts, other judges. Kappa is made of it in the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
-from harness.judgements import SECOND_JUDGE, Condition, JudgeTrial
+from harness.judgements import JUDGE, SECOND_JUDGE, Condition, JudgeTrial
 from harness.records import Evidence, Explanation
 from harness.stages import Interpreter, Provider, RunContext
 
@@ -46,23 +46,23 @@ def trials(
     *,
     repeats: int,
     shuffles: int,
-    second: bool,
 ) -> Iterator[JudgeTrial]:
-    """Features of one source, graded again.
+    """Features of one source, graded again; also by the second judge, and by the explainer where a judge graded.
 
     Args:
         interpreter: the judge.
         evidence: all features of the source: a judge may look at them together, as the first time.
         again: those that are graded again.
         shown: feature -> contexts that it was graded by.
-        run: of the step; items that are stored already are not made again.
+        run: of the step, whose roles say who else grades; items that are stored already are not made again.
         repeats: times with the same request.
         shuffles: times with the contexts shown in another order.
-        second: whether another judge grades them, too.
     """
     conditions: list[tuple[Condition, int]] = [("repeat", i) for i in range(repeats)]
     conditions += [("shuffle", i) for i in range(shuffles)]
-    conditions += [("second-judge", 0)] if second else []
+    conditions += [("second-judge", 0)] if SECOND_JUDGE in run.roles else []
+    # what the explainer said beside its explanation: the same requests as the first time, so the journal answers
+    conditions += [("explainer", 0)] if JUDGE in run.roles else []
     for condition, trial in conditions:
         items = {e.feature: f"{condition}/{trial}/{e.source}/{e.feature}" for e in evidence}
         others = frozenset(f for f, item in items.items() if f not in again or item in run.done)
@@ -74,7 +74,9 @@ def trials(
                 for e in evidence
             ]
         if condition == "second-judge" and run.provider is not None:
-            own = replace(own, provider=_as_second_judge(run.provider))
+            own = replace(own, provider=_as_second_judge(run.provider), roles=frozenset())
+        if condition == "explainer":
+            own = replace(own, roles=run.roles - {JUDGE})
         for explanation in interpreter.explain(given, own):
             yield _trial(explanation, condition, trial, items[explanation.feature])
 

@@ -23,8 +23,8 @@ from harness.errors import UsageError
 from harness.llm.batch import Batches, BatchProvider, BatchStore
 from harness.llm.errors import BudgetSpent, CallFailed, Outage, Retryable
 from harness.llm.pace import Pace
-from harness.llm.prices import Price, estimated_tokens, find_price, require_price
-from harness.llm.session import Planned, Session
+from harness.llm.prices import Price, find_price, require_price
+from harness.llm.session import Session
 from harness.stages import CallStore, Provider, RunContext
 
 OnCall = Callable[[LLMCall], object]
@@ -112,9 +112,6 @@ class Client:
         wanted = dict(zip(keys, requests, strict=True))
         known = self._calls.find(wanted)
         missing = {key: request for key, request in wanted.items() if key not in known}
-        if self._session.planned is not None:
-            known |= self._plan(missing, len(known))
-            missing = {}
         if missing:
             known |= self._in_batches(missing)
             missing = {key: request for key, request in missing.items() if key not in known}
@@ -126,26 +123,6 @@ class Client:
             yield from self._ask(keys, known, missing, on_call)
         else:
             yield from (known[key] for key in keys)
-
-    def _plan(self, missing: Mapping[str, LLMRequest], n_replayed: int) -> dict[str, LLMCall]:
-        """Count what would be sent, and give every call up."""
-        assert self._session.planned is not None
-        calls = {}
-        for key, request in missing.items():
-            group = (self._provider.name, request.model, self._role)
-            planned = self._session.planned.setdefault(group, Planned())
-            planned.n_calls += 1
-            planned.input_tokens += estimated_tokens(request)
-            price = self._price(request.model)
-            if price is None or planned.most_usd is None:
-                planned.most_usd = None
-            else:
-                planned.most_usd += price.most_usd(request)
-            calls[key] = self._record(key, request, None, "a dry run sends nothing", 0, 0.0, final=False)
-        if n_replayed:
-            group = (self._provider.name, self.model, self._role)
-            self._session.planned.setdefault(group, Planned()).n_replayed += n_replayed
-        return calls
 
     def _in_batches(self, missing: Mapping[str, LLMRequest]) -> dict[str, LLMCall]:
         """Calls that were submitted in a batch are collected, never sent beside it; new ones go where the run says."""

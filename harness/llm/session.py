@@ -1,25 +1,8 @@
-"""What all clients of one run share: the budget, what is spent of it, and whether anything is sent at all."""
+"""What all clients of one run share: the budget and what is spent of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-
-@dataclass
-class Planned:
-    """Requests of one role that a dry run would send.
-
-    Attributes:
-        n_calls: requests that are not in the journal.
-        n_replayed: requests that are.
-        input_tokens: of the prompts, estimated from their characters.
-        most_usd: what they cost where every reply is as long as it may be; None where the price is not known.
-    """
-
-    n_calls: int = 0
-    n_replayed: int = 0
-    input_tokens: int = 0
-    most_usd: float | None = 0.0
 
 
 @dataclass
@@ -33,7 +16,6 @@ class Session:
         max_calls: most calls that are sent; retries and replays are not counted. None is no limit.
         max_cost_usd: most that answers and doubtful attempts may cost. None is no limit.
         batch: send through the vendors' batch APIs.
-        planned: of a dry run, which sends nothing: (provider, model, role) -> what it would send; None otherwise.
         n_sent: calls sent.
         cost_usd: price of the answers, as far as it is known.
         doubtful_usd: most that attempts without an answer may have cost.
@@ -42,7 +24,6 @@ class Session:
     max_calls: int | None = None
     max_cost_usd: float | None = None
     batch: bool = False
-    planned: dict[tuple[str, str, str], Planned] | None = None
     n_sent: int = 0
     cost_usd: float = 0.0
     doubtful_usd: float = 0.0

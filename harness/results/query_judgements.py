@@ -215,7 +215,7 @@ def _agreement(connection: Connection, run_id: int, interpreter: str, own: Seque
         ]
         found_kappa = (
             agreement.cohen_kappa([(a, b) for a, b in ratings])
-            if condition == "second-judge"
+            if condition in ("second-judge", "explainer")
             else agreement.fleiss_kappa(ratings)
         )
         same = sum(len(set(case)) == 1 for case in ratings)

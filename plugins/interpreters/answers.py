@@ -39,12 +39,17 @@ def _snake_case(value: object) -> object:
 Line = Annotated[str, BeforeValidator(_one_line), Field(min_length=1)]
 
 
-class Judgement(BaseModel):
+class Grade(BaseModel):
+    """A judge's answer."""
+
+    classification: Annotated[Literal[0, 1, 2], BeforeValidator(_grade)]
+    classification_reasoning: Annotated[str, BeforeValidator(_one_line)] = ""
+
+
+class Judgement(Grade):
     """The answer to appendix B.1."""
 
     explanation: Line
-    classification: Annotated[Literal[0, 1, 2], BeforeValidator(_grade)]
-    classification_reasoning: Annotated[str, BeforeValidator(_one_line)] = ""
 
 
 class CategoryAnswer(BaseModel):
@@ -101,12 +106,16 @@ def _text(longest: int) -> dict[str, Any]:
     return {"type": "string", "maxLength": longest}
 
 
-JUDGEMENT_SCHEMA: dict[str, Any] = _object(
-    explanation=_text(200),
-    classification={"type": "integer", "enum": [0, 1, 2]},
-    classification_reasoning=_text(1000),
-)
+_CLASSIFICATION: dict[str, Any] = {
+    "classification": {"type": "integer", "enum": [0, 1, 2]},
+    "classification_reasoning": _text(1000),
+}
+
+JUDGEMENT_SCHEMA: dict[str, Any] = _object(explanation=_text(200), **_CLASSIFICATION)
 """For providers that constrain the reply. Every string is bounded: some servers never end an unbounded one."""
+
+GRADE_SCHEMA: dict[str, Any] = _object(**_CLASSIFICATION)
+"""For providers that constrain the reply."""
 
 CATEGORIES_SCHEMA: dict[str, Any] = _object(
     categories={

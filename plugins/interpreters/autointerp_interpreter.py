@@ -7,20 +7,21 @@ with the reason and the raw reply. Every answer is in the journal before it is r
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from harness.calls import LLMCall
-from harness.judgements import ScoringAnswer, ScoringTest
+from harness.judgements import JUDGE, ScoringAnswer, ScoringTest
 from harness.llm.parsing import Parsed, Unparsed
 from harness.records import Category, CategoryAssignment, Evidence, Explanation, Status
 from harness.stages import RunContext
 
-from .answers import JUDGEMENT_SCHEMA, Judgement
+from . import prompts
+from .answers import GRADE_SCHEMA, JUDGEMENT_SCHEMA, Grade, Judgement
 from .asking import Role, reads
 from .autointerp import AutointerpConfig
 from .autointerp_categories import Categoriser
 from .autointerp_scoring import answer_tests
 from .evidence_text import activations_text
-from .prompts import EXPLAIN, EXPLAIN_MARKED, fill
 
 NAME = "autointerp"
 
@@ -32,7 +33,10 @@ class Autointerp:
         self._config, self._form = config, config.form()
 
     def explain(self, evidence: Sequence[Evidence], run: RunContext) -> Iterator[Explanation]:
-        """One Explanation per feature; same prompt, window and count for every source. Those repaired come last."""
+        """One Explanation per feature; same prompt, window and count for every source. Those repaired come last.
+
+        The grade is the one in the explainer's reply, unless the study names a judge: then it is the judge's.
+        """
         todo = [e for e in evidence if e.feature not in run.done]
         asked = [e for e in todo if len(e.exemplars) >= self._config.n_min]
         run.progress.start(len(todo), "features")
@@ -40,10 +44,17 @@ class Autointerp:
             if len(shown.exemplars) < self._config.n_min:
                 run.progress.advance()
                 yield _unexplained(shown)
+        texts = [self._activations(e, run) for e in asked]
+        template = prompts.EXPLAIN_MARKED if self._form.mark else prompts.EXPLAIN
         role = Role("explainer", self._config, run)
-        prompts = [self._prompt(e, run) for e in asked]
-        for index, call, answer in role.read(prompts, reads(Judgement), JUDGEMENT_SCHEMA):
-            yield self._explanation(asked[index], call, answer)
+        replies = role.read(
+            [prompts.fill(template, {"activations_str": t}) for t in texts], reads(Judgement), JUDGEMENT_SCHEMA
+        )
+        explained = ((reply, self._explanation(asked[reply.index], reply.call, reply.answer)) for reply in replies)
+        if JUDGE in run.roles:
+            yield from self._judged([(texts[reply.index], x) for reply, x in explained], run)
+        else:
+            yield from (x for _, x in explained)
 
     def categorise(
         self, explained: Sequence[tuple[Explanation, Evidence]], run: RunContext
@@ -55,26 +66,38 @@ class Autointerp:
         """Ratings of the contexts of scoring tests, by the explanation alone (intruders: without it)."""
         yield from answer_tests(Role("scorer", self._config, run), tests, run)
 
-    def _prompt(self, shown: Evidence, run: RunContext) -> str:
-        text = activations_text(shown.exemplars, self._form, seed=f"{run.seed}/{shown.source}/{shown.feature}")
-        return fill(EXPLAIN_MARKED if self._form.mark else EXPLAIN, {"activations_str": text})
+    def _judged(self, explained: Sequence[tuple[str, Explanation]], run: RunContext) -> Iterator[Explanation]:
+        """The same explanations, graded by the judge: it sees the text that the explainer saw, and the explanation."""
+        asked = [(text, x) for text, x in explained if x.explanation is not None]
+        yield from (x for _, x in explained if x.explanation is None)
+        run.progress.start(len(asked), "grades")
+        template = prompts.JUDGE_MARKED if self._form.mark else prompts.JUDGE
+        filled = [prompts.fill(template, {"explanation": x.explanation or "", "activations_str": t}) for t, x in asked]
+        for reply in Role(JUDGE, self._config, run).read(filled, reads(Grade), GRADE_SCHEMA):
+            yield asked[reply.index][1].model_copy(update=_graded(reply.call, reply.answer))
+
+    def _activations(self, shown: Evidence, run: RunContext) -> str:
+        return activations_text(shown.exemplars, self._form, seed=f"{run.seed}/{shown.source}/{shown.feature}")
 
     def _explanation(self, shown: Evidence, call: LLMCall, answer: Parsed[Judgement] | Unparsed) -> Explanation:
-        parsed = answer.value if isinstance(answer, Parsed) else None
-        reason = answer.reason if isinstance(answer, Unparsed) else answer.value.classification_reasoning
-        status: Status = "graded" if parsed else "unparsed" if call.reply else "failed"
         return Explanation(
             item=shown.feature,
             source=shown.source,
             feature=shown.feature,
             interpreter=NAME,
-            explanation=parsed.explanation if parsed else None,
-            grade=parsed.classification if parsed else None,
-            status=status,
-            reason=reason or "the judge gave no reason",
-            raw=None if isinstance(answer, Parsed) else answer.raw,
+            explanation=answer.value.explanation if isinstance(answer, Parsed) else None,
             n_exemplars=min(len(shown.exemplars), self._form.n_contexts),
+            **_graded(call, answer),
         )
+
+
+def _graded(call: LLMCall, answer: Parsed[Any] | Unparsed) -> dict[str, Any]:
+    """What an Explanation says of its grade."""
+    if isinstance(answer, Parsed):
+        reason = answer.value.classification_reasoning or "the judge gave no reason"
+        return {"grade": answer.value.classification, "status": "graded", "reason": reason, "raw": None}
+    status: Status = "unparsed" if call.reply else "failed"
+    return {"grade": None, "status": status, "reason": answer.reason, "raw": answer.raw}
 
 
 def _unexplained(shown: Evidence) -> Explanation:

@@ -56,12 +56,45 @@ Respond with JSON in exactly this format:
 }}"""
 """Appendix B.1: explains and grades one feature."""
 
-EXPLAIN_MARKED = EXPLAIN.replace(
-    "For example:\ncat and mouse ran around the tree.",
-    "The strongest token of each text is marked <<like this>> in it.\n"
-    "For example:\ncat and mouse ran around the <<tree>>.",
-)
+
+def _marked(prompt: str) -> str:
+    return prompt.replace(
+        "For example:\ncat and mouse ran around the tree.",
+        "The strongest token of each text is marked <<like this>> in it.\n"
+        "For example:\ncat and mouse ran around the <<tree>>.",
+    )
+
+
+EXPLAIN_MARKED = _marked(EXPLAIN)
 """The same with one sentence more, for evidence whose strongest tokens are marked."""
+
+_FORMAT = EXPLAIN[EXPLAIN.index("The activation format") : EXPLAIN.index("Look at every example")]
+_GRADES = EXPLAIN[EXPLAIN.index("<neuron_activations>") : EXPLAIN.index("Respond with JSON")]
+
+JUDGE = (
+    """\
+We're studying neurons in a neural network. Each neuron looks for some particular \
+thing in a short document. Another reader has looked at the parts of the document \
+where one neuron activates, and this is what it is said to fire for:
+"{explanation}"
+"""
+    + _FORMAT
+    + """\
+Look at every example, and then assess how well the examples adhere to this \
+explanation, and how monosemantic the feature is.
+"""
+    + _GRADES
+    + """\
+Respond with JSON in exactly this format:
+{{
+"classification": <0, 1, or 2>,
+"classification_reasoning": "brief justification for your classification"
+}}"""
+)
+"""Not in the paper, whose explainer grades itself: grades an explanation by B.1's evidence and classes."""
+
+JUDGE_MARKED = _marked(JUDGE)
+"""The same for evidence whose strongest tokens are marked."""
 
 CATEGORIES = """\
 You will be provided with a list of interpretations of MLP neurons from a \

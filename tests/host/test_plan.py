@@ -82,6 +82,8 @@ def test_a_second_judge_is_asked_where_one_is_named() -> None:
     assert "regrade/autointerp" not in keys(plan(provider=("scripted:a",), settings={"grading": off}))
     two = plan(provider=("scripted:a", "second-judge=scripted:b"), settings={"grading": off})
     assert "regrade/autointerp" in keys(two)
+    judged = plan(provider=("scripted:a", "judge=scripted:b"), settings={"grading": off})
+    assert "regrade/autointerp" in keys(judged), "it says how far the explainer's own grades agree with the judge's"
 
 
 def test_a_single_plugin_is_planned_with_what_it_needs() -> None:

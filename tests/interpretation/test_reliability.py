@@ -60,10 +60,11 @@ def evidence(n=80, contexts=12):
 
 @pytest.fixture
 def context(tmp_path: Path):
-    def make(provider=None, second=None, done=()):
+    def make(provider=None, done=(), **others):
+        own = {role.replace("_", "-"): other for role, other in others.items()}
         return RunContext(
             out_dir=tmp_path, seed=3, calls=MemoryCalls(), done=frozenset(done), llm=Session(),
-            provider=lambda role: (second if role == "second-judge" else provider, f"model-of-{role}"),
+            provider=lambda role: (own.get(role, provider), f"model-of-{role}"), roles=frozenset(own),
         )  # fmt: skip
 
     return make
@@ -72,7 +73,7 @@ def context(tmp_path: Path):
 def again(judge, shown, run, **settings):
     first = {x.feature: x for x in judge.explain(shown, run)}
     counts = {f: x.n_exemplars for f, x in first.items()}
-    asked = {"repeats": 1, "shuffles": 1, "second": False, **settings}
+    asked = {"repeats": 1, "shuffles": 1, **settings}
     found = list(trials(judge, shown, frozenset(first), counts, run, **asked))
     return first, found
 
@@ -126,12 +127,20 @@ def test_fewer_contexts_than_there_are_stay_the_same_contexts_when_shuffled(cont
 
 def test_a_second_judge_is_another_model_asked_the_same(context):
     one, other = Judge(lambda r: 0), Judge(lambda r: 2)
-    first, found = again(
-        interpreter(autointerp), evidence(n=4), context(one, other), repeats=0, shuffles=0, second=True
-    )
+    run = context(one, second_judge=other)
+    first, found = again(interpreter(autointerp), evidence(n=4), run, repeats=0, shuffles=0)
     assert {x.grade for x in first.values()} == {0}
     assert [(t.condition, t.grade) for t in found] == [("second-judge", 2)] * 4
     assert [r.user for r in one.requests] == [r.user for r in other.requests]
+
+
+def test_where_a_judge_graded_the_explainers_own_grade_is_a_trial_that_costs_no_call(context):
+    one, judge, other = Judge(lambda r: 0), Judge(lambda r: 2), Judge(lambda r: 1)
+    run = context(one, judge=judge, second_judge=other)
+    first, found = again(interpreter(autointerp), evidence(n=4), run, repeats=0, shuffles=0)
+    assert {x.grade for x in first.values()} == {2}
+    assert Counter((t.condition, t.grade) for t in found) == {("second-judge", 1): 4, ("explainer", 0): 4}
+    assert [len(who.requests) for who in (one, judge, other)] == [4, 4, 4]
 
 
 def test_what_is_stored_is_not_asked_again(context):

@@ -112,13 +112,18 @@ def planting() -> Planting:
 def context(tmp_path: Any) -> Callable[..., RunContext]:
     """A RunContext over a provider and a journal."""
 
-    def make(provider: Any = None, journal: Any = None, *, done: Sequence[str] = (), seed: int = 0) -> RunContext:
+    def make(
+        provider: Any = None, journal: Any = None, *, done: Sequence[str] = (), seed: int = 0, judge: Any = None
+    ) -> RunContext:
         return RunContext(
             out_dir=tmp_path,
             seed=seed,
             done=frozenset(done),
             calls=journal if journal is not None else MemoryCalls(),
-            provider=(lambda role: (provider, f"model-of-{role}")) if provider is not None else None,
+            provider=(lambda role: (judge if judge and role == "judge" else provider, f"model-of-{role}"))
+            if provider is not None
+            else None,
+            roles=frozenset({"judge"} if judge else ()),
         )
 
     return make

@@ -114,6 +114,42 @@ def test_unreadable_replies_get_one_repair_turn_and_stay_counted(batch, context,
     assert len(fake.requests) == 4
 
 
+def test_a_judge_of_its_own_grades_the_explanation_by_the_same_evidence(batch, context, journal):
+    def grade(request):
+        if 'said to fire for:\n"digits"' not in request.user:
+            return "no explanation was shown"
+        return json.dumps({"classification": "2: polysemantic", "classification_reasoning": "two things"})
+
+    explainer, grader = Fake(lambda request: json.dumps(GOOD)), Fake(grade)
+    shown = [batch["wait"], batch["arrow"], batch["dead"]]
+    found = {x.feature: x for x in make().explain(shown, context(explainer, journal, judge=grader))}
+    assert {(x.explanation, x.grade, x.reason) for x in (found["wait"], found["arrow"])} == {
+        ("digits", 2, "two things")
+    }
+    assert found["dead"].status == "dead"
+    assert [r.model for r in grader.requests] == ["model-of-judge"] * 2
+
+    def seen(request):
+        return request.user.partition("<neuron_activations>")[2].partition("</neuron_activations>")[0]
+
+    assert [seen(r) for r in grader.requests] == [seen(r) for r in explainer.requests]
+    assert {call.role for call in journal.calls} == {"explainer", "judge"}
+
+
+def test_what_the_judge_does_not_grade_keeps_its_explanation_and_is_counted(batch, context):
+    silent, broken = Fake(lambda request: "no idea"), Fake(lambda request: Refused("HTTP 400: too long"))
+    explainer = Fake(lambda request: json.dumps(GOOD))
+    (unread,) = make().explain([batch["wait"]], context(explainer, judge=silent))
+    assert (unread.explanation, unread.grade, unread.status, unread.raw) == ("digits", None, "unparsed", "no idea")
+    assert len(silent.requests) == 2  # one repair turn
+    (failed,) = make().explain([batch["wait"]], context(explainer, judge=broken))
+    assert (failed.explanation, failed.grade, failed.status) == ("digits", None, "failed")
+    mute = Fake(lambda request: "nothing")
+    (unexplained,) = make().explain([batch["wait"]], context(mute, judge=silent))
+    assert (unexplained.explanation, unexplained.status) == (None, "unparsed")
+    assert len(silent.requests) == 2  # the judge is not asked about nothing
+
+
 def test_failed_calls_stay_counted_and_done_items_are_skipped(batch, context):
     fake = Fake(lambda request: Refused("HTTP 400: too long"))
     (found,) = make().explain([batch["wait"], batch["arrow"]], context(fake, done=["arrow"]))
