@@ -9,11 +9,12 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from harness.records import Record
 
-ROLES = ("explainer", "judge", "second-judge", "categories", "categoriser", "scorer")
+ROLES = ("explainer", "judge", "second-judge", "categories", "categoriser", "scorer", "grader")
 """What LLMs are asked for; a study may name another model for each (`default` for those that it does not name).
 
 `explainer` also grades, in the same reply, unless a `judge` is named: it is then shown the same contexts and the
-explanation, and its grade counts. `second-judge` grades again what was graded, to see how far two models agree."""
+explanation, and its grade counts. `second-judge` grades again what was graded, to see how far two models agree.
+`grader` compares benchmark answers with the gold ones."""
 
 
 class LLMRequest(Record):

@@ -1,4 +1,7 @@
-"""Records of how far interpretation can be believed: planted features, trials, scores, enrichment. Free of torch."""
+"""Records of how far interpretation and grading can be believed. Free of torch.
+
+Planted features, trials, scores, enrichment, and an LLM's verdicts on benchmark answers.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ JUDGE = "judge"
 SECOND_JUDGE = "second-judge"
 """The role of the second judge's LLM; there is one where the study names it among its providers."""
 
+GRADER = "grader"
+"""The role of the LLM that compares benchmark answers; likewise."""
+
 PlantedKind = Literal["monosemantic", "mixture", "random"]
 """One token; two tokens that have nothing in common; tokens drawn blindly."""
 
@@ -22,6 +28,9 @@ ScoringKind = Literal["detection", "fuzzing", "intruder"]
 
 SCORING_KINDS: tuple[ScoringKind, ...] = ("detection", "fuzzing", "intruder")
 """All of them."""
+
+VerdictStatus = Literal["answered", "unparsed", "failed", "orders-disagree"]
+"""`unparsed`: a reply cannot be read; `failed`: there is none; `orders-disagree`: the verdict hung on the order."""
 
 Condition = Literal["repeat", "shuffle", "second-judge", "explainer"]
 """What a trial changes: nothing, the order of the contexts, or who judges (`explainer`: itself, not the judge)."""
@@ -233,5 +242,36 @@ class CategoryTrial(Record):
     """Why it is uncategorised."""
 
 
-StoredRecord = AnyRecord | PlantedFeature | JudgeTrial | ExplanationScore | Enrichment | CategoryTrial
+class AnswerVerdict(Record):
+    """Whether one benchmark answer is equal to the gold one, as an LLM says."""
+
+    item: str
+    """`benchmark/document/repeat`."""
+    variant: str
+    """The model that answered."""
+    benchmark: str
+    """Task name."""
+    doc_id: NonNegativeInt
+    """Row of the benchmark."""
+    repeat: NonNegativeInt
+    """Index among repeated answers."""
+    grader: str
+    """`provider:model` that was asked."""
+    compared: str
+    """The answer that it was shown, beside the gold one."""
+    score_rules: float
+    """The rules' score: 1 correct, 0 wrong."""
+    equal_gold_first: bool | None
+    """What it said with the gold answer shown first; None where that order was not asked, or with a reason."""
+    equal_gold_last: bool | None
+    """What it said with the gold answer shown last; likewise."""
+    equal: bool | None
+    """Its verdict; None with a reason: the rules' score stands."""
+    status: VerdictStatus
+    """What became of it."""
+    reason: str
+    """Its justification, or why there is no verdict."""
+
+
+StoredRecord = AnyRecord | PlantedFeature | JudgeTrial | ExplanationScore | Enrichment | CategoryTrial | AnswerVerdict
 """Everything that the runner can store."""

@@ -239,6 +239,19 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float | Undefined:
     return float(np.corrcoef(rx, ry)[0, 1])
 
 
+def pass_at(n: int, n_right: int, k: int) -> float:
+    """Chance that one of k answers is right, from n answers of which `n_right` are: 1 - C(n - c, k) / C(n, k).
+
+    The unbiased estimator of Chen et al. (2021), "Evaluating large language models trained on code", equation 1.
+
+    Raises:
+        ValueError: not 1 <= k <= n, or not 0 <= n_right <= n.
+    """
+    if not (1 <= k <= n and 0 <= n_right <= n):
+        raise ValueError(f"pass@{k} of {n_right} right in {n}: needs 1 <= k <= n and 0 <= n_right <= n")
+    return 1.0 - math.comb(n - n_right, k) / math.comb(n, k)
+
+
 def t_quantile(level: float, df: int) -> float:
     """The t with probability `level` between -t and t, Student's distribution, whole degrees of freedom.
 

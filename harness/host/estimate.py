@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.host import sizes
 from harness.host.plan import Plan, Step
 from harness.host.sizes import ModelSize, model_size
-from harness.judgements import JUDGE, SECOND_JUDGE
+from harness.judgements import GRADER, JUDGE, SECOND_JUDGE
 from harness.llm.prices import find_price
 from harness.model.traces import load_traces, resolve
 
@@ -25,6 +25,8 @@ INSTRUCTION_TOKENS = 600
 """Of an explainer's or categoriser's prompt, without the contexts (appendix B)."""
 HELD_OUT = 0.1
 """Share of the documents that dictionaries are judged on."""
+COMPARISON_TOKENS = 350
+"""Of a prompt that compares two answers."""
 REPLY_TOKENS = 1500
 """Assumed reply of an LLM, its reasoning included."""
 
@@ -186,13 +188,26 @@ def _evaluate(step: Step, world: _World) -> Estimate:
     return _unknown(world) or _generated(world, _answers(world))
 
 
+def _verify(step: Step, world: _World) -> Estimate:
+    """At most: every answer is asked about, in every order."""
+    settings, config = world.plan.row.evaluate, world.plan.row.answers
+    n = sum(_items(name, world) for name in settings.benchmarks) * (settings.repeats or 1)
+    return _asked(world, GRADER, n * (2 if config.both_orders else 1), COMPARISON_TOKENS)
+
+
+def _items(benchmark: str, world: _World, limit: int | None = None) -> int:
+    """Items of a benchmark that are run."""
+    bounds = (sizes.benchmark_items(benchmark) or 200, world.plan.row.evaluate.limit, limit)
+    return min(x for x in bounds if x is not None)
+
+
 def _answers(world: _World, limit: int | None = None) -> float:
     """Tokens of all answers to all benchmarks, at most."""
     settings = world.plan.row.evaluate
     n = 0.0
     for name in settings.benchmarks:
-        items = min(x for x in (sizes.benchmark_items(name) or 200, settings.limit, limit) if x is not None)
-        n += items * (settings.repeats or 1) * (PROMPT_TOKENS + (settings.max_gen_toks or _longest(name)))
+        answer = PROMPT_TOKENS + (settings.max_gen_toks or _longest(name))
+        n += _items(name, world, limit) * (settings.repeats or 1) * answer
     return n
 
 
@@ -336,7 +351,8 @@ def _asked(world: _World, role: str, n_calls: int, prompt_tokens: float) -> Esti
 
 
 _STEPS = {
-    "train": _train, "evaluate": _evaluate, "probe": _probe, "learn": _learn, "judge": _judge, "interpret": _interpret,
+    "train": _train, "evaluate": _evaluate, "verify": _verify, "probe": _probe, "learn": _learn, "judge": _judge,
+    "interpret": _interpret,
     "categorise": _categorise, "ablate": _ablate, "plant": _seconds, "score": _score, "regrade": _regrade,
     "recategorise": _recategorise, "enrich": _seconds,
 }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from harness.host.answers import verify
 from harness.host.plan import Step
 from harness.host.steps import FEATURES_FILE, KINDS, Workbench, implementation, read_features, store_features
 from harness.judgements import PLANTED, SCORING_KINDS, CategoryTrial, StoredRecord
@@ -175,6 +176,7 @@ def _places(activations: ActivationSet) -> dict[str, tuple[int, int]]:
 
 _ALL: dict[str, Callable[[Step, Workbench, RunContext], Iterator[StoredRecord]]] = {
     **KINDS,
+    "verify": verify,
     "plant": _plant,
     "interpret": _interpret,
     "score": _score,

@@ -1,13 +1,11 @@
 """From a study to ordered steps with keys.
 
-A step's key is the sha256 of everything its result depends on: kind, plugin, plugin version, config, seed, model,
-data, chat
-format, and the keys of the steps it reads. A key that is done is never run again.
+A step's key is the sha256 of everything its result depends on: kind, plugin, plugin version, config, seed, model, data,
+chat format, and the keys of the steps it reads. A key that is done is never run again.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,14 +13,16 @@ from typing import Any, Literal
 import yaml
 
 from harness import __version__
-from harness.calls import ROLES
-from harness.config import Config, ProviderConfig, digest
+from harness.benchmarks.equality import PROMPT_VERSION
+from harness.config import Config, digest
 from harness.errors import UnknownName, UsageError
 from harness.host.grid import Cell, cells, refuse_grid
+from harness.host.llms import LLMChoice, Settings, choose_llms, with_provider
 from harness.host.manager import Manager
 from harness.host.plan_interpretation import add_interpretation
-from harness.host.registry import SECTIONS, FeaturesConfig, JudgingConfig, Roster, StudyRow, find_study
+from harness.host.registry import SECTIONS, AnswersConfig, FeaturesConfig, JudgingConfig, Roster, StudyRow, find_study
 from harness.interpretation.config import EnrichmentConfig, GradingConfig, ScoringConfig
+from harness.judgements import GRADER
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig
 from harness.model.traces import fingerprint as data_fingerprint
@@ -30,21 +30,18 @@ from harness.records import ModelRef
 from harness.stages import EvaluateConfig
 
 Kind = Literal[
-    "train", "evaluate", "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise",
+    "train", "evaluate", "verify", "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise",
     "recategorise", "enrich", "ablate",
 ]  # fmt: skip
 ONLY = {
     "train": ("train",),
-    "evaluate": ("evaluate",),
+    "evaluate": ("evaluate", "verify"),
     "probe": ("probe",),
     "learn": ("learn", "judge"),
     "interpret": ("interpret", "score", "regrade", "categorise", "recategorise", "enrich"),
     "ablate": ("ablate",),
 }
 """What `--only` takes -> kinds of step."""
-
-Settings = Mapping[str, Mapping[str, Any]]
-"""name -> key -> value, as given by `--set` or a preset."""
 
 
 @dataclass(frozen=True)
@@ -75,25 +72,6 @@ class Step:
     def label(self) -> str:
         """The name without the kind, e.g. `batch-topk@k=8`: what its results are called."""
         return self.name.partition("/")[2]
-
-
-@dataclass(frozen=True)
-class LLMChoice:
-    """Which LLM answers for a role.
-
-    Attributes:
-        provider: name of the provider.
-        model: as the provider knows it.
-        config: the provider's settings.
-    """
-
-    provider: str
-    model: str
-    config: ProviderConfig
-
-    def identity(self) -> list[Any]:
-        """What of it decides an answer."""
-        return [self.provider, self.model, self.config.identity()]
 
 
 @dataclass(frozen=True)
@@ -153,7 +131,7 @@ def make_plan(
         seed: of the run.
         only: stages to run (keys of `ONLY`), with the steps they need.
         provider: `name[:model]` for every role, `role=name[:model]` for one; interpreters that ask a provider then
-            replace those that do not.
+            replace those that do not (unless the only role is the grader of benchmark answers).
 
     Raises:
         UsageError: an unknown name or a value out of range.
@@ -168,7 +146,7 @@ def make_plan(
     if single:
         row = _only_plugin(row, single, manager)
     if provider:
-        row = _with_provider(row, provider, manager)
+        row = with_provider(row, provider, manager)
     builder = Builder(manager, row, layers, seed)
     steps = builder.build()
     wanted = [s.name for s in steps if s.plugin == single] if single else [s.name for s in steps]
@@ -204,8 +182,9 @@ def _layers(row: StudyRow, preset: str | None, settings: Settings, manager: Mana
 def _resolve_sections(row: StudyRow, layers: Sequence[Settings]) -> StudyRow:
     update: dict[str, Any] = {}
     kinds: dict[str, type[Config]] = {
-        "data": DataConfig, "chat": ChatFormat, "evaluate": EvaluateConfig, "features": FeaturesConfig,
-        "judging": JudgingConfig, "grading": GradingConfig, "scoring": ScoringConfig, "enrichment": EnrichmentConfig,
+        "data": DataConfig, "chat": ChatFormat, "evaluate": EvaluateConfig, "answers": AnswersConfig,
+        "features": FeaturesConfig, "judging": JudgingConfig, "grading": GradingConfig, "scoring": ScoringConfig,
+        "enrichment": EnrichmentConfig,
     }  # fmt: skip
     for name, kind in kinds.items():
         update[name] = kind.merged(name, getattr(row, name).model_dump(), *(layer.get(name, {}) for layer in layers))
@@ -239,37 +218,6 @@ def _only_plugin(row: StudyRow, name: str, manager: Manager) -> StudyRow:
     return row.model_copy(update={stage: (name,)})
 
 
-def _with_provider(row: StudyRow, given: Sequence[str], manager: Manager) -> StudyRow:
-    roles = {}
-    for spec in given:
-        role, equals, rest = spec.partition("=")
-        # an `=` may also stand in a model's path, after the colon
-        role, spec = (role, rest) if equals and re.fullmatch(r"[a-z-]+", role) else ("default", spec)
-        roles[role] = spec
-    # one for all roles replaces what the roster says; one for a role leaves the others as they are
-    providers = roles if "default" in roles else {**row.providers, **roles}
-    offered = [n for n in manager.names() if manager.stage_of(n) == "interpreters"]
-    able = [n for n in offered if manager.offer(n).registration.asks_llm]
-    asking = tuple(n for n in row.interpreters if n in able) or tuple(able[:1])
-    return row.model_copy(update={"providers": providers, "interpreters": asking})
-
-
-def _choose_llms(row: StudyRow, layers: Sequence[Settings], manager: Manager) -> dict[str, LLMChoice]:
-    chosen = {}
-    for role, spec in row.providers.items():
-        if role not in ROLES and role != "default":
-            raise UnknownName("role of an LLM", role, [*ROLES, "default"], hint="--provider ROLE=NAME:MODEL")
-        name, _, model = spec.partition(":")
-        if name not in manager.names() or manager.stage_of(name) != "providers":
-            known = [n for n in manager.names() if manager.stage_of(n) == "providers"]
-            raise UnknownName("provider", name, known, hint="list: harness plugins")
-        config = manager.config(name, *(layer.get(name, {}) for layer in layers))
-        if not isinstance(config, ProviderConfig):
-            raise UsageError(f"provider {name!r}: its config must be a harness.ProviderConfig")
-        chosen[role] = LLMChoice(name, model or config.model, config)
-    return chosen
-
-
 def _with_ancestors(steps: Sequence[Step], wanted: Sequence[str]) -> tuple[Step, ...]:
     by_name = {s.name: s for s in steps}
     keep: set[str] = set()
@@ -291,7 +239,7 @@ class Builder:
 
         self.manager, self.row, self.layers, self.seed = manager, row, layers, seed
         self.steps: dict[str, Step] = {}
-        self.llms = _choose_llms(row, layers, manager)
+        self.llms = choose_llms(row, layers, manager)
         self.world = {
             "harness": __version__,
             "model": [row.model.model_dump(), model_fingerprint(row.model)],
@@ -375,8 +323,12 @@ class Builder:
             raise UnknownName(stage.removesuffix("s"), name, known, hint=f"{name!r} is one of {found}")
 
     def _evaluate(self, variant: str, inputs: tuple[str, ...]) -> None:
+        """The step that runs the benchmarks, and the one that has its answers compared where there is a grader."""
         settings = [self.benchmarks, variant]
-        self.add(f"evaluate/{variant}", "evaluate", None, self.row.evaluate, inputs, settings, variant)
+        done = self.add(f"evaluate/{variant}", "evaluate", None, self.row.evaluate, inputs, settings, variant)
+        if GRADER in self.llms:
+            asked = [self.llms[GRADER].identity(), PROMPT_VERSION]
+            self.add(f"verify/{variant}", "verify", None, self.row.answers, (done,), asked, variant)
 
     def add(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.judgements import JUDGE, SECOND_JUDGE
+from harness.judgements import GRADER, JUDGE, SECOND_JUDGE
 
 if TYPE_CHECKING:
     from harness.host.plan import Builder
@@ -25,7 +25,8 @@ def add_interpretation(builder: Builder, sources: Sequence[str]) -> None:
         planted = [builder.add("plant/planted", "plant", None, row.grading, tuple(sources[:1]), settings)]
     for name in row.interpreters:
         registration = builder.manager.offer(name).registration
-        llms = {role: llm.identity() for role, llm in builder.llms.items()} if registration.asks_llm else {}
+        asked = {role: llm.identity() for role, llm in builder.llms.items() if role != GRADER}
+        llms = asked if registration.asks_llm else {}
         explained: dict[str, str] = {}
         for source in (*sources, *planted):
             suffix = source.partition("/")[2]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
@@ -70,6 +70,22 @@ class JudgingConfig(Config):
         return self.explain_baselines or not learner.baseline
 
 
+class AnswersConfig(Config):
+    """When an LLM compares answers with the gold ones. It does so where the study names a provider for `grader`; the
+    rules' scores stay beside its verdicts, and nothing is generated again."""
+
+    asked: Literal["rejected", "all"] = "rejected"
+    """`rejected`: answers that the rules call wrong or cannot read; `all`: also those that they accept. Never asked:
+    plain integers and option letters, which the rules compare exactly, and unfinished responses without an answer."""
+    both_orders: bool = False
+    """Ask twice, with the gold answer first and last; where the two replies differ the rules' score stands. Else its
+    place is drawn by lot for every pair of answers."""
+    max_tokens: PositiveInt = 4096
+    """Longest reply, reasoning included."""
+    temperature: float | None = None
+    """None leaves it to the model (reasoning models refuse the parameter)."""
+
+
 class StudyRow(Config):
     """A study: a model, its data, and the plugins of each stage."""
 
@@ -85,6 +101,8 @@ class StudyRow(Config):
     """Another format for what probes read, as in the paper's code, which read other text than it trained on."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Benchmarks."""
+    answers: AnswersConfig = AnswersConfig()
+    """When an LLM compares benchmark answers."""
     features: FeaturesConfig = FeaturesConfig()
     """Capture and exemplars."""
     judging: JudgingConfig = JudgingConfig()
@@ -109,7 +127,8 @@ class StudyRow(Config):
     """Ablations."""
     providers: dict[str, str] = Field(default_factory=dict)
     """LLM per role (explainer, categories, categoriser, scorer; `default` for the rest): `name:model`. Where one is
-    named for `judge`, it grades what the explainer explained; for `second-judge`, features are graded by it, too."""
+    named for `judge`, it grades what the explainer explained; for `second-judge`, features are graded by it, too; for
+    `grader`, benchmark answers."""
     paper_benchmarks: dict[str, str] = Field(default_factory=dict)
     """Our benchmark -> the paper's benchmark shown beside it."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -119,8 +138,8 @@ class StudyRow(Config):
 
 
 SECTIONS = (
-    "model", "data", "chat", "read_chat", "evaluate", "features", "judging", "grading", "scoring", "enrichment",
-    "providers",
+    "model", "data", "chat", "read_chat", "evaluate", "answers", "features", "judging", "grading", "scoring",
+    "enrichment", "providers",
 )  # fmt: skip
 """Parts of a study that `--set SECTION.KEY=VALUE` reaches, beside the plugins."""
 

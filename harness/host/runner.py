@@ -124,7 +124,7 @@ class Runner:
         self._wanted_device, self._device = device, None if device == "auto" else device
         self.provenance = provenance or collect()
         self.folders = {s.name: self.artifacts / folder_name(s) for s in plan.steps}
-        self.bench = Workbench(plan, manager, self.folders, self._explanations)
+        self.bench = Workbench(plan, manager, self.folders, self._explanations, self._evaluations)
 
     def check(self, *, dry_run: bool = False) -> None:
         """Find what would fail after minutes of work: a bad row of data, unknown benchmarks, too little GPU memory.
@@ -269,6 +269,8 @@ class Runner:
         return "incomplete", f"{n} LLM call{'s' if n > 1 else ''} failed; the next run asks again (or --accept-failed)"
 
     def _asks_llm(self, step: Step) -> bool:
+        if step.kind == "verify":
+            return True
         return step.plugin is not None and self.manager.offer(step.plugin).registration.asks_llm
 
     def _store_records(self, step: Step, step_id: int, run: RunContext) -> int:
@@ -353,6 +355,9 @@ class Runner:
 
     def _explanations(self, name: str) -> list[Any]:
         return self.store.explanations(self._step_id(self.plan.step(name)))
+
+    def _evaluations(self, name: str) -> list[Any]:
+        return self.store.evaluations(self._step_id(self.plan.step(name)))
 
 
 def folder_name(step: Step) -> str:

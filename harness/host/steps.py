@@ -20,6 +20,7 @@ from harness.records import (
     ActivationSet,
     Checkpoint,
     Dictionary,
+    EvaluationResult,
     Explanation,
     Feature,
     Trace,
@@ -45,6 +46,7 @@ class Workbench:
         outputs: step name -> artefact records by type name, also of steps that were done before.
         folders: step name -> its artefact folder.
         explanations: step name -> explanations it stored (asked for by categorise steps).
+        evaluations: step name -> benchmark results it stored, with their samples (asked for by verify steps).
         providers: name -> provider, of those that were asked for.
     """
 
@@ -52,6 +54,7 @@ class Workbench:
     manager: Manager
     folders: dict[str, Path]
     explanations: Callable[[str], list[Explanation]]
+    evaluations: Callable[[str], list[EvaluationResult]]
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     providers: dict[str, Provider] = field(default_factory=dict)
     _traces: list[Trace] | None = None

@@ -14,8 +14,9 @@ from harness.errors import UnknownName, UsageError
 from harness.report.terminal import make_console
 
 REPORTS = (
-    "overview", "steps", "recovery", "groups", "components", "totals", "sweep", "search", "captures", "dictionaries",
-    "latents", "grades", "grade-tests", "judge", "scores", "densities", "enrichment", "features", "categories", "paper",
+    "overview", "steps", "recovery", "generations", "grader", "groups", "components", "totals", "sweep", "search",
+    "captures", "dictionaries", "latents", "grades", "grade-tests", "judge", "scores", "densities", "enrichment",
+    "features", "categories", "paper",
 )  # fmt: skip
 FORMATS = ("table", "json", "csv", "md", "latex")
 FIGURES = ("recovery", "figure1", "figure2", "figure3", "frontier", "training", "confusion")

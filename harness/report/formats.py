@@ -27,7 +27,7 @@ _LATEX = {
 
 
 def as_json(rows: Sequence[Any]) -> str:
-    """A list of flat objects, one per line, keys as in the row classes; text is kept exactly, as JSON escapes."""
+    """A list of objects, one per line, keys as in the row classes; text is kept exactly, as JSON escapes."""
     objects = ",\n".join("  " + _json(_finite(asdict(row))) for row in rows)
     return f"[\n{objects}\n]\n" if rows else "[]\n"
 
@@ -130,4 +130,6 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _csv_cell(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
     return visible(value) if isinstance(value, str) else value

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.report import dictionaries
 from harness.report.cells import (
+    Cell,
     Column,
     count,
     fixed,
@@ -21,6 +22,7 @@ from harness.report.cells import (
 )
 from harness.report.section import Block, Section
 from harness.report.sections_ablations import ABLATIONS
+from harness.report.sections_answers import ANSWERS
 from harness.report.sections_captures import CAPTURES
 from harness.report.sections_judgements import JUDGEMENTS
 from harness.report.sections_paper import PAPER
@@ -35,6 +37,14 @@ def _recovery_paper(row: Any) -> tuple[str, ...] | str:
         return text(None)
     scores = " ".join(fixed(v) for v in (row.paper_base, row.paper_adapter, row.paper_full))
     return (f"{row.paper_benchmark}: {percent(row.paper_recovery, 1)}", scores)
+
+
+def _recovery_cell(row: Any) -> Cell:
+    cell = flagged(with_interval(row.recovery, row.recovery_ci_low, row.recovery_ci_high, percent), row.engines_differ)
+    if row.graded_recovery is None or isinstance(cell, str):
+        return cell
+    graded = inline(row.graded_recovery, row.graded_recovery_ci_low, row.graded_recovery_ci_high, percent)
+    return (*cell, f"by LLM {graded}")
 
 
 def _group_paper(row: Any) -> tuple[str, ...] | str:
@@ -123,12 +133,7 @@ _RECOVERY = Section(
         Column("base", lambda r: with_interval(r.base, r.base_ci_low, r.base_ci_high)),
         Column("adapter", lambda r: with_interval(r.adapter, r.adapter_ci_low, r.adapter_ci_high)),
         Column("full", lambda r: with_interval(r.full, r.full_ci_low, r.full_ci_high)),
-        Column(
-            "recovery",
-            lambda r: flagged(
-                with_interval(r.recovery, r.recovery_ci_low, r.recovery_ci_high, percent), r.engines_differ
-            ),
-        ),
+        Column("recovery", _recovery_cell),
         Column("p", lambda r: p_value(r.p_value)),
         Column("paper", _recovery_paper, "left"),
     ),
@@ -137,7 +142,8 @@ _RECOVERY = Section(
     label=lambda r: r.benchmark,
     legend=(
         "Recovery = (adapter - base) / (full - base), paired by item. 95 % intervals: Wilson for scores, Fieller for "
-        "recovery. p: exact McNemar test, adapter against base. Paper: its benchmark and recovery; base, adapter, full."
+        "recovery. p: exact McNemar test, adapter against base. Paper: its benchmark and recovery; base, adapter, "
+        "full. by LLM: with a grader's verdicts, where there is one (harness report grader)."
     ),
 )
 
@@ -269,6 +275,7 @@ SECTIONS = {
         _OVERVIEW,
         _STEPS,
         _RECOVERY,
+        *ANSWERS,
         _GROUPS,
         *ABLATIONS,
         CAPTURES,

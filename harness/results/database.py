@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from harness.errors import HarnessError, ResultsError, StorageError
 
-SCHEMA_VERSIONS = ("0001", "0008", "0006", "0002", "0003", "0005", "0004", "0007")
+SCHEMA_VERSIONS = ("0001", "0008", "0006", "0002", "0003", "0005", "0004", "0007", "0009")
 """Revisions of `migrations/versions`, oldest first; the last one is what this code reads and writes."""
 
 BUSY_TIMEOUT_MS = 30_000

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, func, select
 
 from harness.errors import ResultsError
 from harness.results.query_ablations import ComponentRow, components
+from harness.results.query_answers import GenerationRow, GraderRow, generations, grader
 from harness.results.query_benchmarks import GroupRow, RecoveryRow, groups, recovery
 from harness.results.query_captures import CaptureRow, captures
 from harness.results.query_common import once
@@ -212,8 +213,10 @@ __all__ = [
     "EnrichmentRow",
     "FeatureRow",
     "FittedRow",
+    "GenerationRow",
     "GradeRow",
     "GradeTestRow",
+    "GraderRow",
     "GroupRow",
     "JudgeRow",
     "LatentRow",
@@ -236,7 +239,9 @@ __all__ = [
     "enrichment",
     "features",
     "fitted_dictionaries",
+    "generations",
     "grade_tests",
+    "grader",
     "grades",
     "groups",
     "judge",

@@ -72,3 +72,12 @@ def mean_score(scores: Sequence[float]) -> stats.Interval:
     if all(s in (0.0, 1.0) for s in scores):
         return stats.share(int(sum(scores)), len(scores))
     return stats.ratio_over_documents(scores, [1.0] * len(scores))
+
+
+def interval_values(name: str, found: stats.Interval | None, estimate_name: str | None = None) -> dict[str, Any]:
+    """A row's fields of an estimate and its interval: NAME, NAME_ci_low and NAME_ci_high; None where there is none."""
+    return {
+        estimate_name or name: found.estimate if found else None,
+        f"{name}_ci_low": finite(found.low) if found else None,
+        f"{name}_ci_high": finite(found.high) if found else None,
+    }

@@ -153,5 +153,6 @@ _ROWS: dict[type[records.Record], Callable[[Any], Row]] = {
     judgements.ExplanationScore: _score,
     judgements.Enrichment: _enrichment,
     judgements.CategoryTrial: lambda r: Row(tables_judgements.CategoryTrial, _plain(r), identity=("source", "feature")),
+    judgements.AnswerVerdict: lambda r: Row(tables_judgements.AnswerVerdict, _plain(r)),
     records.AblationScore: _ablation_score,
 }

@@ -275,6 +275,21 @@ class Store:
             rows = connection.execute(select(*fields).where(table.step_id == step_id).order_by(table.id))
             return [records.Explanation(**row._asdict()) for row in rows]
 
+    def evaluations(self, step_id: int) -> list[records.EvaluationResult]:
+        """A step's benchmark results with their samples, in the order in which they were stored."""
+        table, sample = tables.Evaluation, tables.Sample
+        fields = [getattr(table, name) for name in records.EvaluationResult.model_fields if name != "samples"]
+        of_sample = [getattr(sample, name) for name in records.Sample.model_fields]
+        with sentences(self.name), self.engine.connect() as connection:
+            found = connection.execute(select(table.id, *fields).where(table.step_id == step_id).order_by(table.id))
+            results = []
+            for row in found.mappings().all():
+                own = select(*of_sample).where(sample.evaluation_id == row["id"]).order_by(sample.doc_id, sample.repeat)
+                samples = tuple(records.Sample(**s._asdict()) for s in connection.execute(own))
+                values = {name: value for name, value in row.items() if name != "id"}
+                results.append(records.EvaluationResult(**values, samples=samples))
+        return results
+
     # LLM calls and claims
 
     def calls(self, step_id: int | None) -> Journal:

@@ -1,4 +1,4 @@
-"""The tables of judgements: planted features, trials of the judge, scores of explanations, enrichment."""
+"""The tables of judgements: planted features, trials, scores of explanations, enrichment, verdicts on answers."""
 
 from __future__ import annotations
 
@@ -110,6 +110,25 @@ class CategoryTrial(Stored, Base):
     reason: Mapped[str | None]
 
 
+class AnswerVerdict(Stored, Base):
+    """What an LLM said of one benchmark answer; `equal` is NULL with a reason, and the rules' score stands."""
+
+    __tablename__ = "answer_verdict"
+
+    variant: Mapped[str]
+    benchmark: Mapped[str]
+    doc_id: Mapped[int]
+    repeat: Mapped[int]
+    grader: Mapped[str]
+    compared: Mapped[str]
+    score_rules: Mapped[float]
+    equal_gold_first: Mapped[bool | None]
+    equal_gold_last: Mapped[bool | None]
+    equal: Mapped[bool | None]
+    status: Mapped[str]
+    reason: Mapped[str]
+
+
 RECORDS: tuple[type[Any], ...] = (
     *tables.RECORDS,
     AblationScore,
@@ -119,6 +138,7 @@ RECORDS: tuple[type[Any], ...] = (
     ExplanationScore,
     Enrichment,
     CategoryTrial,
+    AnswerVerdict,
 )
 """All tables with `step_id` and `item`."""
 

@@ -19,7 +19,10 @@ from harness.report.export import SUFFIXES
 from harness.report.render import FORMATS, render
 
 GOLDEN = Path(__file__).parent / "golden"
-SECTIONS = ("recovery", "groups", "components", "dictionaries", "grades", "features", "categories", "paper")
+SECTIONS = (
+    "recovery", "generations", "grader", "groups", "components", "dictionaries", "grades", "features", "categories",
+    "paper",
+)  # fmt: skip
 """One of each shape: intervals, the paper's column, a picture, several blocks, hostile text, sentences."""
 
 LONG_NUMBER = re.compile(r"-?\d+\.\d{9,}(?:e[-+]?\d+)?")

@@ -12,6 +12,7 @@ from harness.config import digest
 from harness.dictionary_records import DictionaryScore, LatentEffect
 from harness.judgements import (
     PLANTED,
+    AnswerVerdict,
     CategoryTrial,
     Enrichment,
     EventAssociation,
@@ -71,16 +72,23 @@ def step_values(name: str, stage: str = "probe", plugin: str | None = "adapter-a
     }
 
 
-def evaluation(variant: str, benchmark: str, scores: list[int], *, engine: str = "hf fp32") -> EvaluationResult:
+def evaluation(
+    variant: str, benchmark: str, scores: list[int], *, engine: str = "hf fp32", repeats: int = 1
+) -> EvaluationResult:
+    """One item's repeats follow each other in `scores`. Every ninth answer was cut, every fourth of these loops."""
     samples = tuple(
-        Sample(doc_id=i, prompt="p", prompt_hash="h", response=HOSTILE, extracted=str(s), target="1", score=s)
+        Sample(
+            doc_id=i // repeats, repeat=i % repeats, prompt="p", prompt_hash="h", response=HOSTILE,
+            extracted=None if i % 9 == 8 else str(s), target="1", score=s, finish="length" if i % 9 == 8 else "stop",
+            n_tokens=120 if i % 9 == 8 else 40 + i % 7, loops=i % 36 == 35,
+        )
         for i, s in enumerate(scores)
-    )
+    )  # fmt: skip
     return EvaluationResult(
         item=f"{variant}/{benchmark}",
         variant=variant,
         benchmark=benchmark,
-        n_items=len(scores),
+        n_items=len(scores) // repeats,
         score=sum(scores) / len(scores),
         samples=samples,
         chat_hash="c",
@@ -160,9 +168,10 @@ def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None
         for sign in "+-"
     ]
     latents = [feature("batch-topk", f"latent{i}", None, None, rng.random()) for i in range(40)]
+    evaluations = {v: _evaluations(v, rng) for v in ("base", "adapter", "full")}
     return [
         ("train/rank1-lora", "train", "rank1-lora", [_checkpoint()]),
-        *[(f"evaluate/{v}", "evaluate", None, list(_evaluations(v, rng))) for v in ("base", "adapter", "full")],
+        *[(f"evaluate/{v}", "evaluate", None, [*own]) for v, own in evaluations.items()],
         ("probe/adapter-activations", "probe", "adapter-activations", [_activation_set(), *lora]),
         ("learn/batch-topk", "learn", "batch-topk", [*_dictionary(), *latents]),
         *[(f"interpret/lexical/{own[0].source}", "interpret", "lexical", explanations(own)) for own in (lora, latents)],
@@ -173,6 +182,7 @@ def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None
         ("enrich/features", "enrich", None, _enrichment(lora)),
         ("ablate/leave-one-out", "ablate", "leave-one-out", _leave_one_out(rng, n_layers)),
         ("ablate/groups", "ablate", "groups", _groups(rng)),
+        *[(f"verify/{v}", "verify", None, _verdicts(own)) for v, own in evaluations.items()],
     ]
 
 
@@ -191,6 +201,27 @@ def _evaluations(variant: str, rng: random.Random) -> list[EvaluationResult]:
         else:
             scores = [int(rng.random() < rates[variant]) for _ in range(200)]
         made.append(evaluation(variant, benchmark, scores))
+    return made
+
+
+def _verdicts(own: list[EvaluationResult]) -> list[AnyRecord]:
+    """Of the answers that the rules reject, every tenth is accepted, and every seventh gets no verdict."""
+    made: list[AnyRecord] = []
+    for result in own:
+        for n, s in enumerate(s for s in result.samples if s.score == 0 and s.extracted is not None):
+            status = ("unparsed", "failed", "orders-disagree")[n // 7 % 3] if n % 7 == 6 else "answered"
+            equal = n % 10 == 0 if status == "answered" else None
+            said = status in ("answered", "orders-disagree")
+            made.append(
+                AnswerVerdict(
+                    item=f"{result.benchmark}/{s.doc_id}/{s.repeat}", variant=result.variant,
+                    benchmark=result.benchmark, doc_id=s.doc_id, repeat=s.repeat, grader="openai:judge_1",
+                    compared=HOSTILE, score_rules=s.score, equal_gold_first=bool(equal) if said else None,
+                    equal_gold_last=(equal is None or equal) if said else None, equal=equal,
+                    status=status,  # type: ignore[arg-type]
+                    reason="because",
+                )
+            )  # fmt: skip
     return made
 
 
