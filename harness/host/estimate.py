@@ -39,7 +39,8 @@ class Estimate:
         tokens: read or written by the model; for evaluations at most.
         flops: of them.
         gpu_h: hours of one H200 at the rates in `sizes`.
-        disk_bytes: kept in the artefact folder.
+        disk_bytes: kept, in the artefact folder or (answers to benchmarks) in results.db.
+        scratch_bytes: needed besides while it runs, for checkpoints; of all steps the largest.
         llm_calls: to an LLM.
         llm_tokens: prompt and reply tokens of those calls.
         usd: their price; None where no price table has the model.
@@ -50,6 +51,7 @@ class Estimate:
     flops: float = 0.0
     gpu_h: float = 0.0
     disk_bytes: float = 0.0
+    scratch_bytes: float = 0.0
     llm_calls: float = 0.0
     llm_tokens: float = 0.0
     usd: float | None = 0.0
@@ -99,7 +101,7 @@ def estimate(plan: Plan) -> dict[str, Estimate]:
     Raises:
         DataError: the traces cannot be read, and nobody wrote down how many there are.
     """
-    world = _World(plan, model_size(plan.row.model.path, resolve(plan.row.model.path)), *_data(plan))
+    world = _World(plan, model_size(plan.row.model.path, resolve(plan.row.model.path)), *study_tokens(plan))
     return {step.name: _STEPS[step.kind](step, world) for step in plan.steps}
 
 
@@ -109,6 +111,7 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
     sums: dict[str, Any] = {
         f.name: sum(getattr(e, f.name) or 0 for e in parts) for f in fields(Estimate) if f.name != "unknown"
     }
+    sums["scratch_bytes"] = max((e.scratch_bytes for e in parts), default=0.0)
     if any(e.usd is None for e in parts):
         sums["usd"] = None
     return Estimate(**sums, unknown=next((e.unknown for e in parts if e.unknown), None))
@@ -135,6 +138,24 @@ def check_memory(plan: Plan, pending: Sequence[str], free_bytes: float, device: 
             )
 
 
+def check_context(plan: Plan) -> None:
+    """Refuse answers that leave no room for a question, before the training that precedes them.
+
+    Raises:
+        UsageError: a benchmark's longest answer is as long as the model's context.
+    """
+    size = model_size(plan.row.model.path, resolve(plan.row.model.path))
+    if size is None or size.context is None or not any(step.kind == "evaluate" for step in plan.steps):
+        return
+    for name in plan.row.evaluate.benchmarks:
+        longest = plan.row.evaluate.max_gen_toks or _longest(name)
+        if longest >= size.context:
+            raise UsageError(
+                f"{name}: answers of {longest} tokens leave no room for a question in the {size.context} tokens of "
+                f"{plan.row.model.path}; lower evaluate.max_gen_toks"
+            )
+
+
 def _memory(step: Step, plan: Plan, size: ModelSize) -> float:
     dtype, config = plan.row.model.dtype, step.config.model_dump()
     if step.kind != "train":
@@ -147,8 +168,12 @@ def _memory(step: Step, plan: Plan, size: ModelSize) -> float:
     return needed / (config["processes"] if config.get("fsdp") else 1)
 
 
-def _data(plan: Plan) -> tuple[int, float]:
-    """(traces, tokens) of the study."""
+def study_tokens(plan: Plan) -> tuple[int, float]:
+    """(traces, tokens) of the study.
+
+    Raises:
+        DataError: the traces cannot be read, and nobody wrote down how many there are.
+    """
     known = sizes.data_tokens(plan.row.data.path)
     if known is not None and not resolve(plan.row.data.path).exists():
         n = min(known[0], plan.row.data.limit or known[0])
@@ -173,15 +198,18 @@ def _train(step: Step, world: _World) -> Estimate:
         return Estimate(disk_bytes=4.0 * (world.size.adapter_parameters(1, PROJECTIONS) if world.size else 0))
     tokens = world.n_tokens * config["epochs"]
     adapter = "rank" in config
+    # A checkpoint holds float32 weights and AdamW's two moments; there are two while one is being replaced.
     flops = sizes.training_flops(
         world.n_parameters, tokens, adapter=adapter, recompute=bool(config.get("gradient_checkpointing"))
     )
     if adapter and world.size:
         n_layers = adapted_layers(world.n_layers, config)
         disk = 4.0 * world.size.adapter_parameters(config["rank"], PROJECTIONS, n_layers)
+        scratch = 2 * 3 * disk
     else:
         disk = sizes.memory_bytes(world.n_parameters, world.plan.row.model.dtype)
-    return _unknown(world) or Estimate(tokens, flops, sizes.gpu_hours(flops), disk)
+        scratch = 2 * 12.0 * world.n_parameters
+    return _unknown(world) or Estimate(tokens, flops, sizes.gpu_hours(flops), disk, scratch)
 
 
 def _evaluate(step: Step, world: _World) -> Estimate:
@@ -221,7 +249,9 @@ def _longest(benchmark: str) -> int:
 
 def _generated(world: _World, tokens: float) -> Estimate:
     flops = sizes.forward_flops(world.n_parameters, tokens)
-    return Estimate(tokens, flops, sizes.gpu_hours(flops, decoding=True))
+    return Estimate(
+        tokens, flops, sizes.gpu_hours(flops, decoding=True), disk_bytes=sizes.CHARACTERS_PER_TOKEN * tokens
+    )
 
 
 def _probe(step: Step, world: _World) -> Estimate:
@@ -245,14 +275,18 @@ def _learn(step: Step, world: _World) -> Estimate:
     if not config.get("epochs") and config.get("steps"):
         passes = float(config["steps"]) * float(config.get("batch_size", 512))
     flops = 6.0 * d_in * d_in * expansion * passes
-    codes = 6.0 * float(config.get("k") or d_in) * world.n_tokens
+    codes = 6.0 * float(config.get("k") or d_in) * world.n_tokens if step.name in world.plan.sources else 0.0
     return _unknown(world) or Estimate(passes, flops, sizes.gpu_hours(flops), codes)
 
 
 def _judge(step: Step, world: _World) -> Estimate:
-    """Held-out documents: a pass to read, two spliced, one per latent that is switched off."""
+    """Held-out documents, at most `splice_documents`: the adapter, the base and the splice are run on them, and where
+    the latents are explained once more each latent that is switched off."""
     judging = world.plan.row.judging
-    return _forward(world, world.n_tokens * HELD_OUT * (3 + judging.ablated_latents))
+    n_documents = min(judging.splice_documents, HELD_OUT * world.n_traces)
+    tokens = n_documents * world.n_tokens / max(world.n_traces, 1)
+    latents = judging.ablated_latents + 1 if step.inputs[0] in world.plan.sources else 0
+    return _forward(world, tokens * (3 + latents))
 
 
 def _ablate(step: Step, world: _World) -> Estimate:

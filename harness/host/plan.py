@@ -76,7 +76,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study with all settings resolved, and its steps in the order in which they run. `llms`: role -> who answers."""
+    """A study with all settings resolved, and its steps in the order in which they run.
+
+    `llms`: role -> who answers. `sources`: names of the steps whose features are explained.
+    """
 
     study: str
     preset: str | None
@@ -84,6 +87,7 @@ class Plan:
     seed: int
     steps: tuple[Step, ...]
     llms: Mapping[str, LLMChoice] = field(default_factory=dict)
+    sources: frozenset[str] = frozenset()
 
     def step(self, name: str) -> Step:
         """The step of that name."""
@@ -158,7 +162,7 @@ def make_plan(
         wanted = [s.name for s in steps if s.name in wanted and s.kind in kinds]
         if not wanted:
             raise UsageError(f"{target} has no steps of stage {', '.join(only)}")
-    return Plan(study, preset, row, seed, _with_ancestors(steps, wanted), builder.llms)
+    return Plan(study, preset, row, seed, _with_ancestors(steps, wanted), builder.llms, frozenset(builder.sources))
 
 
 def _layers(row: StudyRow, preset: str | None, settings: Settings, manager: Manager, study: str) -> list[Settings]:
@@ -239,6 +243,7 @@ class Builder:
 
         self.manager, self.row, self.layers, self.seed = manager, row, layers, seed
         self.steps: dict[str, Step] = {}
+        self.sources: list[str] = []
         self.llms = choose_llms(row, layers, manager)
         self.world = {
             "harness": __version__,
@@ -264,8 +269,8 @@ class Builder:
             ):
                 if inputs is not None:
                     self._evaluate(variant, inputs)
-        sources = self._sources(adapter)
-        add_interpretation(self, sources)
+        self.sources = self._sources(adapter)
+        add_interpretation(self, self.sources)
         for name in row.ablations:
             settings = [self.data, self.benchmarks, row.evaluate.model_dump(exclude={"batch_size"})]
             self.plugin("ablate", "ablations", name, (adapter,), settings)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from harness.errors import HarnessError, ResultsError, Waiting
 from harness.hookspecs import StepFinished, StepProgressed, StepStarted
+from harness.host.estimate import check_context, check_memory
 from harness.host.interpret import execute
 from harness.host.manager import Manager
 from harness.host.plan import Plan, Step
@@ -135,12 +136,13 @@ class Runner:
         Raises:
             DataError: the traces cannot be read.
             UnknownName: a benchmark's name.
-            UsageError: the budget is in money and no price is known for an LLM, a model does not fit the GPU, or the
-                benchmarks need vLLM and it is not installed.
+            UsageError: the budget is in money and no price is known for an LLM, a model does not fit the GPU, answers do
+                not fit its context, or the benchmarks need vLLM and it is not installed.
         """
         if self.llm.max_cost_usd is not None:
             for choice in self.plan.llms.values():
                 require_price(choice.provider, choice.model, choice.config.prices)
+        check_context(self.plan)
         if self.pending() and not dry_run:
             self.bench.traces()
             self._check_memory()
@@ -156,8 +158,6 @@ class Runner:
     def _check_memory(self) -> None:
         if self.device().startswith("cuda"):
             import torch
-
-            from harness.host.estimate import check_memory
 
             free, _ = torch.cuda.mem_get_info(self.device())
             check_memory(self.plan, self.pending(), float(free), self.device())

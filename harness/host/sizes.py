@@ -37,6 +37,7 @@ class ModelSize:
         vocab: rows of the embedding.
         tied: whether the output matrix is the embedding.
         bias: whether q, k and v have biases.
+        context: tokens that it takes; None where the config does not say.
     """
 
     n_layers: int
@@ -47,6 +48,7 @@ class ModelSize:
     vocab: int
     tied: bool
     bias: bool
+    context: int | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> ModelSize:
@@ -59,7 +61,7 @@ class ModelSize:
             width = int(config["n_embd"])
             # Two matrices of 4 x width make GPT-2's MLP, three make Llama's: 8/3 of the width gives equal counts.
             return cls(int(config["n_layer"]), width, round(width * 8 / 3), width, width, int(config["vocab_size"]),
-                       True, False)  # fmt: skip
+                       True, False, config.get("n_positions"))  # fmt: skip
         heads = int(config["num_attention_heads"])
         head = int(config.get("head_dim") or config["hidden_size"] // heads)
         return cls(
@@ -71,6 +73,7 @@ class ModelSize:
             vocab=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", False)),
             bias=bool(config.get("attention_bias", config.get("model_type") == "qwen2")),
+            context=config.get("max_position_embeddings"),
         )
 
     @property

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.host.estimate import Estimate, estimate, total
+from harness.host.estimate import Estimate, estimate, study_tokens, total
 from harness.host.plan import Plan
-from harness.host.sizes import DECODE_TFLOPS, EFFECTIVE_TFLOPS
+from harness.host.sizes import DECODE_TFLOPS, EFFECTIVE_TFLOPS, memory_bytes, model_size
+from harness.model.traces import resolve
 
 _SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -27,36 +28,54 @@ def print_plan(plan: Plan, pending: Sequence[str], console: Console) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
     table.add_column("step", overflow="fold")
     table.add_column("key", no_wrap=True)
-    for name in ("tokens", "FLOP", "GPU-h", "disk", "LLM"):
+    for name in ("tokens", "FLOP", "GPU-h", "disk", "LLM calls", "LLM tokens", "price"):
         table.add_column(name, justify="right", no_wrap=True)
     to_do = [step for step in plan.steps if step.name in pending]
     for step in plan.steps:
-        done = [Text("done", style="green"), *["-"] * 4]
+        done = [Text("done", style="green"), *["-"] * 6]
         table.add_row(Text(step.name), step.key[:8], *(_cells(costs[step.name]) if step in to_do else done))
     whole = total(costs[step.name] for step in to_do)
     table.add_section()
     table.add_row("total to do", "", *_cells(whole))
+    console.print(_subject(plan), markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     console.print(f"{len(pending)} of {len(plan.steps)} steps to do", markup=False)
     console.print(
         f"GPU-h: hours of one H200 at {EFFECTIVE_TFLOPS:.0f} TFLOP/s reading and {DECODE_TFLOPS:.0f} TFLOP/s writing "
-        "(assumed); answers to benchmarks at their longest; LLM: calls, and their price where a table has it.",
+        "(assumed; small batches write several times slower). Answers to benchmarks at their longest. LLM tokens: "
+        "prompts and replies; price in US dollars, where a table has it.",
         markup=False, highlight=False,
     )  # fmt: skip
+    if whole.scratch_bytes:
+        console.print(
+            f"Besides, training keeps up to {_scaled(whole.scratch_bytes)}B of checkpoints while it runs.",
+            markup=False, highlight=False,
+        )  # fmt: skip
     if whole.unknown:
         console.print(f"Missing: {whole.unknown}.", markup=False)
 
 
+def _subject(plan: Plan) -> str:
+    """What the plan is of: the model and its size, the traces and how many tokens they are."""
+    model, data = plan.row.model, plan.row.data
+    size = model_size(model.path, resolve(model.path))
+    shape = "size not known" if size is None else (
+        f"{_scaled(size.n_parameters)} parameters in {size.n_layers} layers, "
+        f"{_scaled(memory_bytes(size.n_parameters, model.dtype))}B of weights in {model.dtype}"
+    )  # fmt: skip
+    n_traces, n_tokens = study_tokens(plan)
+    return f"Model {model.path}: {shape}\nData {data.path}: {n_traces:,} traces, about {_scaled(n_tokens)} tokens"
+
+
 def _cells(cost: Estimate) -> list[str]:
     if cost.unknown and not cost.tokens:
-        return ["?", "?", "?", "?", "-"]
+        return ["?", "?", "?", "?", "-", "-", "-"]
     hours = cost.gpu_h
-    spent = "-"
-    if cost.llm_calls:
-        spent = f"{_scaled(cost.llm_calls)} {'$?' if cost.usd is None else f'${cost.usd:,.2f}'}"
+    price = "-" if not cost.llm_calls else "$?" if cost.usd is None else f"${cost.usd:,.2f}"
     return [
         _scaled(cost.tokens), _scaled(cost.flops), "-" if not hours else "<0.1" if hours < 0.1 else f"{hours:,.1f}",
-        f"{_scaled(cost.disk_bytes)}B" if cost.disk_bytes else "-", spent,
+        f"{_scaled(cost.disk_bytes)}B" if cost.disk_bytes else "-",
+        _scaled(cost.llm_calls), _scaled(cost.llm_tokens), price,
     ]  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from harness.errors import DataError, UsageError
-from harness.host.estimate import Estimate, check_memory, estimate, total
+from harness.host.estimate import Estimate, check_context, check_memory, estimate, total
 from harness.host.manager import Manager
 from harness.host.plan import Plan, make_plan, parse_settings
 from harness.host.registry import find_roster, read_roster
@@ -34,6 +36,43 @@ def test_the_papers_run_costs_what_was_worked_out_by_hand() -> None:
     # 448 + 64 + 8 cells of 16 documents of 2,048 tokens are 1.1e18; running only the layers above halves it.
     assert costs["ablate/leave-one-out"].flops == pytest.approx(1.1e18 / 2, rel=0.05)
     assert costs["evaluate/base"].tokens == (30 + 500 + 198) * (200 + 32768)
+
+
+def test_what_judging_and_learning_cost_depends_on_what_is_explained() -> None:
+    """64 of 100 held-out documents of 10,000 tokens: adapter, base, splice; 16 latents and the adapter once more."""
+    costs = estimate(plan(*PAPER, "judging.splice_documents=64"))
+    assert costs["judge/pca"].tokens == 64 * 10_000 * 3
+    assert costs["judge/batch-topk"].tokens == 64 * 10_000 * (3 + 17)
+    assert costs["learn/pca"].disk_bytes == 0
+    assert costs["learn/batch-topk"].disk_bytes == 6 * 16 * 10_000_000
+    few = estimate(plan(*PAPER, "judging.splice_documents=1000"))
+    assert few["judge/pca"].tokens == 100 * 10_000 * 3, "there are no more held-out documents"
+    all_explained = estimate(plan(*PAPER, "judging.explain_baselines=true"))
+    assert all_explained["learn/pca"].disk_bytes > 0
+
+
+def test_training_needs_room_for_its_checkpoints() -> None:
+    costs = estimate(plan(*PAPER))
+    assert costs["train/full-finetune"].scratch_bytes == pytest.approx(2 * 12 * 32.76e9, rel=0.01)
+    assert costs["train/rank1-lora"].scratch_bytes == 2 * 12 * 8_388_608
+    assert total(costs.values()).scratch_bytes == costs["train/full-finetune"].scratch_bytes
+
+
+def test_the_grader_is_priced_at_most() -> None:
+    pairs = [*PAPER, "evaluate.repeats=4", "evaluate.temperature=0.6"]
+    graded = estimate(plan(*pairs, provider="grader=openai:gpt-5-mini"))
+    assert graded["verify/base"].llm_calls == 4 * (30 + 500 + 198)
+    assert 0 < (graded["verify/base"].usd or 0) < 20
+    twice = estimate(plan(*pairs, "answers.both_orders=true", provider="grader=openai:gpt-5-mini"))
+    assert twice["verify/base"].llm_calls == 2 * graded["verify/base"].llm_calls
+    assert graded["evaluate/base"].disk_bytes == 3 * graded["evaluate/base"].tokens
+
+
+def test_answers_as_long_as_the_context_are_refused_before_training() -> None:
+    check_context(plan(*PAPER, "evaluate.max_gen_toks=30000"))
+    check_context(plan())
+    with pytest.raises(UsageError, match=r"answers of 32768 tokens leave no room .* 32768 tokens of Qwen/Qwen2.5-32B"):
+        check_context(plan(*PAPER))
 
 
 def test_llm_calls_are_counted_and_priced_where_a_price_is_known() -> None:
@@ -86,15 +125,32 @@ def test_every_preset_is_planned_and_priced_offline(preset: str) -> None:
     roster = read_roster(find_roster(None))
     made = make_plan(roster, Manager(roster), "rank1-lora", preset=preset, provider=["openai:gpt-5-mini"])
     costs = estimate(made)
+    check_context(made)
     whole = total(costs.values())
     assert whole.unknown is None
     assert whole.flops > 0
     assert whole.usd is not None
     if preset.startswith("paper"):
         assert made.row.model.path == "Qwen/Qwen2.5-32B-Instruct"
-        assert whole.gpu_h > 20
+        assert 40 < whole.gpu_h < 100
         assert (made.step("train/rank1-lora").config.model_dump()["lr"]) == 1e-3
         assert (made.row.read_chat is not None) == (preset == "paper-code")
+
+
+@pytest.mark.parametrize("preset", ["small", "paper-text", "paper-code"])
+def test_every_field_of_the_papers_presets_says_where_it_comes_from(preset: str) -> None:
+    """A section of the specification behind each field; a preset for one GPU may give a reason instead."""
+    lines = find_roster(None).read_text(encoding="utf-8").splitlines()
+    (start,) = [i for i, line in enumerate(lines) if line.startswith(f"      {preset}:")]
+    fields = []
+    for line in lines[start + 1 :]:
+        if line.strip() and not line.startswith(" " * 8) and not line.lstrip().startswith("#"):
+            break
+        fields += [line] if line.startswith(" " * 8) and "<<" not in line else []
+    assert len(fields) > 10
+    assert not [line for line in fields if not re.search(r" # (?:\d\.\d+\b|\w)", line)]
+    if preset != "small":
+        assert not [line for line in fields if not re.search(r" # \d\.\d+", line)]
 
 
 def test_the_total_of_nothing_is_nothing() -> None:

@@ -42,6 +42,15 @@ def test_published_parameter_counts(name: str, billions: float) -> None:
     assert known(name).n_parameters / 1e9 == pytest.approx(billions, abs=6e-4)
 
 
+def test_a_context_is_the_configs(tmp_path: Path) -> None:
+    assert known(QWEN_32B).context == 32768
+    for architecture in ("qwen2", "gpt2"):
+        base = tiny_model(tmp_path / architecture, architecture)  # type: ignore[arg-type]
+        size = model_size(base.path, Path(base.path))
+        assert size is not None
+        assert size.context == 512
+
+
 def test_the_papers_adapter_has_its_parameters() -> None:
     assert known(QWEN_32B).adapter_parameters(1, ALL) == 8_388_608
 

@@ -36,7 +36,7 @@ def verdict(doc_id: int, repeat: int, score: float, equal: bool | None, **more: 
     )  # fmt: skip
 
 
-SCORES = [1, 0, 0, 0] + [0, 0, 0, 0] + [1, 1, 1, 1]
+SCORES = [1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
 """Three items of four answers."""
 
 
