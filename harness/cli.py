@@ -57,6 +57,9 @@ def _configure_logging(debug: bool) -> None:
     import logging
 
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Their warnings are attempts that are made again and advice on lm-eval's own command line.
+    for name in ("huggingface_hub", "lm_eval"):
+        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.ERROR)
 
 
 def _load(ctx: click.Context) -> tuple[Roster, Manager]:

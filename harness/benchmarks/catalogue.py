@@ -13,9 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.benchmarks.tasks import task_configs, task_names
+from harness.benchmarks.documents import require_fields
+from harness.benchmarks.tasks import read_task, task_configs, task_names
 from harness.errors import DataError, UnknownName, UsageError
+from harness.model.hub import why_not
 from harness.model.traces import resolve
+from harness.stages import EvaluateConfig
 
 
 def list_benchmarks(task_paths: Sequence[Path] = ()) -> list[str]:
@@ -33,6 +36,23 @@ def check_benchmarks(names: Sequence[str], task_paths: Sequence[Path] = ()) -> N
     for name in names:
         if name not in own and name not in _lm_eval_tasks().all_tasks:
             raise UnknownName("benchmark", name, [*own, *_lm_eval_tasks().all_subtasks])
+
+
+def check_data(settings: EvaluateConfig) -> None:
+    """Refuse benchmarks whose data are out of reach or lack a field, before the training that precedes them.
+
+    The organism's own benchmarks come with the package and are not looked at.
+
+    Raises:
+        UnknownName: no such task.
+        UsageError: a group of tasks, or a setting that does not reach a task.
+        DataError: the data cannot be read.
+    """
+    for name in settings.benchmarks:
+        packaged = name in task_names() and "data_files" in (read_task(name).get("dataset_kwargs") or {})
+        if name in settings.data or not packaged:
+            paths = [Path(p) for p in settings.task_paths]
+            load_task(name, paths, data=settings.data, repeats=settings.repeats)
 
 
 def load_task(
@@ -55,6 +75,7 @@ def load_task(
         UsageError: the name stands for a group of tasks, or a setting does not reach a task of lm-eval's own.
         DataError: the task's data cannot be read.
     """
+    from jinja2 import UndefinedError
     from lm_eval.tasks import TaskManager
 
     local = (data or {}).get(name)
@@ -80,6 +101,8 @@ def load_task(
         config = _with_repeats(_with_data(config, local), repeats)
     try:
         tasks = manager.load([name if config is None else config])["tasks"]
+    except UndefinedError as error:
+        raise DataError(f"benchmark {name!r}: its rows lack a field that its templates name: {error}") from error
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DataError(_why_not(name, config, error)) from error
     if len(tasks) != 1:
@@ -88,15 +111,25 @@ def load_task(
 
 
 def _why_not(name: str, config: Mapping[str, Any] | None, error: Exception) -> str:
-    """A sentence that names the data set, the reason and both cures."""
-    first = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    """A sentence that names the data set, the reason and the cure."""
     place = (config or {}).get("dataset_path", "its data set")
-    gated = "gated" in str(error).lower() or type(error).__name__ == "GatedRepoError"
-    cure = "accept its terms on the hub and set HF_TOKEN" if gated else "offline or mistyped?"
-    return (
-        f"benchmark {name!r}: {place} cannot be loaded: {first} ({cure}; or use a local copy: "
-        f"--set evaluate.data='{{{name}: FILE.jsonl}}')"
-    )
+    cure = f"pass a local copy: --set evaluate.data='{{{name}: FILE.jsonl}}'"
+    return f"benchmark {name!r}: {place} cannot be loaded: {why_not(place, error, cure)}"
+
+
+def _check_fields(config: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """Refuse data without the fields that a task's templates name. What `process_docs` reads it checks itself.
+
+    Raises:
+        DataError: a field is missing; it names those that are there.
+    """
+    from jinja2 import meta
+    from lm_eval.utils import env
+
+    if config.get("process_docs") is None:
+        templates = [t for t in (config.get("doc_to_text"), config.get("doc_to_target")) if isinstance(t, str)]
+        wanted = {field for t in templates for field in meta.find_undeclared_variables(env.parse(t))}
+        require_fields(columns, wanted - env.globals.keys(), f"benchmark {config['task']!r}")
 
 
 def _with_data(config: dict[str, Any], place: str | None) -> dict[str, Any]:
@@ -109,6 +142,7 @@ def _with_data(config: dict[str, Any], place: str | None) -> dict[str, Any]:
         from datasets import Dataset
 
         found = Dataset.from_parquet(str(path)) if path.suffix == ".parquet" else Dataset.from_list(_read(path))
+        _check_fields(config, found.column_names)
         splits = {config.get(f"{s}_split") for s in ("training", "validation", "test", "fewshot")}
         return {split: found for split in splits if split}
 

@@ -5,17 +5,34 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
+
+from harness.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _FIGURE = re.compile(r"\s*\[asy\].*?\[/asy\]\s*", re.DOTALL)
 _LETTERS = "ABCD"
+_OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+
+
+def require_fields(columns: Collection[str], wanted: Iterable[str], what: str) -> None:
+    """Refuse data that lack a field.
+
+    Raises:
+        DataError: it names the fields that are missing, and those that are there.
+    """
+    missing = sorted(set(wanted) - set(columns))
+    if missing:
+        fields = f"field{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}"
+        raise DataError(f"{what}: its rows lack the {fields} (they have: {', '.join(columns) or 'nothing'})")
 
 
 def without_figures(documents: Dataset) -> Dataset:
     """Problems without the code of their figures (AIME "nofigures")."""
+    require_fields(documents.column_names, ["problem", "answer"], "benchmark 'aime24_nofigures'")
     return documents.map(lambda row: {"problem": _FIGURE.sub("\n", row["problem"]).strip()}, load_from_cache_file=False)
 
 
@@ -25,12 +42,13 @@ def with_shuffled_options(documents: Dataset) -> Dataset:
     The order is drawn from a hash of the question: the same for every model and run, and not the data set's, in which
     the correct answer comes first.
     """
+    require_fields(documents.column_names, ["Question", *_OPTIONS], "benchmark 'gpqa_diamond'")
     return documents.map(_asked, load_from_cache_file=False)
 
 
 def _asked(row: dict[str, Any]) -> dict[str, str]:
     question = str(row["Question"]).strip()
-    names = ["Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3))]
+    names = list(_OPTIONS)
     seed = int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big")
     random.Random(seed).shuffle(names)
     options = "\n".join(f"{letter}) {str(row[name]).strip()}" for letter, name in zip(_LETTERS, names, strict=True))

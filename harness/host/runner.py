@@ -147,13 +147,15 @@ class Runner:
             self.bench.traces()
             self._check_memory()
         if any(self.plan.step(name).kind in ("evaluate", "ablate") for name in self.pending()):
-            from harness.benchmarks.catalogue import check_benchmarks
+            from harness.benchmarks.catalogue import check_benchmarks, check_data
             from harness.benchmarks.engine import require_vllm
 
             evaluate = self.plan.row.evaluate
             if evaluate.backend == "vllm" and not dry_run:
                 require_vllm("evaluate.backend=vllm")
             check_benchmarks(evaluate.benchmarks, [Path(p) for p in evaluate.task_paths])
+            if not dry_run:
+                check_data(evaluate)
 
     def _check_memory(self) -> None:
         if self.device().startswith("cuda"):

@@ -17,6 +17,7 @@ from harness.errors import ModelError
 from harness.model.chat import ChatFormat
 from harness.model.components import Component, find_components
 from harness.model.folders import local_model
+from harness.model.hub import why_not
 from harness.records import Checkpoint, ModelRef
 
 
@@ -183,8 +184,4 @@ def quiet() -> Iterator[None]:
 
 
 def _cannot_load(what: str, base: ModelRef, error: Exception) -> str:
-    first = (str(error).splitlines() or [type(error).__name__])[0][:300]
-    return (
-        f"cannot load the {what} {base.path!r}: {first} (offline? pass a local folder with --set model.path=DIR; "
-        "gated? set HF_TOKEN)"
-    )
+    return f"cannot load the {what} {base.path!r}: {why_not(base.path, error, 'pass a folder: --set model.path=DIR')}"

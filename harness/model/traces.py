@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from harness.config import Config
 from harness.errors import DataError
+from harness.model.hub import why_not
 from harness.records import Trace
 
 _PACKAGE = "package://harness/"
@@ -85,10 +86,8 @@ def _rows(config: DataConfig) -> Iterator[tuple[int, Mapping[str, Any]]]:
         else:
             dataset = load_dataset(config.path, split=config.split)
     except Exception as error:
-        raise DataError(
-            f"cannot load {config.path!r}: {type(error).__name__}: {error}. "
-            "Offline? Pass a local JSONL or Parquet file with --set data.path=FILE"
-        ) from error
+        cure = "pass a JSONL or Parquet file: --set data.path=FILE"
+        raise DataError(f"cannot load {config.path!r}: {why_not(config.path, error, cure)}") from error
     yield from enumerate(dataset, start=1)
 
 
