@@ -136,8 +136,8 @@ class Runner:
         Raises:
             DataError: the traces cannot be read.
             UnknownName: a benchmark's name.
-            UsageError: the budget is in money and no price is known for an LLM, a model does not fit the GPU, answers do
-                not fit its context, or the benchmarks need vLLM and it is not installed.
+            UsageError: the budget is in money and no price is known for an LLM, a model does not fit the GPU, answers
+                do not fit its context, or the benchmarks need vLLM and it is not installed.
         """
         if self.llm.max_cost_usd is not None:
             for choice in self.plan.llms.values():

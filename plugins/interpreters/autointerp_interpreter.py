@@ -50,9 +50,9 @@ class Autointerp:
         replies = role.read(
             [prompts.fill(template, {"activations_str": t}) for t in texts], reads(Judgement), JUDGEMENT_SCHEMA
         )
-        explained = ((reply, self._explanation(asked[reply.index], reply.call, reply.answer)) for reply in replies)
+        explained = ((reply, self._explanation(asked[reply.place], reply.call, reply.answer)) for reply in replies)
         if JUDGE in run.roles:
-            yield from self._judged([(texts[reply.index], x) for reply, x in explained], run)
+            yield from self._judged([(texts[reply.place], x) for reply, x in explained], run)
         else:
             yield from (x for _, x in explained)
 
@@ -74,7 +74,7 @@ class Autointerp:
         template = prompts.JUDGE_MARKED if self._form.mark else prompts.JUDGE
         filled = [prompts.fill(template, {"explanation": x.explanation or "", "activations_str": t}) for t, x in asked]
         for reply in Role(JUDGE, self._config, run).read(filled, reads(Grade), GRADE_SCHEMA):
-            yield asked[reply.index][1].model_copy(update=_graded(reply.call, reply.answer))
+            yield asked[reply.place][1].model_copy(update=_graded(reply.call, reply.answer))
 
     def _activations(self, shown: Evidence, run: RunContext) -> str:
         return activations_text(shown.exemplars, self._form, seed=f"{run.seed}/{shown.source}/{shown.feature}")

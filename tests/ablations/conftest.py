@@ -1,4 +1,4 @@
-"""Tiny models of five architectures and a pretrained Llama, with random adapters, and a brute force that shares nothing with the sweep."""
+"""Tiny models of five architectures, a pretrained Llama, random adapters, and a brute force independent of the sweep."""
 
 from __future__ import annotations
 
