@@ -1,4 +1,4 @@
-"""Tiny models of five architectures, a pretrained Llama, random adapters, and a brute force independent of the sweep."""
+"""Tiny models of five architectures, a pretrained Llama, random adapters, and a brute force of its own."""
 
 from __future__ import annotations
 
