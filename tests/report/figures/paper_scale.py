@@ -65,9 +65,24 @@ def slices() -> list[Slice]:
 
 def recoveries() -> list[RecoveryRow]:
     def row(name: str, n: int, scores: tuple[float, ...], found: tuple[float | None, ...], paper: float) -> RecoveryRow:
+        ungraded = (None,) * 6  # no LLM grader
         bounds = [x for s in scores for x in (s, max(s - 1.96 * math.sqrt(s * (1 - s) / n), 0), min(s + 0.05, 1))]
         return RecoveryRow(
-            name, n, *bounds, *found, "full - base", 0.01, None, None, False, name.upper(), 0.2, 0.5, 0.6, paper
+            name,
+            n,
+            *bounds,
+            *found,
+            "full - base",
+            0.01,
+            *ungraded,
+            None,
+            None,
+            False,
+            name.upper(),
+            0.2,
+            0.5,
+            0.6,
+            paper,
         )
 
     return [
