@@ -28,31 +28,38 @@ def print_plan(plan: Plan, pending: Sequence[str], console: Console) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
     table.add_column("step", overflow="fold")
     table.add_column("key", no_wrap=True)
-    for name in ("tokens", "FLOP", "GPU-h", "disk", "LLM calls", "LLM tokens", "price"):
+    for name in ("tokens", "FLOP", "GPU-h", "disk", "LLM"):
         table.add_column(name, justify="right", no_wrap=True)
     to_do = [step for step in plan.steps if step.name in pending]
     for step in plan.steps:
-        done = [Text("done", style="green"), *["-"] * 6]
+        done = [Text("done", style="green"), *["-"] * 4]
         table.add_row(Text(step.name), step.key[:8], *(_cells(costs[step.name]) if step in to_do else done))
     whole = total(costs[step.name] for step in to_do)
     table.add_section()
     table.add_row("total to do", "", *_cells(whole))
-    console.print(_subject(plan), markup=False, highlight=False, soft_wrap=True)
+    console.print(_subject(plan), markup=False, highlight=False)
     console.print(table)
     console.print(f"{len(pending)} of {len(plan.steps)} steps to do", markup=False)
-    console.print(
-        f"GPU-h: hours of one H200 at {EFFECTIVE_TFLOPS:.0f} TFLOP/s reading and {DECODE_TFLOPS:.0f} TFLOP/s writing "
-        "(assumed; small batches write several times slower). Answers to benchmarks at their longest. LLM tokens: "
-        "prompts and replies; price in US dollars, where a table has it.",
-        markup=False, highlight=False,
-    )  # fmt: skip
-    if whole.scratch_bytes:
-        console.print(
-            f"Besides, training keeps up to {_scaled(whole.scratch_bytes)}B of checkpoints while it runs.",
-            markup=False, highlight=False,
-        )  # fmt: skip
+    for line in _notes(whole):
+        console.print(line, markup=False, highlight=False)
     if whole.unknown:
         console.print(f"Missing: {whole.unknown}.", markup=False)
+
+
+def _notes(whole: Estimate) -> list[str]:
+    """What to know to read the table, and what has no column."""
+    notes = [
+        f"GPU-h: hours of one H200 at {EFFECTIVE_TFLOPS:.0f} TFLOP/s reading and {DECODE_TFLOPS:.0f} TFLOP/s writing "
+        "(assumed; small batches write several times slower). Answers to benchmarks are counted at their longest."
+    ]
+    if whole.llm_calls:
+        notes.append(
+            f"LLM: {_scaled(whole.llm_calls)} calls at most, {_scaled(whole.llm_tokens)} tokens of prompts and replies "
+            f"(in their steps' rows, not in the total), {_price(whole)} where a table has the price."
+        )
+    if whole.scratch_bytes:
+        notes.append(f"Besides, training keeps up to {_scaled(whole.scratch_bytes)}B of checkpoints while it runs.")
+    return notes
 
 
 def _subject(plan: Plan) -> str:
@@ -69,14 +76,18 @@ def _subject(plan: Plan) -> str:
 
 def _cells(cost: Estimate) -> list[str]:
     if cost.unknown and not cost.tokens:
-        return ["?", "?", "?", "?", "-", "-", "-"]
+        return ["?", "?", "?", "?", "-"]
     hours = cost.gpu_h
-    price = "-" if not cost.llm_calls else "$?" if cost.usd is None else f"${cost.usd:,.2f}"
+    asked = f"{_scaled(cost.llm_calls)} {_price(cost)}" if cost.llm_calls else "-"
     return [
-        _scaled(cost.tokens), _scaled(cost.flops), "-" if not hours else "<0.1" if hours < 0.1 else f"{hours:,.1f}",
-        f"{_scaled(cost.disk_bytes)}B" if cost.disk_bytes else "-",
-        _scaled(cost.llm_calls), _scaled(cost.llm_tokens), price,
+        _scaled(cost.tokens or cost.llm_tokens), _scaled(cost.flops),
+        "-" if not hours else "<0.1" if hours < 0.1 else f"{hours:,.1f}",
+        f"{_scaled(cost.disk_bytes)}B" if cost.disk_bytes else "-", asked,
     ]  # fmt: skip
+
+
+def _price(cost: Estimate) -> str:
+    return "$?" if cost.usd is None else f"${cost.usd:,.2f}"
 
 
 def _scaled(value: float) -> str:
