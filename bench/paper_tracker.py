@@ -32,15 +32,19 @@ class PaperTracker:
 
     def update(self, feature: int, values: Float[np.ndarray, " found"], places: Int[np.ndarray, " found"]) -> None:
         """Offer activations to one feature."""
-        own, at = self.values[feature], self.places[feature]
-        above = values > own[0]
+        above = values > self.values[feature, 0]
         for value, place in zip(values[above], places[above], strict=True):
-            if value > own[0]:
-                found = int(np.searchsorted(own, value))
-                pos = found - 1 if self._corrected else min(found, len(own) - 1)
-                if found < len(own) or self._corrected:
-                    own[:pos], at[:pos] = own[1 : pos + 1], at[1 : pos + 1]
-                own[pos], at[pos] = value, place
+            self._insert(feature, value, place)
+
+    def _insert(self, feature: int, value: float, place: int) -> None:
+        own, at = self.values[feature], self.places[feature]
+        if value <= own[0]:
+            return
+        found = int(own.searchsorted(value))
+        pos = found - 1 if self._corrected else min(found, len(own) - 1)
+        if found < len(own) or self._corrected:
+            own[:pos], at[:pos] = own[1 : pos + 1], at[1 : pos + 1]
+        own[pos], at[pos] = value, place
 
     def add_directions(self, values: Float[np.ndarray, "token column"], first: int) -> None:
         """One document, column by column; the two signs of a column are features of their own."""
@@ -54,10 +58,9 @@ class PaperTracker:
     def add_codes(self, codes: Float[np.ndarray, "token latent"], first: int) -> None:
         """One document of dense codes, token by token."""
         for t, row in enumerate(codes):
-            for latent in np.flatnonzero(row):
-                value = row[latent]
-                if value > self.values[latent, 0]:
-                    self.update(int(latent), row[latent : latent + 1], np.array([first + t]))
+            active = np.flatnonzero(row)
+            for latent in active[row[active] > self.values[active, 0]]:
+                self._insert(latent, row[latent], first + t)
 
     def recall(self, places: Int[np.ndarray, "feature k"]) -> float:
         """Share of these contexts that are among those kept, over all features."""

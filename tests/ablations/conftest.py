@@ -1,4 +1,4 @@
-"""Tiny models of five architectures, a pretrained Llama, random adapters, and a brute force of its own."""
+"""Tiny models of five architectures and a pretrained Llama with random adapters; a brute force of the sweep's cells."""
 
 from __future__ import annotations
 
