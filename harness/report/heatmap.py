@@ -29,6 +29,7 @@ _SCALE = (
     (1.0, (250, 240, 130)),
 )
 _LAYER = "whole layer"
+_FLOOR = "null floor"
 
 
 def heatmap(rows: Sequence[Any]) -> RenderableType | None:
@@ -40,12 +41,15 @@ def heatmap(rows: Sequence[Any]) -> RenderableType | None:
 def _grid(rows: Sequence[Any], mode: str) -> RenderableType | None:
     """One mode's grid. Components of a rank above 1 are shown by their largest."""
     cells: dict[tuple[str, int], float] = {}
+    floors: dict[int, float] = {}
     sliced = False
     for r in rows:
         if r.mode == mode and r.layer is not None and (r.scope == "component" or r.scope == "layer"):
             place = (r.projection if r.scope == "component" else _LAYER, r.layer)
             sliced |= place in cells
             cells[place] = max(cells.get(place, r.kl_nats), r.kl_nats)
+            if r.null_floor_nats is not None and r.method == "exact":
+                floors[r.layer] = r.null_floor_nats
     names = sorted({name for name, _ in cells} - {_LAYER}, key=lambda n: (projection_rank(n), n))
     if not names:
         return None
@@ -68,8 +72,13 @@ def _grid(rows: Sequence[Any], mode: str) -> RenderableType | None:
     for name in names:
         values = [cells.get((name, layer)) for layer in layers]
         known = [v for v in values if v is not None]
-        strip = [_number(v, top) for v in values] if numbered else [_strip(values, top)]
+        noise = [v is not None and v < floors.get(layer, 0.0) for v, layer in zip(values, layers, strict=True)]
+        pairs = list(zip(values, noise, strict=True))
+        strip = [_number(v, top, low) for v, low in pairs] if numbered else [_strip(pairs, top)]
         table.add_row(Text(visible(name)), *strip, significant(sum(known) / len(known)))
+    if floors:
+        own = [Text(f" {significant(floors.get(layer), 2)} ") for layer in layers] if numbered else [Text("")]
+        table.add_row(Text(_FLOOR), *own, significant(sum(floors.values()) / len(floors)))
     return Group(Text(title, style="bold"), table)
 
 
@@ -78,19 +87,19 @@ def projection_rank(name: str) -> int:
     return _ORDER.index(name) if name in _ORDER else len(_ORDER)
 
 
-def _number(value: float | None, top: float) -> Text:
+def _number(value: float | None, top: float, below_floor: bool) -> Text:
     if value is None:
         return Text("-")
     red, green, blue = _colour(value / top)
     ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 110 else "white"
-    return Text(f" {significant(value, 2)} ", style=f"{ink} on rgb({red},{green},{blue})")
+    return Text(f"{'<' if below_floor else ' '}{significant(value, 2)} ", style=f"{ink} on rgb({red},{green},{blue})")
 
 
-def _strip(values: Sequence[float | None], top: float) -> Text:
+def _strip(values: Sequence[tuple[float | None, bool]], top: float) -> Text:
     strip = Text()
-    for value in values:
-        if value is None:
-            strip.append(" ")
+    for value, below_floor in values:
+        if value is None or below_floor:
+            strip.append(" " if value is None else "<")
             continue
         share = min(max(value / top, 0.0), 1.0)
         red, green, blue = _colour(0.35 + 0.65 * share)  # the scale's dark end would vanish on a black terminal

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,8 +169,26 @@ def test_heat_map_of_many_layers_is_one_glyph_each(synthetic: ModuleType, tmp_pa
     stream = io.StringIO()
     Console(file=stream, width=100).print(heatmap(rows))
     gate = next(x for x in stream.getvalue().splitlines() if x.startswith("gate_proj"))
-    assert len(re.findall("[▁▂▃▄▅▆▇█]", gate)) == 64
+    assert len(re.findall("[<▁▂▃▄▅▆▇█]", gate)) == 64
     assert "…" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("n_layers", [2, 12])
+def test_heat_map_marks_what_is_below_the_null_floor(n_layers: int) -> None:
+    """Layer 1's floor is above its cell; layer 0's is not. With many layers the mark stands in place of the glyph."""
+    rows = [
+        SimpleNamespace(
+            mode="zero", layer=layer, scope="component", projection="q_proj", method="exact", kl_nats=1e-3,
+            null_floor_nats=2e-3 if layer == 1 else 1e-9,
+        )
+        for layer in range(n_layers)
+    ]  # fmt: skip
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(heatmap(rows))
+    lines = stream.getvalue().splitlines()
+    cells = next(x for x in lines if x.startswith("q_proj")).split()[1:-1]
+    assert cells == (["0.001", "<0.001"] if n_layers == 2 else ["█<" + 10 * "█"])
+    assert any(x.startswith("null floor") for x in lines)
 
 
 def test_heat_map_needs_components() -> None:

@@ -1,4 +1,7 @@
-"""The paper's figure 3: what switching off layers (bars) and single components (heat map) does, on one colour scale."""
+"""The paper's figure 3: what switching off layers (bars) and single components (heat map) does, on one colour scale.
+
+Cells below the null floor, the KL that rounding noise alone makes at their layer, are hatched.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from harness.report.figures.style import Theme, clean, light_grid, new_figure, sequential
@@ -30,6 +34,7 @@ class Grid:
         cells: [projection, layer]; NaN where nothing was switched off. Above rank 1, the largest of a matrix.
         bars: [layer]; NaN likewise.
         intervals: [2, layer], distances of the 95 % interval's ends below and above the bar; 0 where there is none.
+        below_floor: [projection, layer]; whether rounding noise alone makes a KL as large as that of the cell.
     """
 
     layers: list[int]
@@ -37,6 +42,7 @@ class Grid:
     cells: NDArray[np.float64]
     bars: NDArray[np.float64]
     intervals: NDArray[np.float64]
+    below_floor: NDArray[np.bool_]
 
 
 def component_grid(rows: Sequence[ComponentRow], mode: str) -> Grid | None:
@@ -49,16 +55,18 @@ def component_grid(rows: Sequence[ComponentRow], mode: str) -> Grid | None:
     projections = sorted({str(r.projection) for r in singles}, key=lambda p: (projection_rank(p), p))
     column, line = {x: i for i, x in enumerate(layers)}, {p: i for i, p in enumerate(projections)}
     cells = np.full((len(projections), len(layers)), np.nan)
+    below_floor = np.ones(cells.shape, dtype=bool)
     bars, intervals = np.full(len(layers), np.nan), np.zeros((2, len(layers)))
     for r in singles:
         place = line[str(r.projection)], column[int(r.layer or 0)]
         cells[place] = np.fmax(cells[place], r.kl_nats)
+        below_floor[place] &= bool(r.below_floor)
     for r in (r for r in own if r.scope == "layer"):
         i = column[int(r.layer or 0)]
         bars[i] = r.kl_nats
         if r.kl_ci_low is not None and r.kl_ci_high is not None:
             intervals[:, i] = max(r.kl_nats - r.kl_ci_low, 0), max(r.kl_ci_high - r.kl_nats, 0)
-    return Grid(layers, projections, cells, bars, intervals)
+    return Grid(layers, projections, cells, bars, intervals, below_floor & np.isfinite(cells))
 
 
 def components_figure(rows: Sequence[ComponentRow], theme: Theme, *, mode: str) -> Figure | None:
@@ -74,6 +82,10 @@ def components_figure(rows: Sequence[ComponentRow], theme: Theme, *, mode: str) 
     edges = np.arange(len(grid.layers) + 1) - 0.5
     mesh = cells.pcolormesh(edges, np.arange(len(grid.projections) + 1) - 0.5, grid.cells, norm=norm, cmap=colours)
     mesh.set_gid("heat-map")
+    for line, column in np.argwhere(grid.below_floor):
+        noise = Rectangle((column - 0.5, line - 0.5), 1, 1, hatch="////", fill=False, edgecolor=theme.ink, linewidth=0)
+        noise.set_gid(f"below-floor-{grid.projections[line]}-{grid.layers[column]}")
+        cells.add_patch(noise)
     cells.set_facecolor("none")
     cells.set_ylim(len(grid.projections) - 0.5, -0.5)
     cells.set_yticks(range(len(grid.projections)), [clean(p.removesuffix("_proj"), 12) for p in grid.projections])

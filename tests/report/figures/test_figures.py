@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -175,6 +176,18 @@ def test_figure_3_leaves_what_was_not_measured_empty(paper_scale: ModuleType) ->
     assert grid is not None
     assert np.argwhere(np.isnan(grid.cells)).tolist() == [[1, 2]]
     assert component_grid(rows, "mean") is None
+
+
+def test_figure_3_hatches_what_is_below_the_null_floor(paper_scale: ModuleType) -> None:
+    rows = [
+        replace(r, below_floor=r.scope == "component" and (r.layer, r.projection) == (2, "k_proj"))
+        for r in paper_scale.components(n_layers=4)
+    ]
+    with themed("light") as theme:
+        figure = components_figure(rows, theme, mode="zero")
+    assert figure is not None
+    (noise,) = [p for p in figure.axes[1].patches if p.get_hatch()]
+    assert (noise.get_gid(), noise.get_xy()) == ("below-floor-k_proj-2", (1.5, 0.5))
 
 
 def test_unbounded_recovery_is_an_arrow_and_no_gap_is_undefined(paper_scale: ModuleType) -> None:
