@@ -71,11 +71,15 @@ class Autoencoder(nn.Module):
         *,
         initial: Literal["unit", "kaiming"] = "unit",
     ) -> None:
-        """Encoder and decoder begin tied; `kaiming` (uniform, fan-in of the encoder) is the paper code's."""
+        """Encoder and decoder begin tied.
+
+        `kaiming` is the paper code's: uniform, with the fan-in that torch reads off an encoder of shape [d_in, latent],
+        which is the number of latents.
+        """
         super().__init__()
         shape = (n_latents, len(centre))
         if initial == "kaiming":
-            directions = (2 * torch.rand(shape, generator=generator) - 1) * (6 / len(centre)) ** 0.5
+            directions = (2 * torch.rand(shape, generator=generator) - 1) * (6 / n_latents) ** 0.5
         else:
             directions = torch.randn(shape, generator=generator)
             directions = directions / directions.norm(dim=1, keepdim=True)

@@ -98,7 +98,7 @@ def harness_dictionaries() -> Sequence[Registration[DictionaryLearner]]:
             config=BatchTopKConfig,
             load=_load,
             summary="batch-top-k sparse autoencoder across layers, exported with a fixed threshold (JumpReLU)",
-            version="2",
+            version="3",
             needs=("adapter-activations",),
         )
     ]

@@ -221,8 +221,14 @@ def test_the_papers_variant_is_exported_with_the_codes_it_trained(stored: Stored
     codec = learner.load(dictionary)
     W_dec = codec.W_dec
     torch.testing.assert_close(W_dec.norm(dim=1), torch.ones(len(W_dec)), rtol=1e-5, atol=1e-5)
-    sae = Autoencoder(torch.zeros(D), 2 * D, torch.Generator().manual_seed(0), initial="kaiming")
-    assert float(sae.W_enc.detach().abs().max()) <= 1.0 == (6 / D) ** 0.5
+
+
+def test_the_papers_variant_begins_as_its_code_does() -> None:
+    """Torch's own initialiser on the shape that the code gives its encoder, [d_in, latent]."""
+    sae = Autoencoder(torch.zeros(D), 50 * D, torch.Generator().manual_seed(0), initial="kaiming")
+    theirs = torch.nn.init.kaiming_uniform_(torch.empty(D, 50 * D), nonlinearity="relu", generator=torch.Generator())
+    assert float(sae.W_enc.detach().std()) == pytest.approx(float(theirs.std()), rel=0.05)
+    assert float(sae.W_enc.detach().abs().max()) == pytest.approx(float(theirs.abs().max()), rel=0.01)
     assert torch.equal(sae.W_enc, sae.W_dec)
 
 
