@@ -36,11 +36,19 @@ class Config(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join([owner, *(str(p) for p in first["loc"])])
+            if first["type"] == "missing":
+                raise UsageError(
+                    f"{owner} needs {where}: --set {where}=VALUE (harness plugins show {owner})"
+                ) from error
             raise UsageError(f"{where}={first.get('input')!r}: {first['msg']}") from error
 
     def digest(self) -> str:
         """sha256 (hex) of the canonical JSON of all fields."""
         return digest(self.model_dump(mode="json"))
+
+    def reads(self) -> tuple[str, ...]:
+        """Folders from outside the study that a result depends on: what is in them is part of the step's key."""
+        return ()
 
 
 class ProviderConfig(Config):

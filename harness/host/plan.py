@@ -346,9 +346,11 @@ class Builder:
         variant: str | None = None,
     ) -> str:
         """A step; its key hashes all that its result depends on. Returns its name."""
+        from harness.host.fingerprint import folder_fingerprint
+
         hashed = [
             kind, plugin, config.model_dump(mode="json"), settings, self.seed, self.world,
-            [self.steps[i].key for i in inputs],
+            [self.steps[i].key for i in inputs], *filter(None, map(folder_fingerprint, config.reads())),
         ]  # fmt: skip
         # The cells of a grid share their seed: they differ by what is swept, not by luck.
         step_seed = int(digest([self.seed, name.partition("@")[0]])[:7], 16)

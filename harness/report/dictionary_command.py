@@ -31,16 +31,16 @@ def dictionary() -> None:
 @_DB
 def list_dictionaries(run_id: str, db: str) -> None:
     """Name, size and folder of each dictionary that a run fitted."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=None, box=None, pad_edge=False)
-    for column in ("name", "latents", "columns", "k", "folder"):
-        table.add_column(column, overflow="fold")
+    rows = [("name", "latents", "columns", "k", "folder")]
     for row in _fitted(db, run_id):
         size = f"{row.n_latents:,}{' signed' if row.signed else ''}"
-        table.add_row(Text(row.name), size, f"{row.n_columns:,}", f"{row.k:g}", Text(row.path))
-    make_console().print(table)
+        rows.append((row.name, size, f"{row.n_columns:,}", f"{row.k:g}", _shown(row.path)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    console = make_console()
+    for cells in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        # Not a rich table: it would fold a folder, and a folder in two pieces cannot be copied.
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @dictionary.command(
@@ -78,16 +78,29 @@ def export(name: str, form: str, out: Path, run_id: str, db: str) -> None:
     )  # fmt: skip
 
 
+def _shown(path: str) -> str:
+    """As one would type it here."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
+
+
 def _folder(name: str, run_id: str, db: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    rows = {row.name: row for row in _fitted(db, run_id)}
-    if name not in rows:
-        raise UnknownName("dictionary (or folder)", name, rows, hint="list: harness dictionary list")
-    folder = Path(rows[name].path)
+    rows = _fitted(db, run_id)
+    found = next((row for row in rows if _settings(row.name) == _settings(name)), None)
+    if found is None:
+        raise UnknownName("dictionary (or folder)", name, [r.name for r in rows], hint="list: harness dictionary list")
+    folder = Path(found.path)
     if not folder.is_dir():
         raise UsageError(f"the folder of {name!r} is gone ({folder}); name the folder it is in now, or run again")
     return folder
+
+
+def _settings(name: str) -> tuple[str, frozenset[str]]:
+    """Learner and swept settings, in whatever order they are written: `batch-topk@k=8,expansion=4`."""
+    learner, _, label = name.partition("@")
+    return learner, frozenset(label.split(","))
 
 
 def _fitted(db: str, run_id: str) -> list[FittedRow]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from harness import Config, DictionaryLearner, Registration, hookimpl
 
 if TYPE_CHECKING:
@@ -14,9 +16,14 @@ if TYPE_CHECKING:
 class ExistingDictionaryConfig(Config):
     """Settings of existing-dictionary."""
 
-    path: str = ""
+    path: str = Field(min_length=1)
     """Folder of a dictionary: the harness's own, SAELens' or dictionary_learning's. It must have been fitted on this
-    adapter's components, in their order; where the folder names its columns, that is checked."""
+    adapter's components, in their order; where the folder names its columns, that is checked. Copied: the study holds
+    what it judged."""
+
+    def reads(self) -> tuple[str, ...]:
+        """The dictionary: another one in the same folder is judged anew."""
+        return (self.path,)
 
 
 def _load() -> Callable[[ExistingDictionaryConfig], ExistingDictionary]:

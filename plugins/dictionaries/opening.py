@@ -11,7 +11,7 @@ from harness.activations.store import StoredActivations, open_set
 from harness.dictionaries.formats import read
 from harness.dictionaries.scoring import reconstruction
 from harness.dictionaries.weights import Weights, save_weights
-from harness.errors import DataError, UsageError
+from harness.errors import DataError
 from harness.records import ActivationSet, Dictionary
 from harness.stages import RunContext
 
@@ -32,11 +32,8 @@ class ExistingDictionary:
         """Copy the dictionary, in the harness's layout, to the step's folder.
 
         Raises:
-            UsageError: no path is given.
             DataError: the folder holds no dictionary that can be read, or it is of another adapter.
         """
-        if not self.config.path:
-            raise UsageError("existing-dictionary needs a folder: --set existing-dictionary.path=FOLDER")
         source = Path(self.config.path).expanduser()
         weights, stored = read(source), open_set(activations)
         _refuse_another_adapters(weights, stored, source)

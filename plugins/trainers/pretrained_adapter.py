@@ -19,6 +19,10 @@ class PretrainedAdapterConfig(Config):
     revision: str | None = None
     """Hub revision; None is the default branch."""
 
+    def reads(self) -> tuple[str, ...]:
+        """The adapter: another one in the same folder is another study's."""
+        return (self.path,)
+
 
 def _load() -> Callable[[PretrainedAdapterConfig], Trainer]:
     from .existing import ExistingAdapter

@@ -14,7 +14,7 @@ import torch
 from harness.activations.store import StoredActivations, open_set
 from harness.dictionaries.formats import export
 from harness.dictionaries.weights import load_weights
-from harness.errors import DataError, UsageError
+from harness.errors import DataError
 from harness.records import Dictionary
 from harness.stages import RunContext
 from harness.testing import tiny_activations
@@ -86,8 +86,3 @@ def test_columns_and_target_that_are_not_said(
     train = torch.from_numpy(np.concatenate([stored.document(d).values for d in stored.split().train]))
     l0 = float((opener.load(opened).encode(train) != 0).sum()) / len(train)
     assert opened.k == pytest.approx(l0)
-
-
-def test_without_a_folder_it_says_how_to_name_one(stored: StoredActivations, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--set existing-dictionary\.path=FOLDER"):
-        fit(existing_dictionary, stored, tmp_path)

@@ -37,7 +37,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
             run_id, 0, key="k", name="learn/abs-topk@k=2", stage="learn", plugin="abs-topk", plugin_version="1",
             config={}, inputs=[], seed=0, provenance=provenance, device="cpu", artifact="x",
         )  # fmt: skip
-        for name, folder in (("abs-topk@k=2", "fitted"), ("gone", "nowhere")):
+        for name, folder in (("abs-topk@k=2", "fitted"), ("two@k=2,expansion=4", "fitted"), ("gone", "n" * 200)):
             record = Dictionary(
                 item=name, name=name, path=tmp_path / folder, columns=("a", "b", "c"), n_latents=4, k=2, signed=True
             )
@@ -47,12 +47,18 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
 
 def test_by_name_then_by_folder(study: Weights, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("dictionary", "list") == 0
-    assert "abs-topk@k=2" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "abs-topk@k=2" in listed
+    assert "n" * 200 in listed  # a folder is in one piece, to be copied
     assert run("dictionary", "export", "abs-topk@k=2", "--format", "saelens", "--out", "sae") == 0
     assert "8 latents (4 signed ones) on 3 columns" in capsys.readouterr().out
     assert run("dictionary", "export", "sae", "--format", "dictionary-learning", "--out", "ae") == 0
     for name, tensor in study.unsigned().tensors().items():
         torch.testing.assert_close(read(Path("ae")).tensors()[name], tensor)
+
+
+def test_the_settings_of_a_cell_come_in_any_order(study: Weights) -> None:
+    assert run("dictionary", "export", "two@expansion=4,k=2", "--format", "saelens", "--out", "sae") == 0
 
 
 @pytest.mark.parametrize(

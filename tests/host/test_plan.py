@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.errors import UsageError
@@ -48,6 +50,32 @@ def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None
     }  # fmt: skip
     after = keys(plan(settings={"full-finetune": {"epochs": 1}}))
     assert {name for name in before if before[name] != after[name]} == {"train/full-finetune", "evaluate/full"}
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "step"),
+    [
+        ("existing-dictionary", "existing-dictionary", "learn/existing-dictionary"),
+        ("existing-adapter", "pretrained-adapter", "train/pretrained-adapter"),
+    ],
+)
+def test_another_file_in_a_folder_that_is_read_changes_the_key(
+    target: str, name: str, step: str, tmp_path: Path
+) -> None:
+    def key() -> str:
+        return keys(plan(target, settings={name: {"path": str(tmp_path)}}))[step]
+
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"one")
+    first = key()
+    assert key() == first
+    weights.write_bytes(b"two")
+    assert key() != first
+
+
+def test_a_folder_that_is_needed_and_not_named_is_asked_for_before_anything_runs() -> None:
+    with pytest.raises(UsageError, match=r"--set existing-dictionary\.path=VALUE"):
+        plan("existing-dictionary")
 
 
 def test_the_benchmarks_batch_size_is_part_of_the_evaluations_only() -> None:
