@@ -77,7 +77,7 @@ Examples:
   harness run --plugin rank1-lora --dry-run
   harness run --plugin rank1-lora --set rank1-lora.rank=4 --set features.documents=200
   harness run --plugin rank1-lora --only interpret --provider openai:gpt-5-mini --max-cost 5
-  harness run --plugin rank1-lora --provider explainer=anthropic:MODEL --provider judge=openai:gpt-5-mini
+  harness run --plugin rank1-lora --provider openai:gpt-5-mini --provider judge=anthropic:MODEL
   harness run --plugin batch-topk --set batch-topk.k=8
   harness run --plugin rank1-lora --set model.path=/models/Qwen2.5-1.5B-Instruct --set data.path=traces.jsonl"""
 )
@@ -92,8 +92,8 @@ Examples:
     "--provider",
     multiple=True,
     metavar="[ROLE=]NAME[:MODEL]",
-    help="LLM for interpretation, e.g. openai:gpt-5-mini; with a role (explainer, judge, categories, categoriser, "
-    "scorer) only for that; repeatable.",
+    help="LLM for interpretation, e.g. openai:gpt-5-mini; with a role (explainer, judge, second-judge, "
+    "categories, categoriser, scorer) only for that; repeatable.",
 )
 @click.option(
     "--max-cost", type=float, metavar="USD", help="Budget of this run's LLM calls; it stops before passing it."

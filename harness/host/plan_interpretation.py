@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from harness.calls import ROLES
+from harness.errors import UsageError
 from harness.judgements import GRADER, JUDGE, SECOND_JUDGE
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ def add_interpretation(builder: Builder, sources: Sequence[str]) -> None:
     Args:
         builder: takes the steps.
         sources: names of the steps that have features.
+
+    Raises:
+        UsageError: some roles have an LLM, and others that are asked have none.
     """
     row = builder.row
     planted: list[str] = []
@@ -25,6 +30,8 @@ def add_interpretation(builder: Builder, sources: Sequence[str]) -> None:
         planted = [builder.add("plant/planted", "plant", None, row.grading, tuple(sources[:1]), settings)]
     for name in row.interpreters:
         registration = builder.manager.offer(name).registration
+        if registration.asks_llm:
+            _check_roles(name, builder.llms)
         asked = {role: llm.identity() for role, llm in builder.llms.items() if role != GRADER}
         llms = asked if registration.asks_llm else {}
         explained: dict[str, str] = {}
@@ -46,3 +53,13 @@ def add_interpretation(builder: Builder, sources: Sequence[str]) -> None:
         read = row.read_chat or row.chat
         corpus = [builder.data, read.model_dump()]
         builder.add("enrich/features", "enrich", None, row.enrichment, tuple(sources), corpus)
+
+
+def _check_roles(name: str, llms: Collection[str]) -> None:
+    """Before hours of training rather than after them."""
+    missing = [role for role in ROLES if role not in llms and role not in (JUDGE, SECOND_JUDGE, GRADER)]
+    if llms and missing and "default" not in llms:
+        raise UsageError(
+            f"{name}: no LLM is named for {', '.join(missing)}: name one for all roles that have none of their own, "
+            "--provider NAME:MODEL"
+        )

@@ -55,7 +55,7 @@ def _notes(whole: Estimate) -> list[str]:
     if whole.llm_calls:
         notes.append(
             f"LLM: {_scaled(whole.llm_calls)} calls at most, {_scaled(whole.llm_tokens)} tokens of prompts and replies "
-            f"(in their steps' rows, not in the total), {_price(whole)} where a table has the price."
+            f"(in their steps' rows, not in the total), {_price(whole)} ($?: price not known)."
         )
     if whole.scratch_bytes:
         notes.append(f"Besides, training keeps up to {_scaled(whole.scratch_bytes)}B of checkpoints while it runs.")

@@ -114,6 +114,13 @@ def test_a_second_judge_is_asked_where_one_is_named() -> None:
     assert "regrade/autointerp" in keys(judged), "it says how far the explainer's own grades agree with the judge's"
 
 
+def test_a_role_that_nobody_answers_is_refused_before_anything_runs() -> None:
+    with pytest.raises(UsageError, match="no LLM is named for explainer, categories, categoriser, scorer"):
+        plan(provider=("judge=scripted:a",))
+    every = ("explainer", "categories", "categoriser", "scorer")
+    assert plan(provider=tuple(f"{role}=scripted:a" for role in every)).llms.keys() == set(every)
+
+
 def test_a_single_plugin_is_planned_with_what_it_needs() -> None:
     assert [s.name for s in plan("batch-topk").steps] == [
         "train/rank1-lora",
