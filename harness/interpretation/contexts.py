@@ -150,7 +150,7 @@ class FeatureTests:
             return TooFew(name, "dead: no activating context")
         for found, kind in ((self._positive, "activating"), (self._negative, "quiet")):
             if len(found) < least:
-                return TooFew(name, f"{len(found)} held-out {kind} contexts, and {least} are needed")
+                return TooFew(name, f"fewer than {least} held-out {kind} contexts")
         return self._made()
 
     def _made(self) -> Iterator[ScoringTest]:

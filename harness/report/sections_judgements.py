@@ -35,6 +35,11 @@ def _judge_blocks(rows: Sequence[Any]) -> list[Block]:
     return [Block(_MEASURES[measure], own) for measure, own in groups.items() if own]
 
 
+def _score_blocks(rows: Sequence[Any]) -> list[Block]:
+    interpreters = dict.fromkeys(r.interpreter for r in rows)
+    return [Block(f"explained by {name}", [r for r in rows if r.interpreter == name]) for name in interpreters]
+
+
 def _density_blocks(rows: Sequence[Any]) -> list[Block]:
     groups: dict[tuple[str, str | None], list[Any]] = {}
     for row in rows:
@@ -121,8 +126,9 @@ _JUDGE = Section(
     label=lambda r: f"{r.interpreter}, {r.subject}",
     legend=(
         "Planted: one token, two unlike tokens, random tokens; Wilson intervals. Kappa: 1 is perfect, 0 is chance; "
-        "failures are a class of their own; bootstrap over features. Right class: where 80 % of a feature's exemplars "
-        "are of one class of the corpus. Rand index: jackknife."
+        "failures are a class of their own; bootstrap over features; explainer: its own grades against the "
+        "judge's. Right class: where 80 % of a feature's exemplars are of one class of the corpus. Rand index: "
+        "jackknife."
     ),
     blocks=_judge_blocks,
 )
@@ -133,7 +139,6 @@ _SCORES = Section(
     queries.scores,
     (
         Column("source", lambda r: r.source, "left"),
-        Column("interpreter", lambda r: r.interpreter, "left"),
         Column("test", lambda r: r.kind, "left"),
         Column("features", lambda r: f"{count(r.n_scored)} of {count(r.n_features)}"),
         Column("contexts", lambda r: count(r.n_contexts)),
@@ -152,6 +157,7 @@ _SCORES = Section(
         "contexts, 0.2 (contexts: tests). Half of the negatives hold a token that the feature fires on, where there "
         "are such. What is not answered counts as wrong."
     ),
+    blocks=_score_blocks,
 )
 
 _DENSITIES = Section(

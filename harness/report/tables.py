@@ -52,7 +52,8 @@ def block_table(section: Section, block: Block) -> Table:
         table.add_column(
             Text(column.header),
             justify=column.justify,
-            no_wrap=not column.wrap,
+            # names stay whole; where there is no room, numbers go on below: a cut one would read as another number
+            no_wrap=not column.wrap and column.justify == "left",
             overflow="fold",
             ratio=column.ratio,
         )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 import time
 
 import pytest
@@ -29,7 +30,7 @@ def provider(request, vendor):
 
 
 def ask(provider, journal, *requests, **settings):
-    provider.config = provider.config.model_copy(update={"timeout_s": 5, **settings})
+    provider.config = provider.config.model_copy(update={"timeout_s": 30, **settings})
     client = Client(provider, journal, "explainer", sleep=brief_sleep)
     return list(client.run(list(requests) or [REQUEST]))
 
@@ -100,16 +101,26 @@ def test_transient_statuses_are_retried_by_the_client_only(provider, vendor, jou
                  b'"input_tokens": -1}}'},
         {"body": b"\xff\xfe\x00"},
         {"hang_up": True},
-        {"sleep_s": 0.6},
     ],
 )  # fmt: skip
-def test_garbage_closed_and_slow_are_retried_and_never_crash(provider, vendor, journal, answer, bad):
+def test_garbage_and_closed_are_retried_and_never_crash(provider, vendor, journal, answer, bad):
     vendor.script = [answer(**bad), answer(**bad)]
-    (call,) = ask(provider, journal, max_attempts=2, timeout_s=0.3)
+    (call,) = ask(provider, journal, max_attempts=2)
     assert (call.status, call.n_attempts, call.reply) == ("failed", 2, None)
     assert call.error
     (call,) = ask(provider, journal)
     assert (call.status, len(vendor.seen)) == ("ok", 3)
+
+
+def test_a_silent_server_is_given_up_and_asked_again_by_the_next_run(provider, vendor, journal, answer):
+    silence = threading.Event()
+    vendor.choose = lambda body: answer() if silence.wait(60) else None
+    (call,) = ask(provider, journal, max_attempts=2, timeout_s=0.3)
+    assert (call.status, call.n_attempts, call.reply) == ("failed", 2, None)
+    assert "0.3 s" in call.error
+    silence.set()
+    (call,) = ask(provider, journal)
+    assert call.status == "ok"
 
 
 def test_bad_requests_are_not_retried(provider, vendor, journal, answer):
@@ -196,7 +207,15 @@ def test_nothing_is_paid_twice(provider, vendor, journal):
 
 
 def test_concurrency_is_bounded(provider, vendor, journal, answer):
-    vendor.default = answer(sleep_s=0.05)
+    full, last = threading.Barrier(3), threading.Event()
+
+    def choose(body):
+        if not last.is_set():  # the first three are held until all of them are there
+            full.wait(60)
+            last.set()
+        return answer(sleep_s=0.02)
+
+    vendor.choose = choose
     ask(provider, journal, *[REQUEST.model_copy(update={"repeat": i}) for i in range(12)], concurrency=3)
     assert vendor.most_in_flight == 3
 
