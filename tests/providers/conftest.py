@@ -1,6 +1,7 @@
 """A server on the loopback that speaks both vendors' wire formats, well and badly, and counts what it is asked."""
 
 import json
+import math
 import socket
 import struct
 import threading
@@ -62,6 +63,8 @@ class FakeVendor:
         self.choose: Callable[[dict[str, Any]], Answer] | None = None
         self.seen: list[Seen] = []
         self.batches = BatchRoom()
+        self.hold_after = math.inf
+        """Requests after so many are not answered before it is raised."""
         self.in_flight = self.most_in_flight = self.connections = 0
         self.lock = threading.Lock()
         self.httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -72,8 +75,11 @@ class FakeVendor:
     def next(self, seen: Seen) -> Answer:
         with self.lock:
             self.seen.append(seen)
+            n = len(self.seen)
             if self.script:
                 return self.script.pop(0)
+        while n > self.hold_after:
+            time.sleep(0.005)
         return self.choose(seen.body) if self.choose else self.default
 
 

@@ -7,6 +7,7 @@ died, is sent once more by the next run. Nothing else may be.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -122,6 +123,8 @@ def kill_ten_times(vendor: Any, worker: Worker, ledger: Ledger, most: int, rng: 
     """Begin the task; kill it after 1 to `most` more requests; ten times. Then let it end."""
     for kill in range(11):
         enough = len(vendor.seen) + rng.randint(1, most)
+        # where this process gets no time, the child must not come to its end before it is killed
+        vendor.hold_after = enough + 2 if kill < 10 else math.inf
         child = worker.begin(**task)
         if kill < 10:
             until = time.monotonic() + 60
@@ -129,6 +132,7 @@ def kill_ten_times(vendor: Any, worker: Worker, ledger: Ledger, most: int, rng: 
                 time.sleep(0.001)
             time.sleep(rng.random() * 0.03)
             os.kill(child, signal.SIGKILL)
+            vendor.hold_after = math.inf
         assert worker.end() == (-signal.SIGKILL if kill < 10 else 0), f"kill {kill}: there must be more calls"
         ledger.settle()
 
