@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from harness.stages import Progress
 
 _DEFAULTS = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: the order of work does not depend on when messages come
     "VLLM_HOST_IP": "127.0.0.1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; without it a CPU's engine takes 90 % of the memory
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
-"""Environment of an engine, where the user's says nothing else."""
+"""Environment of every engine, where the user's says nothing else."""
+_MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def require_vllm(what: str) -> None:
@@ -63,7 +65,7 @@ class Written:
 
 @dataclass
 class Engine:
-    """A running engine.
+    """A running engine: one copy of the model or several, each with a share of the prompts.
 
     Attributes:
         place: folder or hub id of the model it serves.
@@ -76,7 +78,7 @@ class Engine:
     context: int
     max_rank: int
     fingerprint: str
-    _llm: Any
+    _copies: list[Any]
     _adapters: dict[str, tuple[Any, int]] = field(default_factory=dict)
 
     def bind(self, adapter: LoraFolder) -> tuple[Any, int]:
@@ -96,9 +98,10 @@ class Engine:
         if adapter.hash not in self._adapters:
             request = LoRARequest(adapter.hash, len(self._adapters) + 1, str(adapter.path))
             with _sentences(f"vLLM cannot serve the adapter {adapter.path}"):
-                self._llm.llm_engine.add_lora(request)
+                for llm in self._copies:
+                    llm.llm_engine.add_lora(request)
                 # vLLM keeps one adapter on the device: counted now, before the next one takes its place
-                n_bound = min(self._llm.collective_rpc("harness_bound_modules", args=(request.lora_int_id,)))
+                n_bound = min(_ask_all(self._copies, "harness_bound_modules", request.lora_int_id))
             self._adapters[adapter.hash] = (request, n_bound)
         return self._adapters[adapter.hash]
 
@@ -106,40 +109,46 @@ class Engine:
         self, prompts: Sequence[list[int]], samplings: Sequence[Any], adapter: Any, progress: Progress
     ) -> list[Written]:
         """Continue prompts (token ids), each by its vLLM SamplingParams, all at once."""
-        outputs = self._generate(prompts, list(samplings), adapter, progress)
+        outputs = self._generate(prompts, samplings, adapter, progress)
         return [Written(list(o.outputs[0].token_ids), str(o.outputs[0].finish_reason)) for o in outputs]
 
     def read(self, texts: Sequence[list[int]], adapter: Any, progress: Progress) -> list[list[tuple[float, bool]]]:
         """Of each token of each text but the first: its log-probability, and whether it is the most likely one."""
         from vllm import SamplingParams
 
-        outputs = self._generate(
-            texts, SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0), adapter, progress
-        )
+        sampling = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
+        outputs = self._generate(texts, [sampling] * len(texts), adapter, progress)
         found = []
         for ids, output in zip(texts, outputs, strict=True):
             own = [row[token] for row, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
             found.append([(float(p.logprob), p.rank == 1) for p in own])
         return found
 
-    def _generate(self, prompts: Sequence[list[int]], samplings: Any, adapter: Any, progress: Progress) -> list[Any]:
+    def _generate(
+        self, prompts: Sequence[list[int]], samplings: Sequence[Any], adapter: Any, progress: Progress
+    ) -> list[Any]:
+        """What vLLM returns, in order. A copy works on its share in a process of its own as soon as it has it."""
         from vllm.inputs import TokensPrompt
 
+        found: dict[int, Any] = {}
+        bar = _bar(progress)
+        n = len(self._copies)
         with _sentences(f"vLLM failed while it ran {self.place}"):
-            outputs: list[Any] = self._llm.generate(
-                [TokensPrompt(prompt_token_ids=ids) for ids in prompts],
-                samplings,
-                lora_request=adapter,
-                use_tqdm=_bar(progress),
-            )
-        return outputs
+            for i, llm in enumerate(self._copies):
+                share = [TokensPrompt(prompt_token_ids=ids) for ids in prompts[i::n]]
+                if share:
+                    llm.enqueue(share, list(samplings[i::n]), lora_request=adapter, use_tqdm=False)
+            for i, llm in enumerate(self._copies):
+                found.update(zip(range(i, len(prompts), n), llm.wait_for_completion(use_tqdm=bar), strict=True))
+        return [found[i] for i in range(len(prompts))]
 
     def close(self) -> None:
         """Stop it and give its memory back."""
         from vllm.distributed import cleanup_dist_env_and_memory
 
-        self._llm.llm_engine.engine_core.shutdown()
-        self._llm = None
+        for llm in self._copies:
+            llm.llm_engine.engine_core.shutdown()
+        self._copies.clear()
         self._adapters.clear()
         gc.collect()
         cleanup_dist_env_and_memory()
@@ -175,8 +184,9 @@ class Engines:
             require_vllm("evaluate.backend=vllm")
             _prepare()
             allowed = allowed_rank(rank)  # refused before anything is closed or loaded
+            devices = _devices(self._settings)
             self.close()
-            self._engine = _start(place, model, tokenizer, self._settings, allowed, self._max_num_seqs)
+            self._engine = _start(place, model, tokenizer, self._settings, allowed, self._max_num_seqs, devices)
         return self._engine
 
     def close(self) -> None:
@@ -210,50 +220,109 @@ def allowed_rank(rank: int) -> int:
     return found
 
 
+def _devices(settings: EngineConfig) -> list[str | None]:
+    """What CUDA_VISIBLE_DEVICES must be for each copy; None leaves it.
+
+    Raises:
+        UsageError: there are fewer GPUs than the copies need.
+    """
+    import torch
+
+    width, copies = settings.tensor_parallel_size, settings.data_parallel_size
+    n = torch.cuda.device_count()
+    if n and width * copies > n:
+        raise UsageError(
+            f"evaluate.tensor_parallel_size={width} and data_parallel_size={copies} need {width * copies} GPUs, and "
+            f"this machine shows {n}"
+        )
+    if not n or copies == 1:
+        return [None] * copies
+    names = os.environ.get(_VISIBLE, "").split(",") if os.environ.get(_VISIBLE) else [str(i) for i in range(n)]
+    return [",".join(names[i * width : (i + 1) * width]) for i in range(copies)]
+
+
 def _start(
-    place: str, model: ModelRef, tokenizer: ModelRef, settings: EngineConfig, max_rank: int, max_num_seqs: int
+    place: str,
+    model: ModelRef,
+    tokenizer: ModelRef,
+    settings: EngineConfig,
+    max_rank: int,
+    max_num_seqs: int,
+    devices: Sequence[str | None],
 ) -> Engine:
+    """An engine with a copy of the model on each of `devices`."""
     import torch
 
     set_threads = torch.set_num_threads
+    # One copy runs in this process: the order of its work does not depend on when messages come.
+    common = {_MULTIPROCESSING: "1"} if len(devices) > 1 else {_MULTIPROCESSING: os.environ.get(_MULTIPROCESSING, "0")}
+    copies: list[Any] = []
     with _sentences(f"vLLM cannot serve {place}"), torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, about vLLM
         from vllm import LLM
 
         try:
-            llm = LLM(
-                model=place,
-                revision=model.revision,
-                tokenizer=str(local_model(tokenizer.path) or tokenizer.path),
-                tokenizer_revision=tokenizer.revision,
-                trust_remote_code=model.trust_remote_code,
-                dtype=model.dtype,
-                generation_config="vllm",  # the model's own would change greedy answers (repetition_penalty)
-                enable_lora=True,  # also for models without an adapter: the same kernels as those with one
-                max_lora_rank=max_rank,
-                max_loras=1,
-                enable_prefix_caching=False,  # an answer must not depend on what was asked before
-                max_num_seqs=max_num_seqs,
-                use_tqdm_on_load=False,
-                worker_extension_cls="harness.benchmarks.engine_worker.EngineProbe",
-                **settings.model_dump(include=set(EngineConfig.model_fields)),
-            )
+            for visible in devices:
+                with _environment({**common, **({} if visible is None else {_VISIBLE: visible})}):
+                    copies.append(
+                        LLM(
+                            model=place,
+                            revision=model.revision,
+                            tokenizer=str(local_model(tokenizer.path) or tokenizer.path),
+                            tokenizer_revision=tokenizer.revision,
+                            trust_remote_code=model.trust_remote_code,
+                            dtype=model.dtype,
+                            generation_config="vllm",  # the model's own would change greedy answers
+                            enable_lora=True,  # of all models: those without an adapter run the same kernels
+                            max_lora_rank=max_rank,
+                            max_loras=1,
+                            enable_prefix_caching=False,  # an answer must not depend on what was asked before
+                            max_num_seqs=max_num_seqs,
+                            use_tqdm_on_load=False,
+                            worker_extension_cls="harness.benchmarks.engine_worker.EngineProbe",
+                            tensor_parallel_size=settings.tensor_parallel_size,
+                            gpu_memory_utilization=settings.gpu_memory_utilization,
+                            max_model_len=settings.max_model_len,
+                            enforce_eager=settings.enforce_eager,
+                        )
+                    )
         finally:
             torch.set_num_threads = set_threads  # a CPU engine puts a function there that refuses
-    return Engine(place, int(llm.llm_engine.model_config.max_model_len), max_rank, _fingerprint(llm, settings), llm)
+    context = int(copies[0].llm_engine.model_config.max_model_len)
+    return Engine(place, context, max_rank, _fingerprint(copies, settings), copies)
 
 
-def _fingerprint(llm: Any, settings: EngineConfig) -> str:
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """These variables while a copy starts; it hands them to its processes."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _ask_all(copies: Sequence[Any], question: str, *args: Any) -> list[Any]:
+    """The answers of all workers of all copies."""
+    return [answer for llm in copies for answer in llm.collective_rpc(question, args=args)]
+
+
+def _fingerprint(copies: Sequence[Any], settings: EngineConfig) -> str:
     import torch
     import vllm
     from vllm.platforms import current_platform
 
-    model = llm.llm_engine.model_config
+    model = copies[0].llm_engine.model_config
     words = [
         f"vllm {vllm.__version__} torch {torch.__version__}",
         str(model.dtype).removeprefix("torch."),
         f"tp={settings.tensor_parallel_size} dp={settings.data_parallel_size}",
-        f"attention={'+'.join(sorted(set(llm.collective_rpc('harness_attention'))))}",
+        f"attention={'+'.join(sorted(set(_ask_all(copies, 'harness_attention'))))}",
         "eager" if model.enforce_eager else "compiled",
         *(["batch-invariant"] if os.environ.get("VLLM_BATCH_INVARIANT") == "1" else []),
         str(current_platform.get_device_name()).strip(),
@@ -286,13 +355,12 @@ def _bar(progress: Progress) -> Any:
         """A bar into the void."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._counts = kwargs.get("desc") == "Processed prompts"
             super().__init__(*args, **{**kwargs, "file": io.StringIO()})
 
         def update(self, n: float | None = 1) -> bool | None:
             """Pass finished prompts on."""
-            if self._counts:
-                progress.advance(int(n or 0))
-            return super().update(n)
+            progress.advance(int(n or 0))
+            shown: bool | None = super().update(n)
+            return shown
 
     return Bar

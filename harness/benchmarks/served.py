@@ -197,6 +197,11 @@ class EngineLM(RecordingLM, TemplateLM):
         text = cut_at(str(self.tokenizer.decode(kept, skip_special_tokens=False)), sampling.stop)
         return Completion(text, "length" if finish == "length" else "stop", len(ids))
 
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log-likelihood of every request's continuation."""
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return found
+
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:

@@ -131,7 +131,10 @@ def check_memory(plan: Plan, pending: Sequence[str], free_bytes: float, device: 
             continue
         needed = _memory(step, plan, size)
         if needed > free_bytes:
-            more = "" if step.kind != "train" else f", or --set {step.plugin}.processes=N --set {step.plugin}.fsdp=true"
+            more = {
+                "train": f", or --set {step.plugin}.processes=N --set {step.plugin}.fsdp=true",
+                "evaluate": ", or --set evaluate.backend=vllm --set evaluate.tensor_parallel_size=N",
+            }.get(step.kind, "")
             raise UsageError(
                 f"{step.name} needs about {needed / 1e9:.0f} GB for its weights, and {device} has "
                 f"{free_bytes / 1e9:.0f} GB free: use a smaller model, --set model.dtype=bfloat16{more}"
@@ -159,7 +162,8 @@ def check_context(plan: Plan) -> None:
 def _memory(step: Step, plan: Plan, size: ModelSize) -> float:
     dtype, config = plan.row.model.dtype, step.config.model_dump()
     if step.kind != "train":
-        return sizes.memory_bytes(size.n_parameters, dtype)
+        served = step.kind == "evaluate" and plan.row.evaluate.backend == "vllm"
+        return sizes.memory_bytes(size.n_parameters, dtype) / (plan.row.evaluate.tensor_parallel_size if served else 1)
     if "rank" in config:
         trained = size.adapter_parameters(config["rank"], PROJECTIONS)
         needed = sizes.memory_bytes(size.n_parameters, "float32" if config.get("fsdp") else dtype, trained=trained)

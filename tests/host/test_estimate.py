@@ -115,6 +115,10 @@ def test_a_model_that_does_not_fit_is_refused_before_loading() -> None:
         check_memory(paper, names, 140e9, "cuda:0")
     with pytest.raises(UsageError, match=r"evaluate/base needs about 66 GB .* 24 GB free"):
         check_memory(paper, ["evaluate/base"], 24e9, "cuda:0")
+    tp = ("evaluate.backend=vllm", "evaluate.tensor_parallel_size=4")
+    check_memory(plan(*PAPER, *tp), ["evaluate/base"], 24e9, "cuda:0")
+    with pytest.raises(UsageError, match=r"ablate/groups needs about 66 GB"):
+        check_memory(plan(*PAPER, *tp), ["ablate/groups"], 24e9, "cuda:0")
     spread = plan(*PAPER, "full-finetune.processes=8", "full-finetune.fsdp=true")
     check_memory(spread, names, 140e9, "cuda:0")
     check_memory(plan(), names, 1e9, "cuda:0")
@@ -135,6 +139,8 @@ def test_every_preset_is_planned_and_priced_offline(preset: str) -> None:
         assert 40 < whole.gpu_h < 100
         assert (made.step("train/rank1-lora").config.model_dump()["lr"]) == 1e-3
         assert (made.row.read_chat is not None) == (preset == "paper-code")
+        evaluate = made.row.evaluate
+        assert (evaluate.backend, evaluate.tensor_parallel_size) == ("vllm", 2 if preset == "paper-code" else 8)
 
 
 @pytest.mark.parametrize("preset", ["small", "paper-text", "paper-code"])
