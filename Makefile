@@ -92,7 +92,12 @@ bench-peers: peers
 # vLLM on the CPU, 4 GB, in an environment of its own: it wants an older transformers than ours. Elsewhere than on PyPI
 # its CPU build of torch is at https://download.pytorch.org/whl/cpu (PIP_EXTRA_INDEX_URL). On a GPU: pip install vllm.
 test-vllm: $(VLLM)/.installed
-	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest tests/vllm
+	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest tests/vllm -m "not slow"
+
+# Two copies of the model, and one over two workers: each starts processes of its own, which takes minutes.
+.PHONY: test-vllm-parallel
+test-vllm-parallel: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest tests/vllm -m slow
 
 $(VLLM)/.installed: pyproject.toml tests/vllm/constraints.txt tests/vllm/stub_wheels.py
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)

@@ -1,7 +1,8 @@
-"""One vLLM engine per run: the base once on the GPUs, and adapters that are swapped by request.
+"""One vLLM engine at a time: the base once on the GPUs, and adapters that are swapped by request.
 
 An engine is chosen by its model folder: base, adapters and ablated adapters share one, a full fine-tune needs another.
-Two do not fit, so the last one is closed first. vLLM is an extra: it is imported when an engine starts.
+Two do not fit a device (nor a process), so the last one is closed first. vLLM is an extra: it is imported when an
+engine starts.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _DEFAULTS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 """Environment of every engine, where the user's says nothing else."""
+_STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}
+"""The backend that keeps to limits of length and writes valid JSON."""
 _MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -70,16 +73,23 @@ class Engine:
     Attributes:
         place: folder or hub id of the model it serves.
         context: most tokens of a prompt and its answer.
-        max_rank: largest rank of an adapter.
+        max_rank: largest rank of an adapter; 0: it takes none.
+        ends: tokens that end a turn beside the tokenizer's own, as its generation_config.json says.
         fingerprint: what generates: versions, dtype, parallelism, kernels, device.
     """
 
     place: str
     context: int
     max_rank: int
+    ends: tuple[int, ...]
     fingerprint: str
     _copies: list[Any]
     _adapters: dict[str, tuple[Any, int]] = field(default_factory=dict)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was stopped, to make room for another."""
+        return not self._copies
 
     def bind(self, adapter: LoraFolder) -> tuple[Any, int]:
         """The request that names an adapter, and how many of its modules the engine has bound.
@@ -143,7 +153,9 @@ class Engine:
         return [found[i] for i in range(len(prompts))]
 
     def close(self) -> None:
-        """Stop it and give its memory back."""
+        """Stop it and give its memory back; a second time does nothing."""
+        if self.closed:
+            return
         from vllm.distributed import cleanup_dist_env_and_memory
 
         for llm in self._copies:
@@ -154,46 +166,57 @@ class Engine:
         cleanup_dist_env_and_memory()
 
 
+_running: list[Engine] = []
+"""The process's engine, whoever asked for it."""
+
+
 class Engines:
-    """The run's engine: at most one at a time, kept for the next step that can use it."""
+    """Where an engine is kept for the next time it can be used."""
 
     def __init__(self, settings: EngineConfig, max_num_seqs: int = 256) -> None:
         """Nothing starts yet.
 
         Args:
-            settings: of every engine of the run.
+            settings: of every engine from here.
             max_num_seqs: most prompts that are continued together.
         """
         self._settings, self._max_num_seqs = settings, max_num_seqs
         self._engine: Engine | None = None
 
-    def get(self, model: ModelRef, tokenizer: ModelRef, rank: int) -> Engine:
+    def get(self, model: ModelRef, tokenizer: ModelRef, rank: int, needs: str = "evaluate.backend=vllm") -> Engine:
         """The engine of a model, started where another or none is running.
 
         Args:
             model: what it serves.
             tokenizer: the model whose tokenizer it uses.
-            rank: largest rank of an adapter that will be asked for.
+            rank: largest rank of an adapter that will be asked for; 0 for none.
+            needs: the setting that asks for vLLM.
 
         Raises:
             UsageError: vLLM is not installed.
             ModelError: it serves no adapters of that rank, or cannot serve the model here.
         """
         place = str(local_model(model.path) or model.path)
-        if self._engine is None or self._engine.place != place or self._engine.max_rank < rank:
-            require_vllm("evaluate.backend=vllm")
+        engine = self._engine
+        if engine is None or engine.closed or engine.place != place or engine.max_rank < rank:
+            require_vllm(needs)
             _prepare()
             allowed = allowed_rank(rank)  # refused before anything is closed or loaded
             devices = _devices(self._settings)
-            self.close()
-            self._engine = _start(place, model, tokenizer, self._settings, allowed, self._max_num_seqs, devices)
-        return self._engine
+            for other in _running:
+                other.close()
+            _running.clear()
+            self._engine = engine = _start(
+                place, model, tokenizer, self._settings, allowed, self._max_num_seqs, devices
+            )
+            _running.append(engine)
+        return engine
 
     def close(self) -> None:
         """Stop the engine, if one is running."""
         if self._engine is not None:
             self._engine.close()
-            self._engine = None
+        self._engine = None
 
 
 def _prepare() -> None:
@@ -204,7 +227,7 @@ def _prepare() -> None:
 
 
 def allowed_rank(rank: int) -> int:
-    """The smallest maximum that vLLM can be started with for adapters of this rank.
+    """The smallest maximum that vLLM can be started with for adapters of this rank; 0 where there are none.
 
     Raises:
         ModelError: it has none.
@@ -212,7 +235,7 @@ def allowed_rank(rank: int) -> int:
     from vllm.config.lora import MaxLoRARanks
 
     ranks = sorted(int(r) for r in get_args(MaxLoRARanks))
-    found = next((r for r in ranks if r >= rank), None)
+    found = next((r for r in [0, *ranks] if r >= rank), None)
     if found is None:
         raise ModelError(
             f"the adapter has rank {rank}, and vLLM serves at most {ranks[-1]}; use --set evaluate.backend=hf"
@@ -232,7 +255,7 @@ def _devices(settings: EngineConfig) -> list[str | None]:
     n = torch.cuda.device_count()
     if n and width * copies > n:
         raise UsageError(
-            f"evaluate.tensor_parallel_size={width} and data_parallel_size={copies} need {width * copies} GPUs, and "
+            f"tensor_parallel_size={width} and data_parallel_size={copies} need {width * copies} GPUs, and "
             f"this machine shows {n}"
         )
     if not n or copies == 1:
@@ -273,9 +296,9 @@ def _start(
                             trust_remote_code=model.trust_remote_code,
                             dtype=model.dtype,
                             generation_config="vllm",  # the model's own would change greedy answers
-                            enable_lora=True,  # of all models: those without an adapter run the same kernels
-                            max_lora_rank=max_rank,
-                            max_loras=1,
+                            # a base and a full fine-tune are started so, too: they run the kernels of the adapter
+                            **({"enable_lora": True, "max_lora_rank": max_rank, "max_loras": 1} if max_rank else {}),
+                            structured_outputs_config=_STRUCTURED,
                             enable_prefix_caching=False,  # an answer must not depend on what was asked before
                             max_num_seqs=max_num_seqs,
                             use_tqdm_on_load=False,
@@ -289,7 +312,17 @@ def _start(
         finally:
             torch.set_num_threads = set_threads  # a CPU engine puts a function there that refuses
     context = int(copies[0].llm_engine.model_config.max_model_len)
-    return Engine(place, context, max_rank, _fingerprint(copies, settings), copies)
+    return Engine(place, context, max_rank, _ends(place), _fingerprint(copies, settings), copies)
+
+
+def _ends(place: str) -> tuple[int, ...]:
+    from transformers import GenerationConfig
+
+    try:
+        ends = GenerationConfig.from_pretrained(place).eos_token_id
+    except OSError:
+        return ()
+    return tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
 
 
 @contextmanager
@@ -342,8 +375,7 @@ def _sentences(what: str) -> Iterator[None]:
         # pydantic's first line only counts the faults
         first = next((line for line in lines if "validation error" not in line), lines[0])[:300]
         raise ModelError(
-            f"{what}: {first} (memory? --set evaluate.gpu_memory_utilization, tensor_parallel_size or max_model_len; "
-            "or --set evaluate.backend=hf)"
+            f"{what}: {first} (too little memory? --set gpu_memory_utilization, tensor_parallel_size or max_model_len)"
         ) from error
 
 

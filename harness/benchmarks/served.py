@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -173,7 +172,7 @@ class EngineLM(RecordingLM, TemplateLM):
 
         encoded = [self.tok_encode(p) for p in prompts]
         self._refuse_long(encoded)
-        stop = make_stop(self.tokenizer, sampling.stop, self._ends)
+        stop = make_stop(self.tokenizer, sampling.stop, self._engine.ends)
         common = {
             "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0, "repetition_penalty": 1.0,
             "stop": list(stop.strings) or None, "stop_token_ids": list(stop.ids), "ignore_eos": True,  # ends are ours
@@ -227,14 +226,3 @@ class EngineLM(RecordingLM, TemplateLM):
                 f"a prompt of {longest} tokens leaves no room in the engine's {self._engine.context}; raise "
                 "evaluate.max_model_len where the model reads more"
             )
-
-    @cached_property
-    def _ends(self) -> tuple[int, ...]:
-        """Further tokens that end a turn, as the model's generation_config.json says."""
-        from transformers import GenerationConfig
-
-        try:
-            ends = GenerationConfig.from_pretrained(self._engine.place).eos_token_id
-        except OSError:
-            return ()
-        return tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)

@@ -1,4 +1,4 @@
-"""`local`: a Hugging Face model in this process, through transformers. No network, no price."""
+"""`local`: a Hugging Face model in this process, through transformers or vLLM. No network, no price."""
 
 from __future__ import annotations
 
@@ -8,30 +8,42 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from harness import Provider, ProviderConfig, Registration, hookimpl
+from harness.stages import EngineConfig
 
 
-class LocalConfig(ProviderConfig):
+class LocalConfig(EngineConfig, ProviderConfig):
     """How the model runs. The model is a folder or a name on the hub: `--provider local:FOLDER`.
 
     The journal knows a model by this name: give a folder whose weights change another name.
     """
 
-    OPERATIONAL = ProviderConfig.OPERATIONAL | {"device", "batch_size"}
+    OPERATIONAL = ProviderConfig.OPERATIONAL | {"device", "batch_size", "gpu_memory_utilization"}
 
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """`vllm` writes many replies at once, each sampled by a seed of its own (pip install 'interp-harness[vllm]')."""
+    structured_output: bool = True
+    """vLLM: constrain replies to the schema that is asked for."""
     device: str = "auto"
-    """torch device; `auto` is the first GPU, else the CPU."""
+    """torch device of transformers; `auto` is the first GPU, else the CPU."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights."""
     batch_size: PositiveInt = 16
-    """Most requests generated together; those with a temperature are generated one by one, each with its own seed."""
+    """Most requests generated together; transformers generates those with a temperature one by one, by their seed."""
     timeout_s: PositiveFloat = 3600.0
     """Longest wait for one attempt, the wait for its batch included."""
 
 
 def _load() -> Callable[[Any], Provider]:
-    from .local_model import LocalModel
+    def make(config: LocalConfig) -> Provider:
+        if config.engine == "vllm":
+            from .local_engine import EngineModel
 
-    return LocalModel
+            return EngineModel(config)
+        from .local_model import LocalModel
+
+        return LocalModel(config)
+
+    return make
 
 
 @hookimpl
@@ -42,6 +54,6 @@ def harness_providers() -> Sequence[Registration[Provider]]:
             name="local",
             config=LocalConfig,
             load=_load,
-            summary="a Hugging Face model in this process (transformers, its chat template, in batches)",
+            summary="a Hugging Face model in this process (transformers or vLLM, its chat template, in batches)",
         )
     ]

@@ -84,17 +84,20 @@ class LocalModel:
                 await self._answer(batch)
 
     def _next_batch(self) -> list[_Pending]:
-        """Waiting requests that go together: of one model; greedy ones by the batch, sampled ones alone."""
+        """Waiting requests that go together."""
         self._waiting = [p for p in self._waiting if not p.answer.done()]
         if not self._waiting:
             return []
-        first = self._waiting[0]
-        together = [first]
-        if not first.request.temperature:
-            alike = [p for p in self._waiting if p.request.model == first.request.model and not p.request.temperature]
-            together = alike[: self.config.batch_size]
+        together = self._alike(self._waiting)[: self.config.batch_size]
         self._waiting = [p for p in self._waiting if p not in together]
         return together
+
+    def _alike(self, waiting: list[_Pending]) -> list[_Pending]:
+        """Those that go with the first one: of its model; greedy ones by the batch, sampled ones alone."""
+        first = waiting[0].request
+        if first.temperature:
+            return waiting[:1]
+        return [p for p in waiting if p.request.model == first.model and not p.request.temperature]
 
     async def _answer(self, batch: list[_Pending]) -> None:
         try:
@@ -113,7 +116,7 @@ class LocalModel:
 
     def _generate(self, requests: list[LLMRequest]) -> list[LLMReply | HarnessError]:
         loaded = self._load(requests[0].model)
-        prompts = [self._encode(loaded, request) for request in requests]
+        prompts = [encode(loaded.tokenizer, request) for request in requests]
         longest = context_length(loaded.model)
         found: dict[int, LLMReply | HarnessError] = {}
         for i, ids in enumerate(prompts):
@@ -140,7 +143,7 @@ class LocalModel:
             max_new_tokens=max(1, room), do_sample=bool(temperature), pad_token_id=pad, eos_token_id=list(loaded.stops),
             **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}),
         )  # fmt: skip
-        seed = int(hashlib.sha256(requests[0].model_dump_json().encode()).hexdigest()[:15], 16)
+        seed = seed_of(requests[0])
         device = loaded.model.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -165,12 +168,6 @@ class LocalModel:
             )
         return replies
 
-    def _encode(self, loaded: _Loaded, request: LLMRequest) -> list[int]:
-        system = [{"role": "system", "content": request.system}] if request.system else []
-        messages = [*system, {"role": "user", "content": request.user}]
-        text = loaded.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
-
     def _load(self, name: str) -> _Loaded:
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None  # free the last one first
@@ -179,8 +176,7 @@ class LocalModel:
             if device == "auto":
                 device = "cuda:0" if torch.cuda.is_available() else "cpu"
             tokenizer = load_tokenizer(base)
-            if not tokenizer.chat_template:
-                raise ProviderError(f"{self.name}: {name} has no chat template: name a model that was trained to chat")
+            require_chat(tokenizer, name)
             model = load_base(base, device).eval()
             ends = model.generation_config.eos_token_id
             # generate() would fill what we leave open from the model's own
@@ -188,3 +184,26 @@ class LocalModel:
             stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
             self._loaded = (name, _Loaded(model, tokenizer, tuple(sorted(stops))))
         return self._loaded[1]
+
+
+def encode(tokenizer: Any, request: LLMRequest) -> list[int]:
+    """The request as token ids, by the model's chat template."""
+    system = [{"role": "system", "content": request.system}] if request.system else []
+    messages = [*system, {"role": "user", "content": request.user}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def seed_of(request: LLMRequest) -> int:
+    """A seed that depends on the whole request, its repeat included. Below 2^60."""
+    return int(hashlib.sha256(request.model_dump_json().encode()).hexdigest()[:15], 16)
+
+
+def require_chat(tokenizer: Any, name: str) -> None:
+    """Refuse a model that was not trained to chat.
+
+    Raises:
+        ProviderError: its tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ProviderError(f"local: {name} has no chat template: name a model that was trained to chat")
