@@ -233,3 +233,23 @@ def test_reports_import_nothing_heavy(filled: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_comparisons_of_answers_of_different_engines_are_marked(
+    store: Store, synthetic: ModuleType, tmp_path: Path
+) -> None:
+    run = store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
+    step, _ = store.begin_step(run, 0, **synthetic.step_values("evaluate/all", "evaluate"))
+    for benchmark, other in (("apart", "vllm 0.32"), ("alike", "hf")):
+        for variant, right in (("base", 2), ("adapter", 5), ("full", 8), ("without-mlp", 4)):
+            engine = other if variant == "without-mlp" or (variant == "full" and benchmark == "apart") else "hf"
+            scores = [int(i < right) for i in range(10)]
+            store.write(step, synthetic.evaluation(variant, benchmark, scores, engine=engine))
+    store.finish_run(run, status="done")
+    db = tmp_path / "results.db"
+    for section, what in (("recovery", "apart"), ("groups", "mlp on apart")):
+        rows = json.loads(_render(db, section, form="json"))
+        assert {r["benchmark"] for r in rows if r["engines_differ"]} == {"apart"}
+        table = _render(db, section, width=200)
+        assert f"{what}: different engines: base: hf" in table, "the note names them"
+        assert table.count("different engines") == 2, "and the cell says it"
