@@ -67,6 +67,7 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# All but what takes minutes (python -m bench sae_quality) or other environments (make bench-peers).
 bench: install
 	$(BIN)/python -m bench
 

@@ -87,6 +87,9 @@ def main(names: tuple[str, ...], listing: bool, write: bool) -> None:
         if absent := missing(module):
             console.print(f"{name}: left out, {absent} is not installed here (make bench-peers)")
             continue
+        if not names and (cost := getattr(module, "BY_HAND", None)):
+            console.print(f"{name}: left out, it takes {cost} (python -m bench {name})")
+            continue
         table = Table(title=f"{name}: {machine()}")
         for column in COLUMNS:
             table.add_column(column)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bench.measure import Ratio, compare
-from bench.sae import N_DEAD, STANDARD, D, F, K, batches_of
+from bench.sae import N_DEAD, PATHS, STANDARD, D, F, K, batches_of
 from harness_plugins.dictionaries.autoencoder import Autoencoder
 from harness_plugins.dictionaries.descent import Descent
 
@@ -143,10 +143,10 @@ def _autocast(n_dead: int) -> Peer:
     return sae_lens(n_dead, autocast=True)
 
 
-_MAKERS, _PATHS = (dictionary_learning, sae_lens), ("fp32", "bf16")
+_MAKERS = (dictionary_learning, sae_lens)
 BENCHES = (
-    *(_against(make, path, 512) for make in _MAKERS for path in _PATHS),
-    *(_against(make, path, 512, N_DEAD) for make in _MAKERS for path in _PATHS),
-    *(_against(make, path, 4096) for make in _MAKERS for path in _PATHS),
-    _against(_autocast, "bf16", 512),
+    *(_against(make, path, 512) for make in _MAKERS for path in PATHS),
+    *(_against(make, path, 512, N_DEAD) for make in _MAKERS for path in PATHS),
+    *(_against(make, path, 4096) for make in _MAKERS for path in PATHS),
+    _against(_autocast, PATHS[-1], 512),
 )
