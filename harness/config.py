@@ -87,6 +87,13 @@ class ProviderConfig(Config):
         """
         return self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.OPERATIONAL))
 
+    def require(self, provider: str) -> None:
+        """Refuse what no call of the provider can do without, such as an API key; asked before a run begins.
+
+        Raises:
+            ProviderError: it is missing.
+        """
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no white space: equal values give equal bytes."""

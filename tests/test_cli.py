@@ -93,18 +93,15 @@ def test_a_file_that_is_not_a_database_is_refused_and_left_alone(tmp_path: Path)
     assert "shopping" in (tmp_path / "results.db").read_text()
 
 
-def test_a_missing_api_key_is_named_and_debug_shows_the_traceback(tmp_path: Path) -> None:
-    code = (
-        "import asyncio\nfrom harness.host.manager import Manager\n"
-        "from harness.host.registry import find_roster, read_roster\n"
-        "m = Manager(read_roster(find_roster(None)))\n"
-        "from harness.calls import LLMRequest\n"
-        "p = m.implementation('openai', m.config('openai'))\n"
-        "asyncio.run(p.complete(LLMRequest(model='x', user='y')))"
-    )
-    clean = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, timeout=60)
+def test_a_missing_api_key_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    asked = ("--plugin", "rank1-lora", "--preset", "tiny", "--provider", "openai:gpt-5-mini")
+    done = harness("run", *asked, cwd=tmp_path, OPENAI_API_KEY="")
+    assert done.returncode == 1
     assert "OPENAI_API_KEY" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "train/" not in done.stdout + done.stderr
+    assert "Traceback" in harness("--debug", "run", *asked, cwd=tmp_path, OPENAI_API_KEY="").stderr
+    assert harness("run", *asked, "--dry-run", cwd=tmp_path, OPENAI_API_KEY="").returncode == 0
 
 
 def test_the_plan_is_printed_without_running_anything(tmp_path: Path) -> None:

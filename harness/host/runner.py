@@ -135,6 +135,7 @@ class Runner:
 
         Raises:
             DataError: the traces cannot be read.
+            ProviderError: an LLM has no API key, and none of its answers is stored.
             UnknownName: a benchmark's name.
             UsageError: the budget is in money and no price is known for an LLM, a model does not fit the GPU, answers
                 do not fit its context, or the benchmarks need vLLM and it is not installed.
@@ -143,6 +144,10 @@ class Runner:
             for choice in self.plan.llms.values():
                 require_price(choice.provider, choice.model, choice.config.prices)
         check_context(self.plan)
+        if not dry_run and any(self._asks_llm(self.plan.step(name)) for name in self.pending()):
+            for choice in self.plan.llms.values():
+                if not self.store.has_calls(choice.provider):  # what is in the journal is replayed without a key
+                    choice.config.require(choice.provider)
         if self.pending() and not dry_run:
             self.bench.traces()
             self._check_memory()

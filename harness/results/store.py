@@ -296,6 +296,12 @@ class Store:
         """The journal of LLM calls; calls stored through it carry the step."""
         return Journal(self.engine, self.name, step_id)
 
+    def has_calls(self, provider: str) -> bool:
+        """Whether a call of the provider is stored."""
+        call = tables.LLMCall
+        with self.engine.connect() as connection:
+            return connection.execute(select(call.id).where(call.provider == provider).limit(1)).first() is not None
+
     def import_claims(self, claims: Iterable[Mapping[str, Any]]) -> None:
         """Replace the paper's numbers; keys as in `harness.results.claims.Claim`."""
         rows = [dict(claim) for claim in claims]

@@ -1,25 +1,19 @@
-"""The Messages API through the official SDK: one request, one attempt."""
+"""The Messages API through the official SDK."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from anthropic import APIConnectionError, APIError, APIStatusError, AsyncAnthropic, Omit
-from httpx2 import Response
+import anthropic
 from pydantic import BaseModel
 
 from harness.calls import LLMReply, LLMRequest
 from harness.errors import ProviderError
-from harness.llm.errors import Retryable
 
 from .anthropic_messages import AnthropicConfig
-from .connections import NO_KEY, TELEMETRY, Connections
-from .wire import Count, api_key, clean, lost_connection, read_body, status_failure
+from .sdk import SdkProvider
+from .wire import Count, read_body
 
-_OPTIONS: Any = {"headers": dict.fromkeys(TELEMETRY, Omit()), "idempotency_key": NO_KEY, "max_retries": 0}
 _UNSUPPORTED = {"maxLength", "minLength", "minimum", "maximum", "minItems", "maxItems"}
 
 
@@ -44,78 +38,25 @@ class _Message(BaseModel):
     usage: _Usage | None = None
 
 
-class Messages:
-    """The Messages API. The SDK's client is made inside the running loop and closed with it."""
+class Messages(SdkProvider[AnthropicConfig]):
+    """The Messages API."""
 
     name = "anthropic"
+    SDK = anthropic
+    CLIENT = "AsyncAnthropic"
+    PATH = "/v1/messages"
+    REQUEST_ID = "request-id"
 
-    def __init__(self, config: AnthropicConfig) -> None:
-        self.config = config
-        self._clients: dict[asyncio.AbstractEventLoop, AsyncAnthropic] = {}
-
-    async def complete(self, request: LLMRequest) -> LLMReply:
-        """One attempt.
-
-        Raises:
-            CallFailed: this call failed; Retryable or Refused.
-            ProviderError: no call can succeed: no key, wrong key, unknown model, no credit, or a temperature was set.
-        """
-        key, body = self.key(), self.parameters(request)
-        with self.failures(request.model):
-            raw = await self.client().post("/v1/messages", body=body, cast_to=Response, options=_OPTIONS)
-        return self.reply(raw.content, request, raw.headers.get("request-id", ""), key)
-
-    def key(self) -> str:
-        """The API key.
-
-        Raises:
-            MissingKey: there is none and one is required.
-        """
-        return api_key(self.name, self.config.key_variable, required=self.config.key_required)
-
-    @contextmanager
-    def failures(self, model: str) -> Iterator[None]:
-        """The SDK's exceptions as ours, without what they carry: the request with its Authorization header."""
-        try:
-            yield
-        except APIStatusError as error:
-            raise status_failure(
-                self.name, error.status_code, error.body, error.response.headers,
-                key=self.key(), variable=self.config.key_variable, model=model,
-            ) from None  # fmt: skip
-        except APIConnectionError as error:
-            raise lost_connection(error) from None
-        except APIError as error:
-            raise Retryable(f"the response is not what the API promises ({type(error).__name__})") from None
-
-    def reply(self, body: bytes, request: LLMRequest, request_id: str, key: str) -> LLMReply:
-        """A message's body as a reply."""
-        return _reply(read_body(body, _Message, key), request, clean(request_id, key))
-
-    async def aclose(self) -> None:
-        """Close the connections of the running loop."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.close()
-
-    def client(self) -> AsyncAnthropic:
-        """The SDK's client of the running loop."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            self._clients[loop] = AsyncAnthropic(
-                api_key=self.key(), base_url=self.config.address(), max_retries=0, timeout=self.config.timeout_s,
-                http_client=Connections(self.config.timeout_s),
-            )  # fmt: skip
-        return self._clients[loop]
+    def read(self, body: bytes, request: LLMRequest, request_id: str, key: str) -> LLMReply:
+        """A message."""
+        return _reply(read_body(body, _Message, key), request, request_id)
 
     def parameters(self, request: LLMRequest) -> dict[str, Any]:
         """The body of a request.
 
         Raises:
-            ProviderError: no model is named, or a temperature is.
+            ProviderError: a temperature is set.
         """
-        if not request.model:
-            raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
         if request.temperature is not None:
             raise ProviderError(f"{self.name} has no temperature: leave the interpreter's temperature unset")
         parameters: dict[str, Any] = {

@@ -1,29 +1,19 @@
-"""Chat Completions through the official SDK: one request, one attempt.
-
-Its door for raw requests (`post`) is used, not `create`, which walks the types of parameters and response: that takes
-as much time as sending them.
-"""
+"""Chat Completions through the official SDK."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from httpx2 import Response
-from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, Omit
+import openai
 from pydantic import BaseModel
 
 from harness.calls import LLMReply, LLMRequest
-from harness.errors import ProviderError, UsageError
+from harness.errors import UsageError
 from harness.llm.errors import Retryable
 
-from .connections import NO_KEY, TELEMETRY, Connections
 from .openai_chat import CompatibleConfig, OpenAIConfig
-from .wire import Count, api_key, clean, lost_connection, read_body, status_failure
-
-_OPTIONS: Any = {"headers": dict.fromkeys(TELEMETRY, Omit()), "idempotency_key": NO_KEY, "max_retries": 0}
+from .sdk import SdkProvider
+from .wire import Count, read_body
 
 
 class _Message(BaseModel):
@@ -54,73 +44,18 @@ class _Completion(BaseModel):
     usage: _Usage | None = None
 
 
-class ChatCompletions:
-    """Chat Completions. The SDK's client is made inside the running loop and closed with it."""
+class ChatCompletions(SdkProvider[OpenAIConfig]):
+    """Chat Completions."""
 
     name = "openai"
+    SDK = openai
+    CLIENT = "AsyncOpenAI"
+    PATH = "/chat/completions"
+    REQUEST_ID = "x-request-id"
 
-    def __init__(self, config: OpenAIConfig) -> None:
-        self.config = config
-        self._clients: dict[asyncio.AbstractEventLoop, AsyncOpenAI] = {}
-
-    async def complete(self, request: LLMRequest) -> LLMReply:
-        """One attempt.
-
-        Raises:
-            CallFailed: this call failed; Retryable or Refused.
-            ProviderError: no call can succeed: no key, wrong key, unknown model, no credit.
-        """
-        key = self.key()
-        if not request.model:
-            raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
-        with self.failures(request.model):
-            raw = await self.client().post(
-                "/chat/completions", body=self.parameters(request), cast_to=Response, options=_OPTIONS
-            )
-        return self.reply(raw.content, request, raw.headers.get("x-request-id", ""), key)
-
-    def key(self) -> str:
-        """The API key.
-
-        Raises:
-            MissingKey: there is none and one is required.
-        """
-        return api_key(self.name, self.config.key_variable, required=self.config.key_required)
-
-    @contextmanager
-    def failures(self, model: str) -> Iterator[None]:
-        """The SDK's exceptions as ours, without what they carry: the request with its Authorization header."""
-        try:
-            yield
-        except APIStatusError as error:
-            raise status_failure(
-                self.name, error.status_code, error.body, error.response.headers,
-                key=self.key(), variable=self.config.key_variable, model=model,
-            ) from None  # fmt: skip
-        except APIConnectionError as error:
-            raise lost_connection(error) from None
-        except APIError as error:
-            raise Retryable(f"the response is not what the API promises ({type(error).__name__})") from None
-
-    def reply(self, body: bytes, request: LLMRequest, request_id: str, key: str) -> LLMReply:
-        """A response's body as a reply."""
-        return _reply(read_body(body, _Completion, key), request, clean(request_id, key))
-
-    async def aclose(self) -> None:
-        """Close the connections of the running loop."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.close()
-
-    def client(self) -> AsyncOpenAI:
-        """The SDK's client of the running loop."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            self._clients[loop] = AsyncOpenAI(
-                api_key=self.key(), base_url=self.config.address(), max_retries=0, timeout=self.config.timeout_s,
-                http_client=Connections(self.config.timeout_s),
-            )  # fmt: skip
-        return self._clients[loop]
+    def read(self, body: bytes, request: LLMRequest, request_id: str, key: str) -> LLMReply:
+        """A completion."""
+        return _reply(read_body(body, _Completion, key), request, request_id)
 
     def parameters(self, request: LLMRequest) -> dict[str, Any]:
         """The body of a request."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import field_validator
 
 from harness import ProviderConfig
+from harness.llm.errors import MissingKey
 
 
 class ServerConfig(ProviderConfig):
@@ -37,6 +38,25 @@ class ServerConfig(ProviderConfig):
                 f"settings are stored: leave the name and password out, or give the address in ${cls.BASE_URL_VARIABLE}"
             )
         return url
+
+    def api_key(self, provider: str) -> str:
+        """The key in the environment variable; `none` where there is none and none is required.
+
+        Raises:
+            MissingKey: there is none and one is required.
+        """
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key and self.key_required:
+            raise MissingKey(provider, self.key_variable)
+        return key or "none"
+
+    def require(self, provider: str) -> None:
+        """Refuse what no call can do without: the key.
+
+        Raises:
+            MissingKey: there is none and one is required.
+        """
+        self.api_key(provider)
 
     def address(self) -> str | None:
         """The address that is asked; None is the vendor's own."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from harness.errors import HarnessError, ProviderError
-from harness.llm.errors import MissingKey, Refused, Retryable
+from harness.llm.errors import Refused, Retryable
 
 W = TypeVar("W", bound=BaseModel)
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -27,18 +26,6 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 _MAX_MESSAGE = 300
 _RETRYABLE = {408, 409, 425, 429}
 _NO_CREDIT = {"insufficient_quota", "billing_error", "billing_hard_limit_reached"}
-
-
-def api_key(provider: str, variable: str, *, required: bool = True) -> str:
-    """The key in the environment variable.
-
-    Raises:
-        MissingKey: there is none and one is required.
-    """
-    key = os.environ.get(variable, "").strip()
-    if not key and required:
-        raise MissingKey(provider, variable)
-    return key or "none"
 
 
 def clean(text: str, key: str) -> str:
