@@ -74,7 +74,7 @@ def agreement(one: EvaluationResult, other: EvaluationResult) -> list[bool]:
 
 
 def test_greedy_answers_are_those_of_hf(
-    engines: Engines, adapter: Checkpoint, subject: Subject, tmp_path: Path
+    engines: Engines, adapter: Checkpoint, subject: Subject, tmp_path: Path, record_property: Any
 ) -> None:
     mlp = [c for c in subject.components if c.block == "mlp"]
     run = RunContext(tmp_path, seed=0, evaluate=EvaluateConfig(backend="vllm"), engines=engines)
@@ -90,6 +90,7 @@ def test_greedy_answers_are_those_of_hf(
             same += agreement(ours, theirs)
             results.append(ours)
             assert ours.n_bound == theirs.n_bound
+    record_property("agreement", f"{sum(same)} of {len(same)}")
     assert len(same) == 9 * 200
     assert sum(same) / len(same) >= AGREEMENT, f"{sum(same)} of {len(same)}"
     base, adapted, without = ([s.response for s in r.samples] for r in results[:3])
