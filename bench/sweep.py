@@ -19,13 +19,12 @@ from harness.model.chat import ChatFormat, Document
 from harness.model.components import Component, find_components
 from harness.model.subject import Subject
 from harness.records import ModelRef
-from harness.stages import SilentProgress
 from harness.stats import spearman
 from harness_plugins.ablations.cells import Cell
 from harness_plugins.ablations.config import KLConfig
 from harness_plugins.ablations.divergence import Divergence
 from harness_plugins.ablations.documents import texts_of
-from harness_plugins.ablations.fisher import Probes, probe
+from harness_plugins.ablations.fisher import Probes, gathered, pieces, probe
 
 Numerics = Literal["modules", "in-place"]
 
@@ -66,7 +65,7 @@ def documents(n: int, tokens: int, vocabulary: int = 4096) -> list[Document]:
 def divergence(subject: Subject, texts: Sequence[Document], numerics: Numerics = "modules") -> Divergence:
     """One document per pass, as at paper scale; no null floor, which the loop has not either."""
     config = KLConfig(batch_size=1, floor_documents=0, numerics=numerics)
-    return Divergence(subject, texts_of(texts, config, 0, "cpu"), config, seed=0)
+    return Divergence(subject, texts_of(texts, config, 0), config, seed=0)
 
 
 def single(components: Sequence[Component]) -> list[Cell]:
@@ -147,7 +146,9 @@ def fisher() -> Ratio:
     kept: dict[str, Probes] = {}
 
     def ours() -> None:
-        kept["probes"] = probe(divergence(subject, texts), subject.components, 4, 0, SilentProgress())
+        found = divergence(subject, texts)
+        gradients = ((piece, probe(found, subject.components, piece, 4, 0)) for piece in pieces(found.texts))
+        kept["probes"] = gathered(gradients, subject.components, found.texts, 4)
 
     made = compare("", "", ours, lambda: papers_loop(subject.model, texts[:1], some), rounds=3, warm=False)
     scale = len(subject.components) / len(some) * len(texts)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness import __version__
-from harness.errors import HarnessError, Waiting
+from harness.errors import HarnessError, UsageError, Waiting
 from harness.report.commands import figures, report, sql
 from harness.report.dashboard.command import dashboard
 from harness.report.dictionary_command import dictionary
@@ -19,6 +20,7 @@ from harness.report.terminal import make_console
 
 if TYPE_CHECKING:
     from harness.host.manager import Manager
+    from harness.host.ray_executor import RayExecutor
     from harness.host.registry import Roster
 
 STAGES_HELP = "train, evaluate, probe, learn, interpret or ablate"
@@ -79,6 +81,7 @@ Examples:
   harness run --plugin rank1-lora --only interpret --provider openai:gpt-5-mini --max-cost 5
   harness run --plugin rank1-lora --provider openai:gpt-5-mini --provider judge=anthropic:MODEL
   harness run --plugin batch-topk --set batch-topk.k=8
+  harness run --plugin rank1-lora --only ablate --executor ray
   harness run --plugin rank1-lora --set model.path=/models/Qwen2.5-1.5B-Instruct --set data.path=traces.jsonl"""
 )
 @click.option(
@@ -109,6 +112,20 @@ Examples:
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the run; part of every key."
 )
 @click.option("--device", default="auto", show_default=True, help="torch device; auto is the first GPU, else the CPU.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where captures, sweeps and encoding run: in this process, or in Ray workers, one per GPU.",
+)
+@click.option("--ray-address", metavar="HOST:PORT", help="A running Ray cluster. Default: one is started here.")
+@click.option(
+    "--ray-workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Ray workers. Default: one per GPU, else what CPUs allow.",
+)
 @click.option("--only", multiple=True, metavar="STAGE", help=f"Only {STAGES_HELP}, and what it needs; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the plan: each step, its key, done or to do, estimated cost.")
 @click.option("--force", is_flag=True, help="Do every step again, also those that are done.")
@@ -127,6 +144,9 @@ def run(
     artifacts: str,
     seed: int,
     device: str,
+    executor: str,
+    ray_address: str | None,
+    ray_workers: int | None,
     only: Sequence[str],
     dry_run: bool,
     force: bool,
@@ -153,12 +173,12 @@ def run(
         only=only,
         provider=provider,
     )
-    with Store.open(db) as store:
+    with Store.open(db) as store, _executor(executor, device, ray_address, ray_workers) as workers:
         session = Session(max_calls=max_calls, max_cost_usd=max_cost, batch=llm_batch)
         display = LiveDisplay(console, session)
         runner = Runner(
             plan, manager, store, Path(artifacts), device=device, force=force, display=display, llm=session,
-            accept_failed=accept_failed,
+            accept_failed=accept_failed, executor=workers,
         )  # fmt: skip
         runner.check(dry_run=dry_run)
         if dry_run:
@@ -181,6 +201,23 @@ def run(
         for name, why in summary.unfinished.items():
             console.print(f"  not done: {name}: {why}", markup=False, highlight=False)
         ctx.exit(Waiting.exit_code if summary.waiting else HarnessError.exit_code)
+
+
+@contextmanager
+def _executor(name: str, device: str, address: str | None, workers: int | None) -> Iterator[RayExecutor | None]:
+    """The executor that maps over shards; None is the process itself."""
+    if name == "local":
+        if address is not None or workers is not None:
+            raise UsageError("--ray-address and --ray-workers say how --executor ray runs; add it")
+        yield None
+        return
+    from harness.host.ray_executor import RayExecutor
+
+    executor = RayExecutor(device=device, address=address, workers=workers)
+    try:
+        yield executor
+    finally:
+        executor.close()
 
 
 @cli.group(invoke_without_command=True)

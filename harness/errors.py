@@ -16,12 +16,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class HarnessError(Exception):
-    """A failure with a sentence that names the thing and the cure."""
+    """A failure with a sentence that names the thing and the cure. It survives pickling."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its sentence and attributes: `__init__` may take others than the sentence."""
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[HarnessError], args: tuple[Any, ...]) -> HarnessError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class UsageError(HarnessError):

@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from harness.calls import LLMCall, LLMReply, LLMRequest
 from harness.config import Config, ProviderConfig
+from harness.executors import Executor, LocalExecutor
 from harness.judgements import ScoringAnswer, ScoringTest
 from harness.records import (
     AblationScore,
@@ -177,6 +178,7 @@ class RunContext:
         llm: what all clients of the run share: the budget and what is spent of it; interpreters only.
         evaluate: how the study runs its benchmarks.
         engines: the run's vLLM engine, where `evaluate.backend` is vllm.
+        executor: where maps over shards run: captures, sweeps, encoding.
     """
 
     out_dir: Path
@@ -191,6 +193,7 @@ class RunContext:
     roles: frozenset[str] = frozenset()
     llm: Session | None = None
     engines: Engines | None = None
+    executor: Executor = field(default_factory=LocalExecutor)
 
     def generator(self) -> torch.Generator:
         """A CPU generator seeded with this step's seed."""

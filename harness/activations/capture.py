@@ -11,8 +11,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from harness.model.in_place import in_place
 from harness.model.subject import Subject
 from harness.model.taps import Site, tap
 from harness.records import ActivationSet, Trace
-from harness.stages import RunContext
+from harness.stages import Progress, RunContext
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -55,7 +55,7 @@ def capture(
         traces: the documents, in an order that every attempt shares.
         sites: what to read; columns in the writer's order.
         writer: where to; its `numerics` say how the model is run.
-        run: device and progress.
+        run: progress, and the executor whose workers read a shard's documents each.
         adapter_on: False reads the unadapted base (the adapter is disabled for the while).
         batch_tokens: tokens of a batch, padding included; a longer document is a batch of its own.
 
@@ -74,13 +74,12 @@ def capture(
         )
     run.progress.start(len(traces), "documents")
     run.progress.advance(len(read))
-    backbone = find_backbone(subject.model)
     scale = np.array(writer.header.scale, dtype=np.float32) if writer.header.scale else None
-    rapid = in_place(subject.model, subject.components) if writer.header.numerics == "in-place" else nullcontext()
     n_parts: Counter[str] = Counter()
-    with torch.no_grad(), adapter_switch(subject.model, on=adapter_on), rapid:
-        for window in _windows(_left(subject, traces, done), writer.header.shard_tokens):
-            values = _read(subject, backbone, window, sites, batch_tokens, run)
+    windows = _windows(_left(subject, traces, done), writer.header.shard_tokens)
+    reader = Reader(subject, tuple(sites), adapter_on, writer.header.numerics == "in-place", batch_tokens)
+    with run.executor.open(reader) as workers:
+        for window, values in workers.map(Reader.read, windows, run.progress):
             for part, value in zip(window, values, strict=True):
                 split = part.n_parts > 1
                 writer.append(part.document, value if scale is None else value * scale, split=split and not part.index)
@@ -138,29 +137,47 @@ def _windows(parts: Iterable[Part], shard_tokens: int) -> Iterator[list[Part]]:
         yield window
 
 
-def _read(
-    subject: Subject,
-    backbone: Any,
-    parts: Sequence[Part],
-    sites: Sequence[Site],
-    batch_tokens: int,
-    run: RunContext,
-) -> list[Float[np.ndarray, "token column"]]:
-    """Activations of each document, in the documents' order."""
-    documents = [part.document for part in parts]
-    values: list[np.ndarray | None] = [None] * len(documents)
-    with tap(subject.model, sites) as reading:
-        for batch in length_batches([len(d.ids) for d in documents], batch_tokens):
-            inputs = padded([documents[i] for i in batch], subject.tokenizer, subject.device)
-            try:
-                backbone(**inputs, use_cache=False)
-            except torch.OutOfMemoryError as error:
-                raise ModelError(
-                    f"out of memory on {subject.device} with {inputs['input_ids'].numel()} tokens in a batch; "
-                    "lower batch_tokens"
-                ) from error
-            read = reading.values().cpu().numpy()
-            for row, index in enumerate(batch):
-                values[index] = read[row, : len(documents[index].ids)]
-            run.progress.advance(sum(parts[i].index == 0 for i in batch))
-    return [v for v in values if v is not None]
+@dataclass(frozen=True)
+class Reader:
+    """What reads the documents of a shard: a worker's tool.
+
+    Attributes:
+        subject: model and tokenizer.
+        sites: what to read.
+        adapter_on: False reads the unadapted base.
+        in_place: run the adapter in place, not by PEFT's modules.
+        batch_tokens: tokens of a batch, padding included.
+    """
+
+    subject: Subject
+    sites: tuple[Site, ...]
+    adapter_on: bool
+    in_place: bool
+    batch_tokens: int
+
+    @torch.no_grad()
+    def read(self, parts: Sequence[Part], progress: Progress) -> list[Float[np.ndarray, "token column"]]:
+        """Activations of each document, in the documents' order.
+
+        Raises:
+            ModelError: a batch does not fit the GPU, or the model never runs through a site.
+        """
+        subject, documents = self.subject, [part.document for part in parts]
+        backbone = find_backbone(subject.model)
+        values: list[np.ndarray | None] = [None] * len(documents)
+        rapid = in_place(subject.model, subject.components) if self.in_place else nullcontext()
+        with adapter_switch(subject.model, on=self.adapter_on), rapid, tap(subject.model, self.sites) as reading:
+            for batch in length_batches([len(d.ids) for d in documents], self.batch_tokens):
+                inputs = padded([documents[i] for i in batch], subject.tokenizer, subject.device)
+                try:
+                    backbone(**inputs, use_cache=False)
+                except torch.OutOfMemoryError as error:
+                    raise ModelError(
+                        f"out of memory on {subject.device} with {inputs['input_ids'].numel()} tokens in a batch; "
+                        "lower batch_tokens"
+                    ) from error
+                read = reading.values().cpu().numpy()
+                for row, index in enumerate(batch):
+                    values[index] = read[row, : len(documents[index].ids)]
+                progress.advance(sum(parts[i].index == 0 for i in batch))
+        return [v for v in values if v is not None]

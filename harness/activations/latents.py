@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse import vstack
+from scipy.sparse import csr_array, vstack
 
 from harness.activations.store import StoredActivations, StoredDocument
 from harness.activations.writer import ActivationWriter
 from harness.errors import DataError
+from harness.executors import Executor, LocalExecutor
 from harness.records import ActivationSet, Dictionary
-from harness.stages import Codec
+from harness.stages import Codec, Progress, SilentProgress
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 _CHUNK_TOKENS = 4096
+_BUNDLE_TOKENS = 16384
 
 
 def encode_set(
-    codec: Codec, stored: StoredActivations, path: Path, dictionary: Dictionary, *, dtype: str = "float16"
+    codec: Codec,
+    stored: StoredActivations,
+    path: Path,
+    dictionary: Dictionary,
+    *,
+    dtype: str = "float16",
+    executor: Executor | None = None,
 ) -> ActivationSet:
     """Encode a whole set, stored sparse; columns are `latent0`, `latent1`, ...
 
@@ -35,6 +44,7 @@ def encode_set(
         path: folder of the new set.
         dictionary: names the new set.
         dtype: of the stored codes.
+        executor: whose workers encode; None is this process.
 
     Raises:
         DataError: the dictionary was fitted on other columns.
@@ -55,10 +65,32 @@ def encode_set(
         shard_tokens=stored.manifest.header.shard_tokens,
         sparse=True,
     )
-    for document in stored.documents(stored.document_ids[writer.n_documents_done :]):
-        codes = vstack([codec.encode_sparse(x) for x in _chunks(document)], format="csr")
-        writer.append(document.document(), codes)
+    left = stored.document_ids[writer.n_documents_done :]
+    with (executor or LocalExecutor()).open(Encoder(codec, stored)) as workers:
+        for ids, codes in workers.map(Encoder.encode, _bundles(stored, left), SilentProgress()):
+            for document, rows in zip(ids, codes, strict=True):
+                writer.append(stored.document(document).document(), rows)
     return writer.finish("latents")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What encodes documents where it can read them: a worker's tool.
+
+    Attributes:
+        codec: the opened dictionary.
+        stored: the set it was fitted on.
+    """
+
+    codec: Codec
+    stored: StoredActivations
+
+    def encode(self, documents: Sequence[str], _: Progress) -> list[csr_array]:
+        """The codes of each document, [token, latent]."""
+        return [
+            vstack([self.codec.encode_sparse(x) for x in _chunks(self.stored.document(d))], format="csr")
+            for d in documents
+        ]
 
 
 def refuse_other_columns(dictionary: Dictionary, stored: StoredActivations) -> None:
@@ -73,6 +105,20 @@ def refuse_other_columns(dictionary: Dictionary, stored: StoredActivations) -> N
             f"{len(stored.columns)} for {len(dictionary.columns)}",
         )
         raise DataError(f"{dictionary.name} was fitted on other columns than {stored.path} has ({other}); fit it again")
+
+
+def _bundles(stored: StoredActivations, documents: Iterable[str]) -> Iterator[list[str]]:
+    """Ids of documents of some `_BUNDLE_TOKENS` together: one alone may be too little to be sent away."""
+    bundle: list[str] = []
+    n_tokens = 0
+    for document in documents:
+        bundle.append(document)
+        n_tokens += stored.n_tokens([document])
+        if n_tokens >= _BUNDLE_TOKENS:
+            yield bundle
+            bundle, n_tokens = [], 0
+    if bundle:
+        yield bundle
 
 
 def _chunks(document: StoredDocument) -> Iterator[Float[torch.Tensor, "token column"]]:

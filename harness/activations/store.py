@@ -141,6 +141,10 @@ class StoredActivations:
         self._verified: set[int] = set()
         self._shard = lru_cache(maxsize=_OPEN_SHARDS)(self._open_shard)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A set travels as its record, and is opened again where it arrives."""
+        return open_set, (self.set.model_copy(update={"path": self.path.resolve()}),)
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Column names."""

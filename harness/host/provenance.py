@@ -11,7 +11,7 @@ from pathlib import Path
 
 _PACKAGES = (
     "interp-harness", "torch", "transformers", "peft", "lm-eval", "datasets", "tokenizers", "safetensors", "numpy",
-    "scipy", "vllm", "openai", "anthropic", "sqlalchemy", "pluggy", "pydantic",
+    "scipy", "vllm", "ray", "openai", "anthropic", "sqlalchemy", "pluggy", "pydantic",
 )  # fmt: skip
 
 

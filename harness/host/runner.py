@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import HarnessError, ResultsError, Waiting
+from harness.executors import Executor, LocalExecutor
 from harness.hookspecs import StepFinished, StepProgressed, StepStarted
 from harness.host.estimate import check_context, check_memory
 from harness.host.interpret import execute
 from harness.host.manager import Manager
 from harness.host.plan import Plan, Step
 from harness.host.provenance import Provenance, collect
-from harness.host.steps import Workbench, fresh_folder, provider_for
+from harness.host.steps import MakingRoom, Workbench, fresh_folder, provider_for
 from harness.llm.prices import require_price
 from harness.llm.session import Session
 from harness.records import ActivationSet, Checkpoint, Dictionary
@@ -104,6 +105,7 @@ class Runner:
         provenance: Provenance | None = None,
         llm: Session | None = None,
         accept_failed: bool = False,
+        executor: Executor | None = None,
     ) -> None:
         """Nothing runs yet.
 
@@ -118,6 +120,7 @@ class Runner:
             provenance: of the run; collected here where it is not given.
             llm: budget of the run's LLM calls.
             accept_failed: a step is done though LLM calls failed that may succeed when they are asked again.
+            executor: where maps over shards run; None is this process.
         """
         self.plan, self.manager, self.store, self.artifacts = plan, manager, store, artifacts.resolve()
         self.force, self.display = force, display or Quiet()
@@ -126,6 +129,7 @@ class Runner:
         self.provenance = provenance or collect()
         self.folders = {s.name: self.artifacts / folder_name(s) for s in plan.steps}
         self.bench = Workbench(plan, manager, self.folders, self._explanations, self._evaluations)
+        self.executor: Executor = MakingRoom(executor, self.bench) if executor else LocalExecutor()
 
     def check(self, *, dry_run: bool = False) -> None:
         """Find what would fail after minutes of work: a bad row of data, unknown benchmarks, too little GPU memory.
@@ -306,6 +310,7 @@ class Runner:
             evaluate=self.plan.row.evaluate,
             engines=self.bench.engines,
             llm=self.llm,
+            executor=self.executor,
         )
 
     def device(self) -> str:
@@ -315,6 +320,11 @@ class Runner:
 
             self._device = "cuda:0" if torch.cuda.is_available() else "cpu"
         return self._device
+
+    def _device_of(self, step: Step) -> str:
+        """Where a step's passes run, for the record."""
+        mapped = step.kind in ("probe", "ablate") and self.executor.on_gpus
+        return "cuda (workers)" if mapped else self.device()
 
     def _done_before(self, step: Step) -> dict[str, Any] | None:
         """A finished step's artefact records; None where it must run (not done, or its files are gone)."""
@@ -350,7 +360,7 @@ class Runner:
             "config": step.config.model_dump(mode="json"),
             "inputs": list(step.inputs),
             "seed": step.seed,
-            "device": self.device(),
+            "device": self._device_of(step),
             "artifact": self.folders[step.name].name,
         }
 

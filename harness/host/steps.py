@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, UsageError
+from harness.executors import Executor, Tool, Workers
 from harness.host.manager import Manager
 from harness.host.plan import Plan, Step
 from harness.judgements import StoredRecord
@@ -138,6 +140,39 @@ class Workbench:
             raise HarnessError(f"{step.name}: none of {', '.join(step.inputs)} made an activation set")
         return found
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The loaded model in main memory for the while: the GPUs are others'."""
+        subject = self._subject[1] if self._subject else None
+        if subject is None:
+            yield
+            return
+        device = subject.device
+        subject.place("cpu")
+        try:
+            yield
+        finally:
+            subject.place(device)
+
+
+@dataclass(frozen=True)
+class MakingRoom:
+    """An executor whose workers find the GPUs free of the run's own model."""
+
+    executor: Executor
+    bench: Workbench
+
+    @property
+    def on_gpus(self) -> bool:
+        """See `Executor`."""
+        return self.executor.on_gpus
+
+    @contextmanager
+    def open(self, tool: Tool) -> Iterator[Workers[Tool]]:
+        """See `Executor`."""
+        with self.bench.aside() if self.on_gpus else nullcontext(), self.executor.open(tool) as workers:
+            yield workers
+
 
 def _train(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
     trainer = implementation(step, bench)
@@ -179,7 +214,8 @@ def _learn(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredReco
     dictionary: Dictionary = learner.fit(activations, run).model_copy(update={"name": step.label})
     yield dictionary
     if _explained(step, bench):
-        latents = encode_set(learner.load(dictionary), open_set(activations), run.out_dir / "latents", dictionary)
+        codec, stored = learner.load(dictionary), open_set(activations)
+        latents = encode_set(codec, stored, run.out_dir / "latents", dictionary, executor=run.executor)
         yield latents
         yield from store_features(latents, bench, run)
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from harness.errors import ModelError
+from harness.executors import device_of_arrival
 from harness.model.chat import ChatFormat
 from harness.model.components import Component, find_components
 from harness.model.folders import local_model
@@ -44,6 +45,22 @@ class Subject:
     checkpoint: Checkpoint | None = None
     components: tuple[Component, ...] = ()
     device: str = "cpu"
+
+    def place(self, device: str) -> None:
+        """Move the model; a GPU that it leaves is free for other processes."""
+        if device == self.device:
+            return
+        self.model.to(device)
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        self.device = device
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A subject travels as what it was loaded from, and is loaded again where it arrives."""
+        folder, base = local_model(self.base.path), self.base
+        if folder is not None and not base.path.startswith("package://"):
+            base = base.model_copy(update={"path": str(folder.resolve())})
+        return _loaded, (base, self.chat, self.chat_hash, self.checkpoint, self.device)
 
 
 def load_tokenizer(base: ModelRef) -> PreTrainedTokenizerBase:
@@ -98,6 +115,19 @@ def load_subject(
     """
     tokenizer = load_tokenizer(base)
     chat_hash = checked_chat_hash(chat, tokenizer, checkpoint)
+    return _loaded(base, chat, chat_hash, checkpoint, device, tokenizer)
+
+
+def _loaded(
+    base: ModelRef,
+    chat: ChatFormat,
+    chat_hash: str,
+    checkpoint: Checkpoint | None,
+    device: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Subject:
+    """Weights of base and checkpoint, on the device or on that of the worker that this is."""
+    device, tokenizer = device_of_arrival() or device, tokenizer or load_tokenizer(base)
     if checkpoint is not None and checkpoint.kind == "full":
         model: Any = load_base(weights_of(base, checkpoint), device)
         return Subject(model, tokenizer, chat, chat_hash, base, checkpoint, device=device)

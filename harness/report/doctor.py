@@ -13,7 +13,10 @@ from harness.host.provenance import installed_versions
 from harness.host.registry import find_roster, read_roster
 
 _KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN")
-_EXTRAS = {"vllm": "fast generation: pip install 'interp-harness[vllm]'"}
+_EXTRAS = {
+    "vllm": "fast generation: pip install 'interp-harness[vllm]'",
+    "ray": "several GPUs or machines: pip install 'interp-harness[ray]'",
+}
 
 Check = tuple[str, bool | None, str]
 """(name, True fine | False broken | None absent but optional, text)"""

@@ -8,7 +8,6 @@ all ablations of a layer, and an ablation's are the difference of two hidden sta
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from harness.model.subject import Subject
 
     from .config import KLConfig
-
-_log = logging.getLogger(__name__)
 
 _CELLS_AT_ONCE = 16
 """Ablations whose hidden states are held together, so that they share the full adapter's distributions."""
@@ -73,12 +70,53 @@ class Off:
         return torch.where(self.off[:, None, columns], self.to[columns].to(values.dtype), values)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Cells that are measured together.
+
+    Attributes:
+        layer: the layer whose entering hidden states their passes begin with.
+        cells: what to switch off, one at a time.
+        first: whether they are the layer's first, with which its null floor is measured.
+    """
+
+    layer: int
+    cells: tuple[Cell, ...]
+    first: bool
+
+
+def shares(cells: Sequence[Cell], *, reuses: bool, rows: int, n_workers: int = 1) -> list[Share]:
+    """The cells in the order of the sweep, by the first layer that they change.
+
+    Smaller shares for several workers change no number: the cells that share a pass stay together.
+
+    Args:
+        cells: what to switch off.
+        reuses: whether passes begin at the first layer that changes.
+        rows: cells that share a pass.
+        n_workers: who measure them; four shares or more for each keep all of them busy to the end.
+    """
+    size = min(_CELLS_AT_ONCE, rows * max(1, len(cells) // (4 * n_workers * rows))) if n_workers > 1 else _CELLS_AT_ONCE
+    starts: dict[int, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        starts[cell.first_layer if reuses else 0].append(cell)
+    found = []
+    for layer in sorted(starts):
+        own = starts[layer]
+        for i in range(0, len(own), _CELLS_AT_ONCE):
+            together = own[i : i + _CELLS_AT_ONCE]
+            for j in range(0, len(together), size):
+                found.append(Share(layer, tuple(together[j : j + size]), first=i + j == 0))
+    return found
+
+
 class Divergence:
     """Ablations of an adapter against the full adapter, on the same documents.
 
     Attributes:
         model: the subject's model.
         texts: the documents.
+        why_not: why passes do not begin at the first layer that changes; None where they do.
         engine: how the numbers are made, for the record: prefix reuse or whole passes, and the dtype.
         ce_full_nats: cross-entropy of the full adapter, sum over the tokens that have a next one: [document].
         to: component -> what switching it off sets it to; 0 where it is not named.
@@ -102,17 +140,16 @@ class Divergence:
         self.model: Any = subject.model
         self._subject, self._rows = subject, config.ablations_per_batch
         self._floor_documents, self._seed = config.floor_documents, seed
-        self.texts = texts
+        self.texts = texts.on(subject.device)
         self.blocks, self.readout = Blocks(subject.model), Readout(subject.model)
         self._in_place = config.numerics == "in-place"
+        self._reached: tuple[int, list[torch.Tensor]] | None = None
         self._full = [self._hidden(b) for b in self.texts.batches]
         self._refuse_broken_model()
         short = {name: value[:1, :8] for name, value in self.texts.batches[0].inputs.items()}
         self.readout.check(subject.model, short)
-        why_not = self.blocks.why_not(short)
-        self.reuses = why_not is None
-        if why_not is not None:
-            _log.warning("%s: ablations run whole passes: %s", type(self.blocks.backbone).__name__, why_not)
+        self.why_not = self.blocks.why_not(short)
+        self.reuses = self.why_not is None
         dtype = str(next(self.blocks.backbone.parameters()).dtype).removeprefix("torch.")
         self.engine = f"{'prefix reuse' if self.reuses else 'whole passes'}, {config.numerics}, {dtype}"
         self.ce_full_nats = self._cross_entropy()
@@ -124,39 +161,41 @@ class Divergence:
         """Tokens of each document that count."""
         return tuple(self.texts.n_tokens.sum(1).tolist())
 
-    @torch.no_grad()
     def sweep(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Sums]]:
         """Every cell's sums, by the first layer that the cells change.
 
         Raises:
             ModelError: a KL is not finite.
         """
-        starts: dict[int, list[Cell]] = defaultdict(list)
-        for cell in cells:
-            starts[cell.first_layer if self.reuses else 0].append(cell)
-        for layer, entering in self.climb(sorted(starts)):
-            own = starts[layer]
-            self._measure_floor(layer, entering)
-            for i in range(0, len(own), _CELLS_AT_ONCE):
-                some = own[i : i + _CELLS_AT_ONCE]
-                yield from zip(some, self._measure(some, layer, entering), strict=True)
+        for share in shares(cells, reuses=self.reuses, rows=self._rows):
+            yield from zip(share.cells, self.measure(share), strict=True)
 
     @torch.no_grad()
-    def climb(self, layers: Sequence[int]) -> Iterator[tuple[int, list[torch.Tensor | None]]]:
-        """Each layer (ascending) with each batch's hidden states entering it; None where passes begin at the bottom."""
-        if not self.reuses:
-            for layer in layers:
-                yield layer, [None] * len(self.texts.batches)
-            return
-        at = 0
-        states = [self.blocks.entering(b.inputs) for b in self.texts.batches]
-        for layer in layers:
-            for block in range(at, layer):
-                with self._numerics():
-                    pairs = zip(self.texts.batches, states, strict=True)
-                    states = [self.blocks.step(b.inputs, block, h) for b, h in pairs]
-            at = layer
-            yield layer, list(states)
+    def measure(self, share: Share) -> list[Sums]:
+        """The sums of each of the share's cells.
+
+        The hidden states that enter its layer are kept, for a share of the same layer or one above it.
+
+        Raises:
+            ModelError: a KL is not finite.
+        """
+        entering = self._climb(share.layer) if self.reuses else [None] * len(self.texts.batches)
+        if share.first:
+            self._measure_floor(share.layer, entering)
+        return self._measure(share.cells, share.layer, entering)
+
+    def _climb(self, layer: int) -> Sequence[torch.Tensor]:
+        """Each batch's hidden states entering a layer, from those of the layer where the last climb ended."""
+        at, states = self._reached or (0, [self.blocks.entering(b.inputs) for b in self.texts.batches])
+        if layer < at:
+            self._reached = None
+            return self._climb(layer)
+        for block in range(at, layer):
+            with self._numerics():
+                pairs = zip(self.texts.batches, states, strict=True)
+                states = [self.blocks.step(b.inputs, block, h) for b, h in pairs]
+        self._reached = layer, states
+        return states
 
     def _compare(self, full: torch.Tensor, others: Sequence[torch.Tensor]) -> Iterator[tuple[int, slice, Comparison]]:
         """Chunk by chunk of tokens: (which of the others, the chunk, how it compares with the full adapter)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +41,14 @@ class Batch:
     targets: Int[torch.Tensor, " counted"]
     has_target: Bool[torch.Tensor, " counted"]
 
+    def on(self, device: str) -> Batch:
+        """The same on a device."""
+        return Batch(
+            self.documents,
+            {name: value.to(device) for name, value in self.inputs.items()},
+            *(t.to(device) for t in (self.mask, self.bins, self.targets, self.has_target)),
+        )
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -57,6 +65,10 @@ class Texts:
     n_tokens: Int[torch.Tensor, "document segment"]
     n_targets: Int[torch.Tensor, " document"]
     batches: tuple[Batch, ...]
+
+    def on(self, device: str) -> Texts:
+        """The same with the batches on a device."""
+        return replace(self, batches=tuple(b.on(device) for b in self.batches))
 
 
 def choose(traces: Sequence[Trace], n: int, generator: torch.Generator) -> list[Trace]:
@@ -79,11 +91,11 @@ def read_texts(subject: Subject, traces: Sequence[Trace], config: KLConfig, gene
     """
     chosen = choose(traces, config.n_documents, generator)
     documents = [subject.chat.document(subject.tokenizer, t) for t in chosen]
-    return texts_of(documents, config, subject.tokenizer.pad_token_id, subject.device)
+    return texts_of(documents, config, subject.tokenizer.pad_token_id)
 
 
-def texts_of(documents: Sequence[Document], config: KLConfig, pad: int | None, device: str) -> Texts:
-    """Documents as batches, their first `max_tokens` tokens each."""
+def texts_of(documents: Sequence[Document], config: KLConfig, pad: int | None) -> Texts:
+    """Documents as batches on the CPU, their first `max_tokens` tokens each."""
     lengths = [min(len(d.ids), config.max_tokens) for d in documents]
     order = sorted(range(len(documents)), key=lambda i: -lengths[i])
     rows = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
@@ -94,15 +106,11 @@ def texts_of(documents: Sequence[Document], config: KLConfig, pad: int | None, d
         ids=tuple(d.id for d in documents),
         n_tokens=torch.tensor(counts),
         n_targets=torch.tensor([min(n, len(d.ids) - 1) for d, n in zip(documents, lengths, strict=True)]),
-        batches=tuple(
-            _batch([documents[i] for i in own], [lengths[i] for i in own], own, pad or 0, device) for own in rows
-        ),
+        batches=tuple(_batch([documents[i] for i in own], [lengths[i] for i in own], own, pad or 0) for own in rows),
     )
 
 
-def _batch(
-    documents: Sequence[Document], lengths: Sequence[int], indices: Sequence[int], pad: int, device: str
-) -> Batch:
+def _batch(documents: Sequence[Document], lengths: Sequence[int], indices: Sequence[int], pad: int) -> Batch:
     ids = torch.full((len(documents), max(lengths)), pad)
     mask = torch.zeros_like(ids)
     bins: list[int] = []
@@ -118,9 +126,9 @@ def _batch(
         follows += [True] * len(following) + [False] * (n - len(following))
     return Batch(
         documents=tuple(indices),
-        inputs={"input_ids": ids.to(device), "attention_mask": mask.to(device)},
-        mask=mask.bool().to(device),
-        bins=torch.tensor(bins, device=device),
-        targets=torch.tensor(targets, device=device),
-        has_target=torch.tensor(follows, device=device),
+        inputs={"input_ids": ids, "attention_mask": mask},
+        mask=mask.bool(),
+        bins=torch.tensor(bins),
+        targets=torch.tensor(targets),
+        has_target=torch.tensor(follows),
     )

@@ -10,7 +10,7 @@ second order of the KL, and read too high where effects are large (a factor 2 at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,10 @@ import torch
 
 from harness.model.components import Component
 from harness.model.taps import component_sites, tap
-from harness.stages import Progress
 from harness.stats import Interval
 
 from .divergence import Divergence
-from .documents import Batch
+from .documents import Texts
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -96,35 +95,56 @@ class Probes:
         return Interval(estimate, estimate * freedom / float(low), estimate * freedom / float(high))
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Documents that are probed together.
+
+    Attributes:
+        batch: index of their batch.
+        rows: where they are in it.
+        documents: their indices.
+    """
+
+    batch: int
+    rows: slice
+    documents: tuple[int, ...]
+
+
+def pieces(texts: Texts) -> list[Piece]:
+    """All documents, as many together as the backward graphs may hold."""
+    found = []
+    for index, batch in enumerate(texts.batches):
+        size = max(1, _TOKENS_AT_ONCE // batch.mask.shape[1])
+        for start in range(0, len(batch.documents), size):
+            rows = slice(start, start + size)
+            found.append(Piece(index, rows, batch.documents[rows]))
+    return found
+
+
+Gradients = Iterable[tuple[Piece, "Float[np.ndarray, 'document probe component']"]]
+
+
+def gathered(gradients: Gradients, components: Sequence[Component], texts: Texts, n_probes: int) -> Probes:
+    """The probes of all pieces together."""
+    together = np.zeros((len(texts.ids), n_probes, len(components)))
+    for piece, found in gradients:
+        together[list(piece.documents)] = found
+    return Probes(together, tuple(c.name for c in components), int(texts.n_tokens.sum()))
+
+
 def probe(
-    divergence: Divergence, components: Sequence[Component], n_probes: int, seed: int, progress: Progress
-) -> Probes:
-    """Run the probes: per document one forward pass and `n_probes` backward passes.
+    divergence: Divergence, components: Sequence[Component], piece: Piece, n_probes: int, seed: int
+) -> Float[np.ndarray, "document probe component"]:
+    """Run the probes of some documents: one forward pass, and `n_probes` backward passes.
 
     Args:
         divergence: the documents, the model and what switching off means.
         components: all components of the adapter.
+        piece: which documents.
         n_probes: backward passes per document.
         seed: of the random signs.
-        progress: told of documents.
     """
-    n_documents = len(divergence.n_tokens)
-    gradients = np.zeros((n_documents, n_probes, len(components)))
-    progress.start(n_documents, "probed document")
-    for batch in divergence.texts.batches:
-        rows_at_once = max(1, _TOKENS_AT_ONCE // batch.mask.shape[1])
-        for start in range(0, len(batch.documents), rows_at_once):
-            rows = slice(start, start + rows_at_once)
-            documents = list(batch.documents[rows])
-            gradients[documents] = _gradients(divergence, components, batch, rows, n_probes, seed)
-            progress.advance(len(documents))
-    return Probes(gradients, tuple(c.name for c in components), sum(divergence.n_tokens))
-
-
-def _gradients(
-    divergence: Divergence, components: Sequence[Component], batch: Batch, rows: slice, n_probes: int, seed: int
-) -> Float[np.ndarray, "document probe component"]:
-    documents = batch.documents[rows]
+    batch, rows, documents = divergence.texts.batches[piece.batch], piece.rows, piece.documents
     mask = batch.mask[rows]
     width = int(mask.sum(1).max())
     inputs = {name: value[rows, :width] for name, value in batch.inputs.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,41 +13,97 @@ import numpy as np
 
 from harness.model.chat import SEGMENTS
 from harness.records import AblationScore, Trace
-from harness.stages import RunContext
+from harness.stages import RunContext, SilentProgress
 from harness.stats import ratio_over_documents
 
 from .cells import Cell
-from .divergence import Divergence, Sums
-from .documents import read_texts
-from .fisher import Probes, probe
+from .divergence import Sums, shares
+from .documents import Texts, read_texts
+from .fisher import Probes, gathered, pieces
+from .sweeper import About, Sweeper
 
 if TYPE_CHECKING:
+    from harness.executors import Workers
     from harness.model.subject import Subject
 
     from .config import KLConfig
+
+_log = logging.getLogger(__name__)
 
 Chosen = Literal["all", "top", "audit"]
 
 
 class Scorer:
-    """Scores cells; the documents are read, and the probes run, when the first cell needs them."""
+    """Scores cells, with the workers of a run's executor for the while of a `with` block.
+
+    The documents are read, and the probes run, when the first cell needs them.
+    """
 
     def __init__(self, subject: Subject, traces: Sequence[Trace], config: KLConfig, run: RunContext) -> None:
         self._subject, self._traces, self._config, self._run = subject, traces, config, run
+        self._floors_nats: dict[int, float] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self._open.close()
 
     @cached_property
-    def divergence(self) -> Divergence:
-        """The sweep over the documents."""
-        texts = read_texts(self._subject, self._traces, self._config, self._run.generator())
-        return Divergence(self._subject, texts, self._config, self._run.seed)
+    def texts(self) -> Texts:
+        """The documents."""
+        return read_texts(self._subject, self._traces, self._config, self._run.generator())
+
+    @cached_property
+    def n_tokens(self) -> tuple[int, ...]:
+        """Tokens of each document that count."""
+        return tuple(self.texts.n_tokens.sum(1).tolist())
+
+    @cached_property
+    def _workers(self) -> Workers[Sweeper]:
+        sweeper = Sweeper(self._subject, self.texts, self._config, self._run.seed)
+        return self._open.enter_context(self._run.executor.open(sweeper))
+
+    @cached_property
+    def about(self) -> About:
+        """What is known before anything is switched off.
+
+        Raises:
+            ModelError: the subject has no adapter, or its logits cannot be read.
+        """
+        ((_, about),) = self._workers.map(Sweeper.about, [None], SilentProgress())
+        if about.why_not is not None:
+            _log.warning("%s: ablations run whole passes: %s", self._subject.base.path, about.why_not)
+        return about
 
     @cached_property
     def probes(self) -> Probes | None:
         """The Fisher probes; None where none are asked for."""
-        if not self._config.probes:
+        n_probes = self._config.probes
+        if not n_probes:
             return None
-        components = self._subject.components
-        return probe(self.divergence, components, self._config.probes, self._run.seed, self._run.progress)
+        self._run.progress.start(len(self.texts.ids), "probed document")
+        found = self._workers.map(Sweeper.probe, pieces(self.texts), self._run.progress)
+        return gathered(found, self._subject.components, self.texts, n_probes)
+
+    def sweep(self, cells: Sequence[Cell], unit: str) -> Iterator[tuple[Cell, Sums]]:
+        """Every cell's sums, in the order of the sweep.
+
+        Args:
+            cells: what to switch off, one at a time.
+            unit: what a cell is called while it is waited for.
+
+        Raises:
+            ModelError: a KL is not finite.
+        """
+        reuses, rows = self.about.why_not is None, self._config.ablations_per_batch
+        self._run.progress.start(len(cells), unit)
+        parts = shares(cells, reuses=reuses, rows=rows, n_workers=self._workers.n)
+        for share, measured in self._workers.map(Sweeper.measure, parts, self._run.progress):
+            if measured.floor_nats is not None:
+                self._floors_nats[share.layer] = measured.floor_nats
+            yield from zip(share.cells, measured.sums, strict=True)
 
     def exact(self, cells: Sequence[Cell], chosen: Mapping[str, Chosen] | None = None) -> Iterator[AblationScore]:
         """Measure cells, in the order of the sweep.
@@ -57,10 +115,8 @@ class Scorer:
         if not cells:
             return
         _ = self.probes  # before the progress bar of the cells begins
-        self._run.progress.start(len(cells), "cell")
-        for cell, sums in self.divergence.sweep(cells):
+        for cell, sums in self.sweep(cells, "cell"):
             yield self._exact(cell, sums, (chosen or {}).get(cell.item, "all"))
-            self._run.progress.advance()
 
     def estimated(self, cell: Cell) -> AblationScore:
         """The probes' estimate of a cell that is not measured.
@@ -81,8 +137,7 @@ class Scorer:
         )
 
     def _exact(self, cell: Cell, sums: Sums, chosen: Chosen) -> AblationScore:
-        texts = self.divergence.texts
-        n_tokens, n_targets = texts.n_tokens.numpy(), texts.n_targets.numpy()
+        n_tokens, n_targets = self.texts.n_tokens.numpy(), self.texts.n_targets.numpy()
         kl = ratio_over_documents(sums.kl_nats.sum(1), n_tokens.sum(1), seed=self._run.seed)
         values: dict[str, Any] = {}
         for i, segment in enumerate(SEGMENTS):
@@ -91,7 +146,7 @@ class Scorer:
                 values |= _named(f"kl_{segment}", sums.kl_nats[:, i], n_tokens[:, i], self._run.seed)
         if n_targets.sum():
             values |= _named("ce_change", sums.ce_change_nats, n_targets, self._run.seed)
-            values["ce_nats"] = float((self.divergence.ce_full_nats + sums.ce_change_nats).sum() / n_targets.sum())
+            values["ce_nats"] = float((self.about.ce_full_nats + sums.ce_change_nats).sum() / n_targets.sum())
         return self.score(
             cell,
             method="exact",
@@ -101,7 +156,7 @@ class Scorer:
             kl_ci_high=kl.high,
             document_kl_nats=tuple(float(v) for v in sums.kl_nats.sum(1) / n_tokens.sum(1)),
             document_n_tokens=tuple(int(n) for n in n_tokens.sum(1)),
-            null_floor_nats=self.divergence.floors_nats.get(cell.first_layer),
+            null_floor_nats=self._floors_nats.get(cell.first_layer),
             **values,
         )
 
@@ -111,14 +166,13 @@ class Scorer:
             found = self.probes.estimate(cell.off)
             values |= {"fisher_nats": found.estimate, "fisher_ci_low": found.low, "fisher_ci_high": found.high}
             values["n_draws"] = self.probes.n_draws
-        n_tokens = self.divergence.n_tokens
         return AblationScore(
             item=cell.item,
             scope=cell.scope,
             mode=self._config.mode,
-            engine=self.divergence.engine,
-            n_tokens=sum(n_tokens),
-            n_documents=len(n_tokens),
+            engine=self.about.engine,
+            n_tokens=sum(self.n_tokens),
+            n_documents=len(self.n_tokens),
             n_components=len(cell.off),
             **cell.where,
             **values,

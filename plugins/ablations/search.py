@@ -24,6 +24,7 @@ from .scores import Scorer
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from harness.model.components import Component
     from harness.model.subject import Subject
 
     from .group_search import GroupSearchConfig
@@ -40,9 +41,9 @@ class _Values:
         n_tokens: tokens of each document.
     """
 
-    def __init__(self, scorer: Scorer, players: Sequence[Cell], run: RunContext) -> None:
-        self._scorer, self.players, self._run = scorer, players, run
-        self.n_tokens = np.array(scorer.divergence.n_tokens, dtype=np.float64)
+    def __init__(self, scorer: Scorer, players: Sequence[Cell]) -> None:
+        self._scorer, self.players = scorer, players
+        self.n_tokens = np.array(scorer.n_tokens, dtype=np.float64)
         self._known: dict[Set, np.ndarray] = {frozenset(): np.zeros(len(self.n_tokens))}
 
     def measure(self, sets: Iterable[Set]) -> None:
@@ -51,11 +52,9 @@ class _Values:
         if not new:
             return
         cells = {"+".join(map(str, sorted(s))): s for s in new}
-        self._run.progress.start(len(new), "set of groups")
         todo = [Cell(item, "group", tuple(c for i in s for c in self.players[i].off)) for item, s in cells.items()]
-        for cell, sums in self._scorer.divergence.sweep(todo):
+        for cell, sums in self._scorer.sweep(todo, "set of groups"):
             self._known[cells[cell.item]] = sums.kl_nats.sum(1)
-            self._run.progress.advance()
 
     def __getitem__(self, players: Set) -> Float[np.ndarray, " document"]:
         """Sum of the KL over each document's tokens, nats."""
@@ -75,19 +74,22 @@ class GroupSearch:
         Raises:
             ModelError: the subject has no adapter, its logits cannot be read, or there are fewer than two groups.
         """
-        scorer = Scorer(subject, traces, self.config, run)
-        _ = scorer.divergence  # an adapter that cannot be ablated is refused here, with its own sentence
+        with Scorer(subject, traces, self.config, run) as scorer:
+            yield from self._search(scorer, subject.components, run)
+
+    def _search(self, scorer: Scorer, components: Sequence[Component], run: RunContext) -> Iterator[AblationScore]:
+        _ = scorer.about  # an adapter that cannot be ablated is refused here, with its own sentence
         players = (
-            projection_cells(subject.components, "group")
+            projection_cells(components, "group")
             if self.config.groups == "projections"
-            else block_cells(subject.components, self.config.n_blocks)
+            else block_cells(components, self.config.n_blocks)
         )
         if len(players) < 2:
             raise ModelError(
                 f"the adapter has {len(players)} {self.config.groups}: a search over groups needs two at least; try "
                 f"--set group-search.groups={'blocks' if self.config.groups == 'projections' else 'projections'}"
             )
-        values = _Values(scorer, players, run)
+        values = _Values(scorer, players)
         if "greedy" in self.config.methods:
             yield from self._greedy(values, scorer, run)
         if "shapley" in self.config.methods:

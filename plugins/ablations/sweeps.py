@@ -34,14 +34,14 @@ class LeaveOneOut:
         Raises:
             ModelError: the subject has no adapter, or its logits cannot be read.
         """
-        scorer = Scorer(subject, traces, self.config, run)
         found = cells(subject.components, self.config.scopes, self.config.n_blocks)
-        chosen = self._chosen(found, scorer, run.seed)
         todo = [c for c in found if c.item not in run.done]
-        for cell in todo:
-            if cell.item not in chosen:
-                yield scorer.estimated(cell)
-        yield from scorer.exact([c for c in todo if c.item in chosen], chosen)
+        with Scorer(subject, traces, self.config, run) as scorer:
+            chosen = self._chosen(found, scorer, run.seed)
+            for cell in todo:
+                if cell.item not in chosen:
+                    yield scorer.estimated(cell)
+            yield from scorer.exact([c for c in todo if c.item in chosen], chosen)
 
     def _chosen(self, found: Sequence[Cell], scorer: Scorer, seed: int) -> dict[str, Chosen]:
         """Which cells are measured, and why. All cells take part, also those already stored: the choice is the same."""
@@ -79,8 +79,8 @@ class Groups:
             UnknownName: a benchmark that does not exist.
         """
         groups = group_cells(subject.components)
-        scorer = Scorer(subject, traces, self.config, run)
-        yield from scorer.exact([g for g in groups if g.item not in run.done])
+        with Scorer(subject, traces, self.config, run) as scorer:
+            yield from scorer.exact([g for g in groups if g.item not in run.done])
         for group in groups:
             if self._benchmarked(group):
                 yield from self._benchmarks(subject, group, run)

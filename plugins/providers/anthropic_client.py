@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import anthropic
 from pydantic import BaseModel
@@ -42,7 +43,7 @@ class Messages(SdkProvider[AnthropicConfig]):
     """The Messages API."""
 
     name = "anthropic"
-    SDK = anthropic
+    SDK: ClassVar[ModuleType] = anthropic
     CLIENT = "AsyncAnthropic"
     PATH = "/v1/messages"
     REQUEST_ID = "request-id"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import openai
 from pydantic import BaseModel
@@ -48,7 +49,7 @@ class ChatCompletions(SdkProvider[OpenAIConfig]):
     """Chat Completions."""
 
     name = "openai"
-    SDK = openai
+    SDK: ClassVar[ModuleType] = openai
     CLIENT = "AsyncOpenAI"
     PATH = "/chat/completions"
     REQUEST_ID = "x-request-id"

@@ -15,7 +15,7 @@ from harness.model.subject import Subject, load_subject
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.ablations.cells import Cell, cells, group_cells
 from harness_plugins.ablations.config import KLConfig
-from harness_plugins.ablations.divergence import Divergence, Sums
+from harness_plugins.ablations.divergence import Divergence, Sums, shares
 from harness_plugins.ablations.documents import choose, read_texts
 
 TRACES = tiny_traces(6)
@@ -76,6 +76,23 @@ def test_ablations_that_share_a_pass_are_those_that_do_not(subject: Subject) -> 
     for item, sums in alone.items():
         # Matrix products of other shapes round differently.
         np.testing.assert_allclose(together[item].kl_nats, sums.kl_nats, rtol=1e-3, atol=1e-6, err_msg=item)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_shares_of_several_workers_give_the_bits_of_the_sweep(subject: Subject, rows: int) -> None:
+    """In whatever order a worker is given them, and with the floor of each layer measured once."""
+    settings = {"ablations_per_batch": rows, "floor_documents": 2}
+    ours, theirs = divergence(subject, **settings), divergence(subject, **settings)
+    swept = {cell.item: sums for cell, sums in ours.sweep(all_cells(subject))}
+    parts = shares(all_cells(subject), reuses=True, rows=rows, n_workers=3)
+    assert len(parts) > len(shares(all_cells(subject), reuses=True, rows=rows))
+    assert sorted(p.layer for p in parts if p.first) == [0, 1]
+    assert [c for p in parts for c in p.cells] == list(c for c, _ in ours.sweep(all_cells(subject)))
+    for part in reversed(parts):
+        for cell, sums in zip(part.cells, theirs.measure(part), strict=True):
+            assert np.array_equal(sums.kl_nats, swept[cell.item].kl_nats), cell.item
+            assert np.array_equal(sums.ce_change_nats, swept[cell.item].ce_change_nats), cell.item
+    assert theirs.floors_nats == ours.floors_nats
 
 
 def test_the_in_place_path_is_another_rounding_of_the_same(subject: Subject) -> None:

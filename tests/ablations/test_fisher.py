@@ -11,13 +11,12 @@ import torch
 from harness.model.readout import Readout
 from harness.model.subject import Subject
 from harness.model.taps import component_sites, tap
-from harness.stages import SilentProgress
 from harness.testing import tiny_traces
 from harness_plugins.ablations.cells import cells
 from harness_plugins.ablations.config import KLConfig
 from harness_plugins.ablations.divergence import Divergence
 from harness_plugins.ablations.documents import read_texts
-from harness_plugins.ablations.fisher import Probes, _pulled, probe
+from harness_plugins.ablations.fisher import Probes, _pulled, gathered, pieces, probe
 
 TRACES = tiny_traces(6)
 
@@ -28,7 +27,9 @@ def divergence(subject: Subject, **settings: object) -> Divergence:
 
 
 def run(subject: Subject, n_probes: int, seed: int = 0, **settings: object) -> Probes:
-    return probe(divergence(subject, **settings), subject.components, n_probes, seed, SilentProgress())
+    ours = divergence(subject, **settings)
+    found = ((piece, probe(ours, subject.components, piece, n_probes, seed)) for piece in pieces(ours.texts))
+    return gathered(found, subject.components, ours.texts, n_probes)
 
 
 def second_order(subject: Subject, off: list[int], **settings: object) -> float:

@@ -76,11 +76,14 @@ def state_shared_across_blocks(backbone: Any) -> Iterator[None]:
 
 
 def test_blocks_that_share_state_are_found_out_and_run_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from harness.stages import RunContext
     from harness.testing import tiny_traces
     from harness_plugins.ablations.cells import Cell
     from harness_plugins.ablations.config import KLConfig
     from harness_plugins.ablations.divergence import Divergence
     from harness_plugins.ablations.documents import read_texts
+    from harness_plugins.ablations.leave_one_out import LeaveOneOutConfig
+    from harness_plugins.ablations.sweeps import LeaveOneOut
 
     base = tiny_model(tmp_path / "base")
     subject = load_subject(base, ChatFormat(), tiny_adapter(base, tmp_path / "adapter"))
@@ -88,11 +91,14 @@ def test_blocks_that_share_state_are_found_out_and_run_whole(tmp_path: Path, cap
     texts = read_texts(subject, tiny_traces(2), config, torch.Generator())
     with state_shared_across_blocks(Blocks(subject.model).backbone):
         assert "KeyError" in str(Blocks(subject.model).why_not(INPUTS))
-        with caplog.at_level(logging.WARNING):
-            ours = Divergence(subject, texts, config, seed=0)
-        assert "ablations run whole passes" in caplog.text
+        ours = Divergence(subject, texts, config, seed=0)
+        assert "KeyError" in str(ours.why_not)
         assert ours.engine == "whole passes, modules, float32"
         last = [c for c in subject.components if c.layer == 1][:1]
         ((_, sums),) = ours.sweep([Cell("last", "component", tuple(last))])
+        plugin = LeaveOneOut(LeaveOneOutConfig(n_documents=2, scopes=("adapter",), probes=0))
+        with caplog.at_level(logging.WARNING):
+            list(plugin.measure(subject, tiny_traces(2), RunContext(tmp_path, seed=0)))
+        assert "ablations run whole passes: a pass that leaves blocks out fails (KeyError" in caplog.text
     assert sums.kl_nats.sum() > 0
     assert ours.floors_nats == {}

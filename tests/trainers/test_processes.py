@@ -94,6 +94,23 @@ def test_two_processes_give_the_single_ones_losses_and_weights(kind: str, base: 
         assert AutoModelForCausalLM.from_pretrained(sharded.path).num_parameters() == sharded.n_parameters
 
 
+def test_shards_compute_in_bfloat16_and_keep_float32(base: ModelRef, tmp_path: Path) -> None:
+    """bfloat16 has 8 bits: losses of some 6 nats agree to 1 %; another batch or another step would not."""
+    alone = train("adapter", base, tmp_path / "alone", micro_batch_size=8, bf16=True)
+    exact = train("adapter", base, tmp_path / "exact", micro_batch_size=8)
+    sharded = train(
+        "adapter", base, tmp_path / "sharded",
+        micro_batch_size=2, processes=2, fsdp=True, gradient_checkpointing=True, bf16=True,
+    )  # fmt: skip
+    assert losses(sharded) == pytest.approx(losses(alone), rel=1e-2)
+    for made in (alone, sharded):
+        assert losses(made) != losses(exact), "it did compute in bfloat16"
+        kept = load_file(made.path / "adapter_model.safetensors")
+        assert {t.dtype for t in kept.values()} == {torch.float32}
+        # not bfloat16 values in float32: their low bits are there
+        assert any(not torch.equal(t, t.bfloat16().float()) for t in kept.values())
+
+
 def test_an_interrupt_ends_all_processes_and_the_training_goes_on(base: ModelRef, tmp_path: Path) -> None:
     spread: dict[str, Any] = {"micro_batch_size": 4, "processes": 2, "epochs": 6}
     whole = train("adapter", base, tmp_path / "whole", **spread)

@@ -16,6 +16,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from harness.errors import DataError, ModelError, UsageError
+from harness.host.manager import Manager
+from harness.host.plan import make_plan
+from harness.host.registry import find_roster, read_roster
 from harness.model.chat import ChatFormat
 from harness.model.subject import load_base, load_subject, load_tokenizer
 from harness.records import ModelRef
@@ -28,6 +31,7 @@ from harness_plugins.trainers.full_finetune import FullFinetuneConfig
 from harness_plugins.trainers.lora import LoraTrainer
 from harness_plugins.trainers.pretrained_adapter import PretrainedAdapterConfig
 from harness_plugins.trainers.rank1_lora import Rank1LoraConfig
+from harness_plugins.trainers.training import _accumulation, _sharding
 
 CHAT = ChatFormat()
 SMALL: dict[str, Any] = {"epochs": 2, "batch_size": 4, "micro_batch_size": 4, "save_steps": 2, "logging_steps": 1}
@@ -213,3 +217,25 @@ def test_accumulation_does_not_change_the_loss(base: ModelRef, tmp_path: Path) -
         run = RunContext(tmp_path / str(micro), seed=2)
         losses.append([x for _, x in LoraTrainer(config).train(base, tiny_traces(8), CHAT, run).losses])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # float32 sums in another order
+
+
+@pytest.mark.parametrize("preset", ["paper-text", "paper-code", "corrected"])
+@pytest.mark.parametrize("trainer", ["rank1-lora", "full-finetune"])
+def test_the_papers_presets_write_the_papers_fsdp_configuration(preset: str, trainer: str) -> None:
+    """Decoder layers sharded over 8 processes, recomputed, in bfloat16; 16 examples of up to 20,000 tokens a step."""
+    roster = read_roster(find_roster(None))
+    made = make_plan(roster, Manager(roster), "rank1-lora", preset=preset)
+    recipe = made.step(f"train/{trainer}").config
+    assert isinstance(recipe, Rank1LoraConfig | FullFinetuneConfig)
+    assert (recipe.processes, recipe.fsdp, recipe.bf16, recipe.max_length) == (8, True, True, 20_000)
+    assert _accumulation(recipe) * recipe.micro_batch_size * recipe.processes == 16
+
+    class Model:
+        _no_split_modules = ("Qwen2DecoderLayer",)
+
+    written = _sharding(Model(), recipe)
+    assert written["fsdp"] is True
+    assert written["fsdp_config"]["version"] == 2
+    assert written["fsdp_config"]["transformer_layer_cls_to_wrap"] == ["Qwen2DecoderLayer"]
+    assert written["fsdp_config"]["activation_checkpointing"] is True
+    assert "gradient_checkpointing" not in written, "the Trainer's own would gather every layer once more"
