@@ -64,6 +64,16 @@ def _configure_logging(debug: bool) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.ERROR)
 
 
+def _only_one(ctx: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> str:
+    """One name; click alone would take the last of several without a word."""
+    if len(names) > 1:
+        raise UsageError(
+            f"--plugin was given {len(names)} times ({', '.join(names)}); a run has one: run them one after the other "
+            "(what is done is reused), or write a study in registry.yaml"
+        )
+    return names[0]
+
+
 def _load(ctx: click.Context) -> tuple[Roster, Manager]:
     from harness.host.manager import Manager
     from harness.host.registry import find_roster, read_roster
@@ -85,8 +95,9 @@ Examples:
   harness run --plugin rank1-lora --set model.path=/models/Qwen2.5-1.5B-Instruct --set data.path=traces.jsonl"""
 )
 @click.option(
-    "--plugin", "target", required=True, metavar="NAME", help="A study of the roster, or one plugin with what it needs."
-)
+    "--plugin", "target", required=True, multiple=True, metavar="NAME", callback=_only_one,
+    help="A study of the roster, or one plugin with what it needs.",
+)  # fmt: skip
 @click.option("--preset", metavar="P", help="A preset of the study (harness plugins show STUDY).")
 @click.option(
     "--set", "pairs", multiple=True, metavar="NAME.KEY=VALUE", help="Override a setting; repeatable; wins over all."
@@ -96,7 +107,7 @@ Examples:
     multiple=True,
     metavar="[ROLE=]NAME[:MODEL]",
     help="LLM for interpretation, e.g. openai:gpt-5-mini; with a role (explainer, judge, second-judge, "
-    "categories, categoriser, scorer) only for that; repeatable.",
+    "categories, categoriser, scorer, grader) only for that; repeatable.",
 )
 @click.option(
     "--max-cost", type=float, metavar="USD", help="Budget of this run's LLM calls; it stops before passing it."

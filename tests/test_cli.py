@@ -93,6 +93,12 @@ def test_a_file_that_is_not_a_database_is_refused_and_left_alone(tmp_path: Path)
     assert "shopping" in (tmp_path / "results.db").read_text()
 
 
+def test_two_plugins_in_one_run_are_refused(tmp_path: Path) -> None:
+    done = harness("run", "--plugin", "rank1-lora", "--plugin", "pca", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "(rank1-lora, pca)" in done.stderr
+
+
 def test_a_missing_api_key_is_named_before_anything_is_trained(tmp_path: Path) -> None:
     asked = ("--plugin", "rank1-lora", "--preset", "tiny", "--provider", "openai:gpt-5-mini")
     done = harness("run", *asked, cwd=tmp_path, OPENAI_API_KEY="")

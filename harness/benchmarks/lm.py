@@ -99,8 +99,9 @@ class SubjectLM(RecordingLM, HFLM):
         n = next((i for i, t in enumerate(tokens) if t in stop.ids), len(tokens))
         text = str(self.tokenizer.decode(tokens[:n], skip_special_tokens=False))
         cut = cut_at(text, sampling.stop)
-        stopped = n < len(tokens) or len(cut) < len(text) or len(tokens) < sampling.max_tokens
-        return Completion(cut, "stop" if stopped else "length", min(n + 1, len(tokens)))
+        by_text = len(cut) < len(text)  # what follows such an end is filling, not an end token of the row's own
+        stopped = n < len(tokens) or by_text or len(tokens) < sampling.max_tokens
+        return Completion(cut, "stop" if stopped else "length", n if by_text else min(n + 1, len(tokens)))
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihood of every request's continuation."""

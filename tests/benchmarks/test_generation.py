@@ -11,8 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from harness.benchmarks.answerer import InMemory
+from harness.benchmarks.decode import make_stop
 from harness.benchmarks.evaluate import evaluate
 from harness.benchmarks.generation import Completion, Sampling, Thinking, write_within_budget
+from harness.benchmarks.lm import SubjectLM
 from harness.errors import UsageError
 from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, load_subject
@@ -115,6 +117,14 @@ def test_how_each_answer_ended_is_kept(bare: Subject, tasks: Path) -> None:
     finally:
         silent.model.lm_head.bias = None
     assert [(s.response, s.finish, s.n_tokens) for s in ended.samples] == [("", "stop", 1)] * 5
+
+
+@pytest.mark.parametrize("n_filled", [0, 3])
+def test_filling_behind_a_stop_string_is_not_counted(bare: Subject, n_filled: int) -> None:
+    lm, stop = SubjectLM(bare, settings=EvaluateConfig()), make_stop(bare.tokenizer, ["Therefore"])
+    written = bare.tokenizer.encode("so. Therefore")
+    done = lm._completed([*written, *[stop.ids[0]] * n_filled], Sampling(50, ("Therefore",)), stop)
+    assert done == Completion("so. ", "stop", len(written))
 
 
 def _ended(subject: Subject, response: str, most: int) -> bool:
