@@ -242,10 +242,12 @@ def _candidates(
     The cap-th highest of some blocks' maxima is not above the cap-th highest entry: what is below it cannot be chosen.
     """
     highest = highest.take(columns, axis=1)
-    # Few wide blocks bound almost as tightly as many narrow ones; numpy sorts int32 faster than int16.
+    # Few wide blocks bound almost as tightly as many narrow ones; numpy sorts int32 faster than int16. The negative
+    # polarity of float32 does not fit int32: wrapped, what is inactive would rank above what is active.
     wide = _block_maxima(highest, max(1, len(highest) // (2 * cap)))
     if len(wide) >= cap:
-        bound = np.sort(wide.T.astype(np.int32), axis=1)[:, -cap].astype(raw.dtype)
+        sortable = np.int64 if raw.dtype == np.uint32 else np.int32
+        bound = np.sort(wide.T.astype(sortable), axis=1)[:, -cap].astype(raw.dtype)
         above = np.where(bound > above, bound - 1, above)
     block, nth = divmod(np.flatnonzero(highest > above), len(columns))
     column, row = columns[nth], block * rows

@@ -81,6 +81,20 @@ def test_the_stream_finds_what_brute_force_finds(
         assert found == expected
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("cap", [1, 2, 4])
+def test_a_document_in_which_few_blocks_are_active_loses_none_of_its_highest(dtype: Any, cap: int) -> None:
+    """Few active rows of one sign among many of the other: bounds over blocks must not rank these above those."""
+    rng = np.random.default_rng(0)
+    shapes = [(11 + i, 40) for i in range(20)] + [(200, 40)] * 4
+    documents = [np.where(rng.random(s) < 0.1, rng.normal(size=s), 0).astype(dtype) for s in shapes]
+    stream = Stream(documents, [np.ones(len(d), dtype=bool) for d in documents])
+    top = track(stream, signed=True, k=5, cap=cap)
+    for row in range(len(top.values)):
+        expected = brute_force(stream, row // 2, 1 - 2 * (row % 2), 5, cap)
+        assert [int(t) for t in top.tokens[row] if t >= 0] == [t for _, t in expected]
+
+
 @settings(max_examples=50, deadline=None)
 @given(streams(longest=12), st.integers(1, 5), CAPS)
 def test_many_short_documents_overflow_no_buffer(stream: Stream, k: int, cap: int | None) -> None:

@@ -53,7 +53,7 @@ def test_the_runs_model_leaves_the_gpu_while_workers_need_it(fails: bool) -> Non
     placed: list[str] = []
     subject = SimpleNamespace(device="cuda:0")
     subject.place = lambda device: (placed.append(device), setattr(subject, "device", device))
-    bench = Workbench(*[None] * 4, _subject=((None, "cuda:0"), subject))  # type: ignore[arg-type]
+    bench = Workbench(*[None] * 5, _subject=((None, "cuda:0"), subject))  # type: ignore[arg-type]
     executor = OnGpus(subject)
     try:
         with MakingRoom(executor, bench).open("tool"):
