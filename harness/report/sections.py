@@ -13,6 +13,7 @@ from harness.report.cells import (
     fixed,
     flagged,
     inline,
+    lines,
     p_value,
     percent,
     short,
@@ -43,8 +44,9 @@ def _recovery_cell(row: Any) -> Cell:
     cell = flagged(with_interval(row.recovery, row.recovery_ci_low, row.recovery_ci_high, percent), row.engines_differ)
     if row.graded_recovery is None or isinstance(cell, str):
         return cell
-    graded = inline(row.graded_recovery, row.graded_recovery_ci_low, row.graded_recovery_ci_high, percent)
-    return (*cell, f"by LLM {graded}")
+    graded = with_interval(row.graded_recovery, row.graded_recovery_ci_low, row.graded_recovery_ci_high, percent)
+    first, *others = lines(graded)
+    return (*cell, f"by LLM {first}", *others)
 
 
 def _group_paper(row: Any) -> tuple[str, ...] | str:
