@@ -1,6 +1,7 @@
 """How long `harness report` takes, in a process of its own: user time, which other work on the machine leaves alone.
 
-The goal is 1 s for a demonstration and 3 s for 50,000 features; the ceilings here leave slack for slower machines.
+The goal is 1 s for a demonstration and 3 s for 50,000 features; the ceilings here leave slack, and are higher by as much
+as loading the libraries takes longer than on the machine that they were set on.
 """
 
 from __future__ import annotations
@@ -51,6 +52,19 @@ def fill_with_features(store: Store, synthetic: ModuleType, n_features: int) -> 
         store.finish_step(step, status="done", wall_s=1.0, output={})
 
 
+LOADING_S = 0.5
+"""User time of loading the libraries, on the machine that the ceilings were set on."""
+
+
+def slowness() -> float:
+    """How many times as long as there this machine, as busy as it is, takes to load the libraries; at least 1."""
+    command = [sys.executable, "-c", "import sqlalchemy, rich.console, alembic"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    for _ in range(3):
+        subprocess.run(command, check=True)
+    return max(1.0, (resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before) / 3 / LOADING_S)
+
+
 def report_s(db: Path) -> float:
     """User time of `harness report`, start of the interpreter included."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
@@ -64,5 +78,7 @@ def report_s(db: Path) -> float:
 def test_a_report_is_there_at_once(store: Store, synthetic: ModuleType, n_features: int, ceiling_s: float) -> None:
     fill_with_features(store, synthetic, n_features)
     assert store.engine.url.database is not None
+    slower = slowness()
     measured = report_s(Path(store.engine.url.database))
-    assert measured < ceiling_s, f"{measured:.2f} s for {n_features:,} features"
+    slower = max(slower, slowness())  # what else runs may have begun in between
+    assert measured < ceiling_s * slower, f"{measured:.2f} s for {n_features:,} features, {slower:.2f} times as slow"
