@@ -1,7 +1,7 @@
 """How long `harness report` takes, in a process of its own: user time, which other work on the machine leaves alone.
 
-The goal is 1 s for a demonstration and 3 s for 50,000 features; the ceilings here leave slack, and are higher by as much
-as loading the libraries takes longer than on the machine that they were set on.
+The goal is 1 s for a demonstration and 3 s for 50,000 features; the ceilings here leave slack, and are higher by
+as much as loading the libraries takes longer than on the machine that they were set on.
 """
 
 from __future__ import annotations
