@@ -145,7 +145,7 @@ _RECOVERY = Section(
     legend=(
         "Recovery = (adapter - base) / (full - base), paired by item. 95 % intervals: Wilson for scores, Fieller for "
         "recovery. p: exact McNemar test, adapter against base. Paper: its benchmark and recovery; base, adapter, "
-        "full. by LLM: with a grader's verdicts, where there is one (harness report grader)."
+        "full. By LLM: with a grader's verdicts, where there is one (harness report grader)."
     ),
 )
 
