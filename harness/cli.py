@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -137,6 +138,13 @@ Examples:
     metavar="N",
     help="Ray workers. Default: one per GPU, else what CPUs allow.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 2),
+    envvar="HARNESS_JOBS",
+    metavar="1|2",
+    help="2: a second process does steps beside this one. Default: 2 for a small model on two or more cores, else 1.",
+)
 @click.option("--only", multiple=True, metavar="STAGE", help=f"Only {STAGES_HELP}, and what it needs; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the plan: each step, its key, done or to do, estimated cost.")
 @click.option("--force", is_flag=True, help="Do every step again, also those that are done.")
@@ -158,6 +166,7 @@ def run(
     executor: str,
     ray_address: str | None,
     ray_workers: int | None,
+    jobs: int | None,
     only: Sequence[str],
     dry_run: bool,
     force: bool,
@@ -189,7 +198,7 @@ def run(
         display = LiveDisplay(console, session)
         runner = Runner(
             plan, manager, store, Path(artifacts), device=device, force=force, display=display, llm=session,
-            accept_failed=accept_failed, executor=workers,
+            accept_failed=accept_failed, executor=workers, jobs=jobs,
         )  # fmt: skip
         runner.check(dry_run=dry_run)
         if dry_run:
@@ -346,7 +355,11 @@ def doctor(ctx: click.Context, url: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: one sentence and an exit code for every failure; tracebacks only with --debug."""
     # Set before torch is loaded: OpenMP threads that wait by spinning make a shared machine 10 to 20 times slower.
+    # A short spin (tens of microseconds, libgomp only) is worth a tenth: most parallel regions are as short.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # The collector's own pace looks at every object of the libraries again and again while they load: a fifth of it.
+    gc.set_threshold(50_000, 20, 20)
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     try:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from harness.model.subject import Subject
+    from harness.records import Checkpoint, ModelRef
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-from harness.model.chat import ChatFormat
-from harness.model.subject import Subject, load_subject
-from harness.records import Checkpoint, ModelRef
-from harness.testing import tiny_adapter, tiny_model
+os.environ.setdefault("HARNESS_JOBS", "1")  # two workers of pytest have the cores
+gc.set_threshold(50_000, 20, 20)  # as the command line does: a fifth of the time that the libraries take to load
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -51,6 +53,8 @@ def qwen25_tokenizer(shared_data: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def stories(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
     """A real pretrained Llama of 260 thousand parameters with its own tokenizer, which has no chat template."""
+    from harness.records import ModelRef
+
     pytest.importorskip("sentencepiece")
     folder = tmp_path_factory.mktemp("stories")
     tool = shared_data.parent / "tools" / "stories260k_to_hf.py"
@@ -61,16 +65,29 @@ def stories(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Mode
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
     """A random Qwen2 of two layers."""
+    from harness.testing import tiny_model
+
     return tiny_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_base: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A random rank-1 adapter on it."""
+    from harness.testing import tiny_adapter
+
     return tiny_adapter(tiny_base, tmp_path_factory.mktemp("adapter"))
 
 
 @pytest.fixture
 def tiny_subject(tiny_base: ModelRef, tiny_checkpoint: Checkpoint) -> Subject:
     """Both, loaded."""
+    from harness.model.chat import ChatFormat
+    from harness.model.subject import load_subject
+
     return load_subject(tiny_base, ChatFormat(), tiny_checkpoint)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: two workers that take files in turn then end at the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

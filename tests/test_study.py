@@ -205,11 +205,13 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_run_killed_at_random_points_ends_with_the_same_results(study: Path, tmp_path: Path) -> None:
+    """One process did all of the study; here two share the steps, and both are killed."""
     rng = random.Random(20)
+    together = {**environment(), "HARNESS_JOBS": "2"}
     statuses = []
     for _ in range(3):
         running = subprocess.Popen(
-            RUN, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            RUN, cwd=tmp_path, env=together, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
             running.wait(timeout=rng.uniform(6, 14))
@@ -217,7 +219,7 @@ def test_a_run_killed_at_random_points_ends_with_the_same_results(study: Path, t
             running.send_signal(signal.SIGKILL)
         statuses.append(running.wait())
     assert -signal.SIGKILL in statuses, "at least one run was killed"
-    done = subprocess.run(RUN, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(RUN, cwd=tmp_path, env=together, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     expected, found = contents(study), contents(tmp_path)
     for table in expected:

@@ -6,8 +6,9 @@ backend makes an `Answerer` of each; what is asked, recorded and scored is the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.errors import ModelError
@@ -15,7 +16,8 @@ from harness.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from harness.benchmarks.generation import Completion
+    from harness.benchmarks.generation import Completion, Writer
+    from harness.benchmarks.lm import SubjectLM
     from harness.model.chat import ChatFormat
     from harness.model.components import Component
     from harness.model.subject import Subject
@@ -73,18 +75,55 @@ def answerer(subject: Subject, run: RunContext, off: Sequence[Component] = ()) -
     return serve_subject(subject, run, off)
 
 
+def answerers(subject: Subject, run: RunContext, offs: Sequence[Sequence[Component]]) -> list[Answerer]:
+    """Variants of a subject with components off, to be asked the same: in memory, one batch answers for all of them.
+
+    Raises:
+        ModelError: vLLM cannot serve it.
+    """
+    # a thinking budget asks each variant to go on from what it has written itself
+    if run.evaluate.backend != "hf" or run.evaluate.thinking_tokens is not None:
+        return [answerer(subject, run, off) for off in offs]
+    from harness.benchmarks.together import Together, Variant
+
+    together = Together(subject.components, offs)
+    return [InMemory(subject, off, writer=partial(Variant, together, i)) for i, off in enumerate(offs)]
+
+
+_CACHE_BYTES = 512 * 2**20
+
+
+def _cache_bytes_per_token(model: Any) -> int:
+    """Keys and values of all layers."""
+    config, first = model.config.get_text_config(), next(model.parameters())
+    heads = config.num_attention_heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(2 * config.num_hidden_layers * kept * width * first.element_size())
+
+
 class InMemory:
     """A subject in this process, through transformers; components are switched off by the tap."""
 
-    def __init__(self, subject: Subject, off: Sequence[Component] = (), *, tokens_per_batch: int = 65536) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        off: Sequence[Component] = (),
+        *,
+        tokens_per_batch: int | None = None,
+        writer: Callable[[SubjectLM], Writer] | None = None,
+    ) -> None:
         """Nothing is generated yet.
 
         Args:
             subject: the model.
             off: components of its adapter that are switched off.
-            tokens_per_batch: most tokens at once, prompt and answer; lowers the batch size for long answers.
+            tokens_per_batch: most tokens at once, prompt and answer; lowers the batch size for long answers. None is
+                65,536, or as many as a cache of 512 MiB holds.
+            writer: who writes with the lm-eval model, where it does not do so by itself.
         """
         self._subject, self._off, self._tokens_per_batch = subject, tuple(off), tokens_per_batch
+        self._writer = writer
 
     @property
     def chat_hash(self) -> str:
@@ -108,16 +147,23 @@ class InMemory:
     def answering(self, settings: EvaluateConfig, seed: int, progress: Progress) -> Iterator[BenchmarkLM]:
         """lm-eval's HF model over the subject."""
         from harness.benchmarks.lm import SubjectLM
-        from harness.model.taps import ablate, component_sites, tap
+        from harness.model.taps import RowGates, ablate, component_sites, tap
 
         subject = self._subject
+        tokens = self._tokens_per_batch or max(65536, _CACHE_BYTES // _cache_bytes_per_token(subject.model))
+        gates = RowGates(ablate(subject.components, self._off).gates) if self._off or self._writer else None
+        lm = SubjectLM(
+            subject,
+            settings=settings,
+            seed=seed,
+            tokens_per_batch=tokens,
+            progress=progress,
+            gates=gates,
+            writer=self._writer,
+        )
         with ExitStack() as stack:
-            lm = SubjectLM(
-                subject, settings=settings, seed=seed, tokens_per_batch=self._tokens_per_batch, progress=progress
-            )
-            if self._off:
-                gate = ablate(subject.components, self._off)
-                stack.enter_context(tap(subject.model, component_sites(subject.components), gate, read=False))
+            if gates is not None:
+                stack.enter_context(tap(subject.model, component_sites(subject.components), gates, read=False))
             yield lm
 
 

@@ -128,7 +128,8 @@ def _check_fields(config: Mapping[str, Any], columns: Sequence[str]) -> None:
 
     if config.get("process_docs") is None:
         templates = [t for t in (config.get("doc_to_text"), config.get("doc_to_target")) if isinstance(t, str)]
-        wanted = {field for t in templates for field in meta.find_undeclared_variables(env.parse(t))}
+        wanted = {t for t in templates if t.isidentifier()}  # a bare name is that field
+        wanted |= {field for t in templates for field in meta.find_undeclared_variables(env.parse(t))}
         require_fields(columns, wanted - env.globals.keys(), f"benchmark {config['task']!r}")
 
 

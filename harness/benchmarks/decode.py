@@ -132,6 +132,7 @@ def greedy(
     mask: Int[torch.Tensor, "row context"],
     max_new: int,
     stop: Stop,
+    on_leave: Callable[[torch.Tensor], None] | None = None,
 ) -> Int[torch.Tensor, "row step"]:
     """The most likely continuation of left-padded contexts, token by token.
 
@@ -141,6 +142,7 @@ def greedy(
         mask: 1 for tokens, 0 for padding.
         max_new: most tokens to write.
         stop: when a row is finished.
+        on_leave: told which rows of the batch go on, whenever some leave it.
 
     Returns:
         Written tokens, the finishing one included; what follows it in a row is `stop.ids[0]`.
@@ -167,6 +169,8 @@ def greedy(
         if left < _SHRINK * len(alive):
             kept = alive.nonzero()[:, 0]
             cache.batch_select_indices(kept)
+            if on_leave is not None:
+                on_leave(kept)
             rows, ids, mask, position, alive = rows[kept], ids[kept], mask[kept], position[kept], alive[kept]
     return out
 

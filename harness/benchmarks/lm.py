@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,14 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from harness.benchmarks.decode import Stop, greedy, make_stop, supports_greedy
-from harness.benchmarks.generation import Completion, Sampling
+from harness.benchmarks.generation import Completion, Sampling, Writer
 from harness.benchmarks.recording import Recorder, RecordingLM, cut_at
 from harness.errors import UsageError
 from harness.stages import EvaluateConfig, Progress, SilentProgress
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
+    from harness.model.taps import RowGates
 
 _NEUTRAL: dict[str, Any] = {"repetition_penalty": 1.0, "top_p": 1.0, "top_k": 0}
 """Given explicitly: a model's generation_config.json would otherwise change greedy answers (repetition_penalty)."""
@@ -34,10 +35,14 @@ class SubjectLM(RecordingLM, HFLM):
         seed: int = 0,
         tokens_per_batch: int = 65536,
         progress: Progress | None = None,
+        gates: RowGates | None = None,
+        writer: Callable[[SubjectLM], Writer] | None = None,
     ) -> None:
+        """Over a subject whose components are tapped by `gates`; `writer` writes with this model in its place."""
         self._chat = subject.chat
         self._progress = progress or SilentProgress()
-        self._recorder = Recorder(self, subject.chat, settings, seed)
+        self._gates = gates
+        self._recorder = Recorder(self if writer is None else writer(self), subject.chat, settings, seed)
         batch_size = self._most = settings.batch_size
         self._tokens_per_batch = tokens_per_batch
         with quiet():
@@ -49,19 +54,25 @@ class SubjectLM(RecordingLM, HFLM):
         self._extra_ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
 
     def write(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """One continuation per prompt, in order."""
+        return self.write_gated(prompts, sampling, seeds, None)
+
+    def write_gated(
+        self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int], gates: torch.Tensor | None
+    ) -> list[Completion]:
         """Continue prompts, the longest first, in batches. Sampled batches are seeded by their first prompt.
+
+        Args:
+            prompts: what to continue.
+            sampling: how.
+            seeds: one per prompt.
+            gates: [prompt, component]: each prompt's own, in place of the tap's.
 
         Raises:
             UsageError: a prompt and its answer do not fit into the model's context.
         """
-        lengths = [len(self.tok_encode(p)) for p in prompts]
-        longest = max(lengths, default=0) + sampling.max_tokens
-        if longest > self.max_length:
-            raise UsageError(
-                f"a prompt of {max(lengths)} tokens and {sampling.max_tokens} new ones do not fit into the model's "
-                f"{self.max_length} tokens; lower evaluate.max_gen_toks (it is {sampling.max_tokens})"
-            )
-        size = max(1, min(self._most, self._tokens_per_batch // max(longest, 1)))
+        lengths = self._lengths(prompts)
+        size = self._rows_at_once(lengths, sampling)
         order = sorted(range(len(prompts)), key=lambda i: (-lengths[i], i))
         stop = make_stop(self.tokenizer, sampling.stop, self._extra_ends)
         written: dict[int, Completion] = {}
@@ -69,15 +80,50 @@ class SubjectLM(RecordingLM, HFLM):
             batch = order[start : start + size]
             torch.manual_seed(seeds[batch[0]])
             ids, mask = self.tok_batch_encode([prompts[i] for i in batch])
-            rows = self._continue(ids.to(self.device), mask.to(self.device), sampling, stop)
+            with self._gated(gates, batch):
+                rows = self._continue(ids.to(self.device), mask.to(self.device), sampling, stop)
             written.update({i: self._completed(row, sampling, stop) for i, row in zip(batch, rows, strict=True)})
             self._progress.advance(len(batch))
         return [written[i] for i in range(len(prompts))]
 
+    def rows_at_once(self, prompts: Sequence[str], sampling: Sampling) -> int:
+        """How many of these are one batch.
+
+        Raises:
+            UsageError: a prompt and its answer do not fit into the model's context.
+        """
+        return self._rows_at_once(self._lengths(prompts), sampling)
+
+    def _lengths(self, prompts: Sequence[str]) -> list[int]:
+        length = {p: len(self.tok_encode(p)) for p in dict.fromkeys(prompts)}
+        return [length[p] for p in prompts]
+
+    def _rows_at_once(self, lengths: Sequence[int], sampling: Sampling) -> int:
+        longest = max(lengths, default=0) + sampling.max_tokens
+        if longest > self.max_length:
+            raise UsageError(
+                f"a prompt of {max(lengths)} tokens and {sampling.max_tokens} new ones do not fit into the model's "
+                f"{self.max_length} tokens; lower evaluate.max_gen_toks (it is {sampling.max_tokens})"
+            )
+        return max(1, min(self._most, self._tokens_per_batch // max(longest, 1)))
+
+    @contextmanager
+    def _gated(self, gates: torch.Tensor | None, batch: list[int]) -> Iterator[None]:
+        if gates is None or self._gates is None:
+            yield
+            return
+        own = self._gates.gates
+        self._gates.gates = gates[batch].to(self.device)
+        try:
+            yield
+        finally:
+            self._gates.gates = own
+
     def _continue(self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, stop: Stop) -> list[list[int]]:
         """New tokens of left-padded contexts; rows may go on behind their end."""
         if sampling.temperature == 0 and supports_greedy(self.model):
-            return greedy(self.model, ids, mask, sampling.max_tokens, stop).tolist()
+            leave = None if self._gates is None else self._gates.keep
+            return greedy(self.model, ids, mask, sampling.max_tokens, stop, leave).tolist()
         chosen: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             chosen = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
@@ -102,6 +148,14 @@ class SubjectLM(RecordingLM, HFLM):
         by_text = len(cut) < len(text)  # what follows such an end is filling, not an end token of the row's own
         stopped = n < len(tokens) or by_text or len(tokens) < sampling.max_tokens
         return Completion(cut, "stop" if stopped else "length", n if by_text else min(n + 1, len(tokens)))
+
+    def expect(self, n: int) -> None:
+        """The progress bar begins again, at 0 of `n` items."""
+        self._progress.start(n, "item")
+
+    def advance(self, n: int) -> None:
+        """`n` items are there already."""
+        self._progress.advance(n)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihood of every request's continuation."""

@@ -36,11 +36,17 @@ class Offer:
 
 
 class Manager:
-    """Loads plugins by name and hands out what they offer."""
+    """Loads plugins by name and hands out what they offer.
+
+    Attributes:
+        roster: the rows that it was made of.
+        pm: pluggy's manager.
+        observer_failures: how often an observer raised.
+    """
 
     def __init__(self, roster: Roster) -> None:
         """Load nothing yet."""
-        self._roster = roster
+        self.roster = roster
         self._rows = {row.name: row for row in roster.plugins}
         self._entry_points: dict[str, EntryPoint] = {e.name: e for e in entry_points(group=ENTRY_POINT_GROUP)}
         self._offers: dict[str, Offer] = {}

@@ -40,7 +40,7 @@ _CONNECTS_S = 10.0
 """Seconds in which a cluster's head must answer."""
 _SAME = ("interp-harness", "torch", "transformers", "peft", "numpy", "scipy")
 """Packages whose versions decide the bytes of a result."""
-_ENVIRONMENT = ("HF_HUB_OFFLINE", "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM")
+_ENVIRONMENT = ("HF_HUB_OFFLINE", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "TOKENIZERS_PARALLELISM")
 """What workers take over from this process's environment. No keys."""
 
 

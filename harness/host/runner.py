@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,9 @@ from harness.host.interpret import execute
 from harness.host.manager import Manager
 from harness.host.plan import Plan, Step
 from harness.host.provenance import Provenance, collect
+from harness.host.second import FEWEST, Job, Listening, Outcome, Second, Told, jobs_for, suits
 from harness.host.steps import MakingRoom, Workbench, fresh_folder, provider_for
+from harness.judgements import StoredRecord
 from harness.llm.prices import require_price
 from harness.llm.session import Session
 from harness.records import ActivationSet, Checkpoint, Dictionary
@@ -89,6 +91,25 @@ class RunSummary:
     waiting: bool = False
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A step at work.
+
+    Attributes:
+        position: in the plan.
+        step: the step.
+        step_id: its row.
+        run: what it was handed.
+        began: when, on the monotonic clock.
+    """
+
+    position: int
+    step: Step
+    step_id: int
+    run: RunContext
+    began: float
+
+
 class Runner:
     """Runs a plan against a database and an artefact folder."""
 
@@ -106,6 +127,7 @@ class Runner:
         llm: Session | None = None,
         accept_failed: bool = False,
         executor: Executor | None = None,
+        jobs: int | None = 1,
     ) -> None:
         """Nothing runs yet.
 
@@ -121,6 +143,7 @@ class Runner:
             llm: budget of the run's LLM calls.
             accept_failed: a step is done though LLM calls failed that may succeed when they are asked again.
             executor: where maps over shards run; None is this process.
+            jobs: 2 for a second process that does steps beside this one; None is what suits the plan and machine.
         """
         self.plan, self.manager, self.store, self.artifacts = plan, manager, store, artifacts.resolve()
         self.force, self.display = force, display or Quiet()
@@ -129,6 +152,12 @@ class Runner:
         self.provenance = provenance or collect()
         self.folders = {s.name: self.artifacts / folder_name(s) for s in plan.steps}
         self.bench = Workbench(plan, manager, self.folders, self._explanations, self._evaluations)
+        self._jobs = jobs
+        self._second: Second | None = None
+        self._ahead: _Begun | None = None
+        self._waiting: dict[int, Step] = {}
+        self._ended: dict[str, str] = {}
+        self._alone: set[str] = set()
         self.executor: Executor = MakingRoom(executor, self.bench) if executor else LocalExecutor()
 
     def check(self, *, dry_run: bool = False) -> None:
@@ -195,22 +224,29 @@ class Runner:
                 model=self.plan.row.model.path,
                 paper_benchmarks=self.plan.row.paper_benchmarks,
             )
-            status, reason, reused = "failed", "ended unexpectedly", 0
+            status, reason = "failed", "ended unexpectedly"
             unfinished: dict[str, str] = {}
-            statuses: set[str] = set()
+            statuses = self._ended = {}
             try:
-                for position, step in enumerate(self.plan.steps):
+                self._open_second()
+                self._waiting = dict(enumerate(self.plan.steps))
+                while self._waiting or self._ahead is not None:
+                    position = self._next()
+                    if position is None:  # all that is left needs what the second process does
+                        self._look(run_id, patiently=True)
+                        continue
+                    step = self._waiting.pop(position)
                     held = next((name for name in step.inputs if name in unfinished), None)
                     if held is not None:
                         unfinished[step.name] = f"needs {held}"
+                        statuses[step.name] = "held"
                         self.display.end(step.name, "held", 0.0)
                         continue
                     ended, why = self._step(run_id, position, step)
-                    statuses.add(ended)
-                    reused += ended == "reused"
+                    statuses[step.name] = ended
                     if ended in ("incomplete", "waiting"):
                         unfinished[step.name] = why
-                status = "waiting" if "waiting" in statuses else "incomplete" if unfinished else "done"
+                status = "waiting" if "waiting" in statuses.values() else "incomplete" if unfinished else "done"
                 reason = "; ".join(f"{name}: {why}" for name, why in unfinished.items())
             except KeyboardInterrupt:
                 status, reason = "interrupted", "interrupted by the user"
@@ -222,10 +258,84 @@ class Runner:
                 reason = f"{type(error).__name__}: {error}"
                 raise
             finally:
+                self._close_second()
                 self.bench.engines.close()
                 self.store.finish_run(run_id, status=status, reason=reason or None)
         wall_s = time.monotonic() - began
-        return RunSummary(run_id, len(self.plan.steps), reused, wall_s, unfinished, "waiting" in statuses)
+        reused = sum(ended == "reused" for ended in statuses.values())
+        waiting = "waiting" in statuses.values()
+        return RunSummary(run_id, len(self.plan.steps), reused, wall_s, unfinished, waiting)
+
+    def _next(self) -> int | None:
+        """The first step whose inputs have all ended."""
+        return next((p for p, s in self._waiting.items() if all(name in self._ended for name in s.inputs)), None)
+
+    # the second process
+
+    def _open_second(self) -> None:
+        jobs = self._jobs if self._jobs is not None else jobs_for(self.plan, self.device())
+        pending = [self.plan.step(name) for name in self.pending()]
+        if jobs < 2 or not pending or isinstance(self.executor, MakingRoom):
+            return
+        import torch
+
+        # however the steps are shared out: with other threads some last bits would be others
+        threads = max(1, torch.get_num_threads() // 2)
+        torch.set_num_threads(threads)
+        if sum(suits(step, asks_llm=self._asks_llm(step)) for step in pending) >= FEWEST:
+            self._second = Second(self.plan, self.manager.roster, self.folders, threads)
+
+    def _hand_over(self, run_id: int) -> None:
+        """Give the second process the last step that can begin: the first ones are this one's."""
+        if self._second is None or not self._second.usable or self._ahead is not None:
+            return
+        for position, step in reversed(self._waiting.items()):
+            ready = all(self._ended.get(name) in ("done", "reused") for name in step.inputs)
+            if not ready or step.name in self._alone or not suits(step, asks_llm=self._asks_llm(step)):
+                continue
+            if not self.force and self._done_before(step) is not None:
+                continue
+            del self._waiting[position]
+            self._ahead = begun = self._begin(run_id, position, step)
+            outputs = {name: self.bench.outputs[name] for name in step.inputs}
+            self._second.start(Job(step.name, begun.run.done, outputs))
+            return
+
+    def _look(self, run_id: int, *, patiently: bool = False) -> None:
+        """Store what the second process made, and give it something to do."""
+        begun = self._ahead
+        if self._second is not None and begun is not None:
+            for news in self._second.news(patiently=patiently):
+                if isinstance(news, Told):
+                    news.tell(begun.run.progress)
+                elif not isinstance(news, Outcome):
+                    self._store_record(begun, news)
+                elif news.failure is None:
+                    self._ahead = None
+                    self._ended[begun.step.name] = "done"
+                    self.manager.pm.hook.harness_run_step(step=begun.step.name, stage=begun.step.kind, execute=int)
+                    self._finish(begun, "done", "", news.wall_s)
+                else:
+                    self._ahead = None
+                    self._take_back(begun, news)
+        self._hand_over(run_id)
+
+    def _take_back(self, begun: _Begun, outcome: Outcome) -> None:
+        """The step is done again, here."""
+        _log.warning("%s: %s; it is done again in the first process", begun.step.name, outcome.failure)
+        self._finish(begun, "interrupted", outcome.failure or "", outcome.wall_s)
+        self._alone.add(begun.step.name)
+        self._waiting = dict(sorted({**self._waiting, begun.position: begun.step}.items()))
+
+    def _close_second(self) -> None:
+        if self._second is not None:
+            self._second.close()
+        if self._ahead is not None:
+            begun, self._ahead = self._ahead, None
+            reason = "the run ended before it"
+            self._finish(begun, "interrupted", reason, time.monotonic() - begun.began)
+
+    # steps
 
     def _step(self, run_id: int, position: int, step: Step) -> tuple[str, str]:
         """Run or reuse one step: how it ended, and why it is not done."""
@@ -235,22 +345,13 @@ class Runner:
             self.store.link_reused(run_id, self._step_id(step), position)
             self.display.end(step.name, "reused", 0.0)
             return "reused", ""
-        stale = self.store.find_step(step.key)
-        redo = stale is not None and (self.force or stale.status == "done")
-        # What an LLM was asked is in the journal: such a step begins again, replays it, and asks what had failed.
-        again = redo or (stale is not None and self._asks_llm(step))
-        step_id, done = self.store.begin_step(
-            run_id, position, **self._describe(step), provenance=self.provenance, restart=again
-        )
-        folder = fresh_folder(self.folders[step.name], keep=bool(stale) and not redo)
-        progress = self.display.begin(step.name, position + 1, len(self.plan.steps))
-        run = self._context(step, step_id, folder, done, progress)
-        self.manager.notify(self.manager.pm.hook.harness_step_started, StepStarted(step.name, step.key, len(done)))
-        began = time.monotonic()
+        begun = self._begin(run_id, position, step)
+        run = replace(begun.run, progress=Listening(begun.run.progress, lambda: self._look(run_id)))
+        self._hand_over(run_id)
         status, reason = "failed", "ended unexpectedly"
         try:
             self.manager.pm.hook.harness_run_step(
-                step=step.name, stage=step.kind, execute=lambda: self._store_records(step, step_id, run)
+                step=step.name, stage=step.kind, execute=lambda: self._store_records(begun, run)
             )
             status, reason = self._complete(run)
         except Waiting as waiting:
@@ -262,15 +363,32 @@ class Runner:
             reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
             raise
         finally:
-            wall_s = time.monotonic() - began
-            outputs = self.bench.outputs.get(step.name, {}) if status == "done" else {}
-            self.store.finish_step(
-                step_id, status=status, reason=reason or None, wall_s=wall_s, output=self._portable(outputs)
-            )
-            self.display.end(step.name, status, wall_s)
-            finished = StepFinished(step.name, step.key, status, wall_s, reason or None)
-            self.manager.notify(self.manager.pm.hook.harness_step_finished, finished)
+            self._finish(begun, status, reason, time.monotonic() - begun.began)
         return status, reason
+
+    def _begin(self, run_id: int, position: int, step: Step) -> _Begun:
+        stale = self.store.find_step(step.key)
+        redo = stale is not None and (self.force or stale.status == "done")
+        # What an LLM was asked is in the journal: such a step begins again, replays it, and asks what had failed.
+        again = redo or (stale is not None and self._asks_llm(step))
+        step_id, done = self.store.begin_step(
+            run_id, position, **self._describe(step), provenance=self.provenance, restart=again
+        )
+        folder = fresh_folder(self.folders[step.name], keep=bool(stale) and not redo)
+        progress = self.display.begin(step.name, position + 1, len(self.plan.steps))
+        run = self._context(step, step_id, folder, done, progress)
+        self.manager.notify(self.manager.pm.hook.harness_step_started, StepStarted(step.name, step.key, len(done)))
+        return _Begun(position, step, step_id, run, time.monotonic())
+
+    def _finish(self, begun: _Begun, status: str, reason: str, wall_s: float) -> None:
+        step = begun.step
+        outputs = self.bench.outputs.get(step.name, {}) if status == "done" else {}
+        self.store.finish_step(
+            begun.step_id, status=status, reason=reason or None, wall_s=wall_s, output=self._portable(outputs)
+        )
+        self.display.end(step.name, status, wall_s)
+        finished = StepFinished(step.name, step.key, status, wall_s, reason or None)
+        self.manager.notify(self.manager.pm.hook.harness_step_finished, finished)
 
     def _complete(self, run: RunContext) -> tuple[str, str]:
         """Whether a step that ran to its end is done: not where LLM calls failed that may yet succeed."""
@@ -284,18 +402,21 @@ class Runner:
             return True
         return step.plugin is not None and self.manager.offer(step.plugin).registration.asks_llm
 
-    def _store_records(self, step: Step, step_id: int, run: RunContext) -> int:
+    def _store_records(self, begun: _Begun, run: RunContext) -> int:
         stored = 0
-        outputs = self.bench.outputs.setdefault(step.name, {})
-        for record in execute(step, self.bench, run):
-            self.store.write(step_id, record)
-            kind = type(record).__name__
-            if kind in _ARTEFACTS:
-                outputs[kind] = record
+        self.bench.outputs.setdefault(begun.step.name, {})
+        for record in execute(begun.step, self.bench, run):
+            self._store_record(begun, record)
             stored += 1
-            event = StepProgressed(step.name, record.item)
-            self.manager.notify(self.manager.pm.hook.harness_step_progressed, event)
         return stored
+
+    def _store_record(self, begun: _Begun, record: StoredRecord) -> None:
+        self.store.write(begun.step_id, record)
+        kind = type(record).__name__
+        if kind in _ARTEFACTS:
+            self.bench.outputs.setdefault(begun.step.name, {})[kind] = record
+        event = StepProgressed(begun.step.name, record.item)
+        self.manager.notify(self.manager.pm.hook.harness_step_progressed, event)
 
     def _context(self, step: Step, step_id: int, folder: Path, done: frozenset[str], progress: Progress) -> RunContext:
         return RunContext(

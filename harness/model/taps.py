@@ -173,6 +173,26 @@ class Gate:
         return values * (gates.unsqueeze(-2) if gates.dim() == 2 else gates)
 
 
+class RowGates:
+    """Edit: gates that change while a tap is open, as sequences join and leave a batch.
+
+    Attributes:
+        gates: as `Gate.gates`.
+    """
+
+    def __init__(self, gates: torch.Tensor) -> None:
+        self.gates = gates
+
+    def __call__(self, values: torch.Tensor, columns: slice) -> torch.Tensor:
+        """Gate one site's values."""
+        return Gate(self.gates)(values, columns)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Of a batch, only these sequences go on."""
+        if self.gates.dim() == 2:
+            self.gates = self.gates[rows.to(self.gates.device)]
+
+
 @dataclass(frozen=True)
 class SetTo:
     """Edit: put these values in place of the scalars (a dictionary splice, a mean ablation).

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from harness.results.query_common import finite, once, own_steps
+from harness.results.query_common import finite, once, own_steps, plan_order
 from harness.results.tables import Step
 from harness.results.tables_ablations import AblationScore
 
@@ -81,7 +81,7 @@ def components(connection: Connection, run_id: int) -> list[ComponentRow]:
         select(AblationScore.__table__, Step.name.label("step"))
         .join(Step, Step.id == AblationScore.step_id)
         .where(AblationScore.step_id.in_(own_steps(run_id)), AblationScore.scope.in_(SCOPES))
-        .order_by(AblationScore.id)
+        .order_by(*plan_order(run_id, AblationScore))
     ).all()
     if all(r.scope == "adapter" for r in found):
         return []

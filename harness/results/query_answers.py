@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from harness import stats
-from harness.results.query_common import interval_values, mean_score, once, own_steps
+from harness.results.query_common import interval_values, mean_score, once, own_steps, plan_order
 from harness.results.tables import Evaluation, Sample, Step
 from harness.results.tables_judgements import AnswerVerdict
 
@@ -105,7 +105,7 @@ def answers(connection: Connection, run_id: int) -> dict[tuple[str, str], list[A
         select(Evaluation.id, Evaluation.benchmark, Evaluation.variant, *fields)
         .join(Sample, Sample.evaluation_id == Evaluation.id)
         .where(Evaluation.step_id.in_(own_steps(run_id)))
-        .order_by(Evaluation.id, Sample.doc_id, Sample.repeat)
+        .order_by(*plan_order(run_id, Evaluation), Sample.doc_id, Sample.repeat)
     )
     found: dict[tuple[str, str], list[Answer]] = {}
     newest: dict[tuple[str, str], int] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sqlalchemy import Connection, select
 
-from harness.results.query_common import own_steps
+from harness.results.query_common import own_steps, plan_order
 from harness.results.tables import ActivationSet, Feature
 
 _SHARES = (0.05, 0.5, 0.95)
@@ -68,7 +68,9 @@ class CaptureRow:
 def captures(connection: Connection, run_id: int) -> list[CaptureRow]:
     """All activation sets of a run, in the order in which they were made."""
     a = ActivationSet
-    found = connection.execute(select(a.__table__).where(a.step_id.in_(own_steps(run_id))).order_by(a.id)).all()
+    found = connection.execute(
+        select(a.__table__).where(a.step_id.in_(own_steps(run_id))).order_by(*plan_order(run_id, a))
+    ).all()
     density: dict[tuple[int, str], list[float]] = defaultdict(list)
     f = Feature
     for row in connection.execute(

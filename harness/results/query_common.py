@@ -51,6 +51,12 @@ def own_steps(run_id: int) -> Select[Any]:
     return select(RunStep.step_id).where(RunStep.run_id == run_id)
 
 
+def plan_order(run_id: int, table: Any) -> tuple[Any, Any]:
+    """Records in the order of the plan's steps: two processes store them as they are done. To order by."""
+    of_step = RunStep.run_id == run_id, RunStep.step_id == table.step_id
+    return select(RunStep.position).where(*of_step).scalar_subquery(), table.id
+
+
 def finite(value: float | None) -> float | None:
     """The value; None for an unbounded or missing one (JSON and LaTeX have no infinity)."""
     return value if value is not None and math.isfinite(value) else None

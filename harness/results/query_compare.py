@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 from harness import stats
 from harness.results.differences import independent_difference, paired_difference
 from harness.results.query_benchmarks import item_scores, paired_scores
-from harness.results.query_common import finite, mean_score, own_steps
+from harness.results.query_common import finite, mean_score, own_steps, plan_order
 from harness.results.query_grades import grades
 from harness.results.tables import RunStep, Step, StudyRun
 from harness.results.tables_ablations import AblationScore
@@ -200,7 +200,7 @@ def _dictionaries(connection: Connection, first: int, second: int) -> Iterator[C
 
 def _scores_by_dictionary(connection: Connection, run_id: int) -> dict[str, Any]:
     table = DictionaryScore
-    own = select(table.__table__).where(table.step_id.in_(own_steps(run_id))).order_by(table.id)
+    own = select(table.__table__).where(table.step_id.in_(own_steps(run_id))).order_by(*plan_order(run_id, table))
     return {r.name: r for r in connection.execute(own)}
 
 

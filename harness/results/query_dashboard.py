@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, select
 
-from harness.results.query_common import own_steps
+from harness.results.query_common import own_steps, plan_order
 from harness.results.tables import (
     ActivationSet,
     Category,
@@ -136,7 +136,9 @@ def catalogue(connection: Connection, run_id: int) -> list[CatalogueRow]:
     f = Feature
     columns = (f.id, f.source, f.feature, f.layer, f.projection, f.density_per_token, f.activation_sum,
                f.activation_max, f.n_tokens)  # fmt: skip
-    found = connection.execute(select(*columns).where(f.step_id.in_(own_steps(run_id))).order_by(f.id))
+    found = connection.execute(
+        select(*columns).where(f.step_id.in_(own_steps(run_id))).order_by(*plan_order(run_id, f))
+    )
     return list({(r.source, r.feature): CatalogueRow(*r) for r in found}.values())
 
 
@@ -214,7 +216,7 @@ def activation_sets(connection: Connection, run_id: int) -> list[StoredFolder]:
         select(a.source, Step.artifact, a.path)
         .join(Step, Step.id == a.step_id)
         .where(a.step_id.in_(own_steps(run_id)))
-        .order_by(a.id)
+        .order_by(*plan_order(run_id, a))
     )
     return list({r.source: StoredFolder(*r) for r in found}.values())
 
@@ -226,7 +228,7 @@ def dictionary_folders(connection: Connection, run_id: int) -> list[DictionaryFo
         select(d.name, Step.artifact, d.path, d.columns_json)
         .join(Step, Step.id == d.step_id)
         .where(d.step_id.in_(own_steps(run_id)))
-        .order_by(d.id)
+        .order_by(*plan_order(run_id, d))
     )
     return list({r.name: DictionaryFolder(*r) for r in found}.values())
 

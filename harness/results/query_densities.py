@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, select
 
 from harness import stats
-from harness.results.query_common import finite, once, own_steps
+from harness.results.query_common import finite, once, own_steps, plan_order
 from harness.results.tables import Category, CategoryAssignment, Feature, Step
 from harness.sources import PLANTED
 
@@ -146,7 +146,7 @@ def _assigned(connection: Connection, run_id: int) -> dict[tuple[str, str | None
         for r in connection.execute(
             select(f.source, f.feature, f.layer, f.projection, f.activation_sum)
             .where(f.step_id.in_(steps), f.source != PLANTED)
-            .order_by(f.id)
+            .order_by(*plan_order(run_id, f))
         )
     }
     found: dict[tuple[str, str | None, int], list[_Assigned]] = defaultdict(list)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from harness.results.query_common import finite, own_steps
+from harness.results.query_common import finite, own_steps, plan_order
 from harness.results.tables import Explanation, Feature
 from harness.results.tables_dictionaries import Dictionary, DictionaryScore, LatentEffect
 
@@ -94,7 +94,7 @@ def dictionaries(connection: Connection, run_id: int) -> list[DictionaryRow]:
     found = connection.execute(
         select(DictionaryScore.__table__)
         .where(DictionaryScore.step_id.in_(own_steps(run_id)))
-        .order_by(DictionaryScore.id)
+        .order_by(*plan_order(run_id, DictionaryScore))
     ).all()
     measured = [name for name in DictionaryRow.__dataclass_fields__ if name not in ("frontier", "density_histogram")]
     rows = []
@@ -110,7 +110,9 @@ def dictionaries(connection: Connection, run_id: int) -> list[DictionaryRow]:
 def fitted_dictionaries(connection: Connection, run_id: int) -> list[FittedRow]:
     """The run's dictionaries, in the order in which they were fitted."""
     found = connection.execute(
-        select(Dictionary.__table__).where(Dictionary.step_id.in_(own_steps(run_id))).order_by(Dictionary.id)
+        select(Dictionary.__table__)
+        .where(Dictionary.step_id.in_(own_steps(run_id)))
+        .order_by(*plan_order(run_id, Dictionary))
     )
     return [FittedRow(r.name, r.n_latents, len(r.columns_json), r.k, r.signed, r.path) for r in found]
 

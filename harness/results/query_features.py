@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from harness import stats
-from harness.results.query_common import finite, once, own_steps
+from harness.results.query_common import finite, once, own_steps, plan_order
 from harness.results.tables import Category, CategoryAssignment, Exemplar, Explanation, Feature, Step
 from harness.sources import PLANTED
 
@@ -161,7 +161,9 @@ def _features(connection: Connection, run_id: int) -> dict[tuple[str, str], Any]
     columns = (Feature.id, Feature.source, Feature.feature, Feature.layer, Feature.projection,
                Feature.density_per_token, Feature.activation_max, Feature.activation_sum, Feature.n_tokens)  # fmt: skip
     rows = connection.execute(
-        select(*columns).where(Feature.step_id.in_(own_steps(run_id)), Feature.source != PLANTED).order_by(Feature.id)
+        select(*columns)
+        .where(Feature.step_id.in_(own_steps(run_id)), Feature.source != PLANTED)
+        .order_by(*plan_order(run_id, Feature))
     )
     return {(r.source, r.feature): r for r in rows}
 

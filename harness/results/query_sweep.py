@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from harness import stats
-from harness.results.query_common import finite, own_steps
+from harness.results.query_common import finite, own_steps, plan_order
 from harness.results.tables import Step
 from harness.results.tables_ablations import AblationScore
 
@@ -145,7 +145,7 @@ def _cells(connection: Connection, run_id: int, scopes: Sequence[str]) -> list[A
             select(AblationScore.__table__, Step.name.label("step"))
             .join(Step, Step.id == AblationScore.step_id)
             .where(AblationScore.step_id.in_(own_steps(run_id)), AblationScore.scope.in_(scopes))
-            .order_by(AblationScore.id)
+            .order_by(*plan_order(run_id, AblationScore))
         ).all()
     )
 

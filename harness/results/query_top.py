@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from harness.results.query_common import own_steps
+from harness.results.query_common import own_steps, plan_order
 from harness.results.query_features import FeatureRow, context_of, feature_row
 from harness.results.tables import CategoryAssignment, Exemplar, Explanation, Feature, Step
 from harness.sources import PLANTED
@@ -70,7 +70,7 @@ def _chosen(connection: Connection, run_id: int, top: int) -> list[_Chosen]:
     found = connection.execute(
         select(f.source, f.feature, f.id, f.activation_sum)
         .where(f.step_id.in_(own), f.source != PLANTED)
-        .order_by(f.id)
+        .order_by(*plan_order(run_id, f))
     )
     stored = {(r[0], r[1]): (r[2], r[3]) for r in found}
     said = connection.execute(

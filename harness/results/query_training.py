@@ -8,7 +8,7 @@ from itertools import combinations
 
 from sqlalchemy import Connection, select
 
-from harness.results.query_common import own_steps
+from harness.results.query_common import own_steps, plan_order
 from harness.results.tables import Checkpoint, Explanation, Step
 from harness.results.tables_dictionaries import Dictionary
 from harness.results.tables_judgements import PlantedFeature
@@ -50,7 +50,9 @@ def training(connection: Connection, run_id: int) -> list[TrainingRow]:
     )
     for kind, query, table in tables:
         found = connection.execute(
-            query.join(Step, Step.id == table.step_id).where(table.step_id.in_(own_steps(run_id))).order_by(table.id)
+            query.join(Step, Step.id == table.step_id)
+            .where(table.step_id.in_(own_steps(run_id)))
+            .order_by(*plan_order(run_id, table))
         )
         rows += [TrainingRow(kind, r.name or kind, int(s), float(loss)) for r in found for s, loss in r.losses_json]
     return rows

@@ -20,8 +20,8 @@ class GroupsConfig(KLConfig):
     """`blocks`: attention and MLP; `all`: each projection too; `none`: KL only. Every group costs a full evaluation."""
     projection_items: PositiveInt | None = None
     """First n items of each benchmark for single projections; None is all. Attention and MLP always run on all."""
-    evaluation_batch_size: PositiveInt = 256
-    """Most benchmark items at once."""
+    evaluation_batch_size: PositiveInt = 1024
+    """Most benchmark items at once, those of all groups together."""
 
 
 def _load() -> Callable[[GroupsConfig], Ablation]:
@@ -39,6 +39,6 @@ def harness_ablations() -> list[Registration[Ablation]]:
             config=GroupsConfig,
             load=_load,
             summary="KL and benchmark scores without attention, without MLP and without each projection",
-            version="2",
+            version="3",
         )
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.benchmarks.answerer import answerer
+from harness.benchmarks.answerer import answerers
 from harness.benchmarks.evaluate import evaluate
 from harness.records import AblationScore, EvaluationResult, Trace
 from harness.stages import RunContext
@@ -81,28 +81,32 @@ class Groups:
         groups = group_cells(subject.components)
         with Scorer(subject, traces, self.config, run) as scorer:
             yield from scorer.exact([g for g in groups if g.item not in run.done])
-        for group in groups:
-            if self._benchmarked(group):
-                yield from self._benchmarks(subject, group, run)
+        blocks = [g for g in groups if "projection" not in g.where]
+        projections = [g for g in groups if "projection" in g.where]
+        if self.config.benchmark_groups != "none":
+            yield from self._benchmarks(subject, blocks, run.evaluate.limit, run)
+        if self.config.benchmark_groups == "all":
+            limits = [n for n in (run.evaluate.limit, self.config.projection_items) if n is not None]
+            yield from self._benchmarks(subject, projections, min(limits, default=None), run)
 
-    def _benchmarked(self, group: Cell) -> bool:
-        wanted = self.config.benchmark_groups
-        return wanted == "all" or (wanted == "blocks" and "projection" not in group.where)
-
-    def _benchmarks(self, subject: Subject, group: Cell, run: RunContext) -> Iterator[EvaluationResult]:
-        variant = f"without-{group.where['group']}"
-        limits = [run.evaluate.limit, self.config.projection_items if "projection" in group.where else None]
-        limit = min((n for n in limits if n is not None), default=None)
+    def _benchmarks(
+        self, subject: Subject, groups: Sequence[Cell], limit: int | None, run: RunContext
+    ) -> Iterator[EvaluationResult]:
+        """Every benchmark of groups that are asked the same items."""
+        update = {"limit": limit, "batch_size": self.config.evaluation_batch_size}
         for benchmark in run.evaluate.benchmarks:
-            if f"{variant}/{benchmark}" in run.done:
+            names = [f"without-{group.where['group']}" for group in groups]
+            todo = [f"{name}/{benchmark}" not in run.done for name in names]
+            if not any(todo):
                 continue
-            yield evaluate(
-                answerer(subject, run, group.off),
-                benchmark,
-                variant=variant,
-                settings=run.evaluate.model_copy(
-                    update={"limit": limit, "batch_size": self.config.evaluation_batch_size}
-                ),
-                seed=run.seed,
-                progress=run.progress,
-            )
+            asked = answerers(subject, run, [group.off for group in groups])
+            for name, variant, wanted in zip(names, asked, todo, strict=True):
+                if wanted:
+                    yield evaluate(
+                        variant,
+                        benchmark,
+                        variant=name,
+                        settings=run.evaluate.model_copy(update=update),
+                        seed=run.seed,
+                        progress=run.progress,
+                    )

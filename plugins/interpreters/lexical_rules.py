@@ -80,8 +80,9 @@ class Background:
                 break
             tokens: dict[int, str] = {}
             for exemplar in windows[document]:
-                for i in range(len(exemplar.tokens)):
-                    tokens.setdefault(exemplar.start + i, normal(exemplar.tokens, i))
+                for i, token in enumerate(exemplar.tokens, exemplar.start):
+                    if i not in tokens:  # windows overlap many times
+                        tokens[i] = _bare(token) if token else normal(exemplar.tokens, i - exemplar.start)
             counts.update(_occurrence(tokens, position) for position in tokens)
         self.n_tokens = counts.total()
         self._counts = counts
@@ -124,7 +125,10 @@ def occurrences(tokens: Sequence[str]) -> list[Occurrence]:
 
 def normal(tokens: Sequence[str], index: int) -> str:
     """A token without leading spaces; a part of a multi-byte character as that character; spaces as one space."""
-    token = next((t for t in (*tokens[index::-1], *tokens[index:]) if t), "")
+    return _bare(tokens[index] or next((t for t in (*tokens[index::-1], *tokens[index:]) if t), ""))
+
+
+def _bare(token: str) -> str:
     return token.lstrip(" ") or " "
 
 

@@ -1,0 +1,63 @@
+"""Ablated variants that answer together: every row of a batch has the gates of its variant.
+
+On a small model a decoding step of ten rows takes as long as one of a hundred. Greedy answers are those that each
+variant gives alone, but for rounding: which variants share a batch does not depend on what is stored already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.benchmarks.generation import Completion, Sampling
+from harness.model.taps import ablate
+
+if TYPE_CHECKING:
+    from harness.benchmarks.lm import SubjectLM
+    from harness.model.components import Component
+
+
+_BATCHES = 4
+"""Where all of them are more batches than this, each variant writes for itself: an interruption would lose too much."""
+
+
+class Together:
+    """What several variants of a subject answer. The first that is asked writes for all."""
+
+    def __init__(self, components: Sequence[Component], offs: Sequence[Sequence[Component]]) -> None:
+        """Nothing is written yet. `offs`: the components that are off, per variant."""
+        self._gates = torch.stack([ablate(components, off).gates for off in offs])
+        self._written: dict[tuple[str, Sampling, int], list[Completion]] = {}
+
+    def write(
+        self, lm: SubjectLM, variant: int, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]
+    ) -> list[Completion]:
+        """A variant's continuations, in the order of the prompts."""
+        asked = [(prompt, sampling, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        missing = [key for key in dict.fromkeys(asked) if key not in self._written]
+        n = len(self._gates)
+        if len(missing) * n > _BATCHES * lm.rows_at_once(prompts, sampling):
+            return lm.write(prompts, sampling, seeds)
+        if missing:
+            rows = [(prompt, seed) for prompt, _, seed in missing for _ in range(n)]
+            lm.expect(len(rows))
+            written = lm.write_gated(
+                [p for p, _ in rows], sampling, [s for _, s in rows], self._gates.repeat(len(missing), 1)
+            )
+            self._written.update({key: written[i * n : (i + 1) * n] for i, key in enumerate(missing)})
+        else:
+            lm.advance(len(asked))
+        return [self._written[key][variant] for key in asked]
+
+
+class Variant:
+    """One of them, as a writer."""
+
+    def __init__(self, together: Together, variant: int, lm: SubjectLM) -> None:
+        self._together, self._variant, self._lm = together, variant, lm
+
+    def write(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
+        """One continuation per prompt, in order."""
+        return self._together.write(self._lm, self._variant, prompts, sampling, seeds)
