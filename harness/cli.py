@@ -6,8 +6,7 @@ import errno
 import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +20,6 @@ from harness.report.terminal import make_console
 
 if TYPE_CHECKING:
     from harness.host.manager import Manager
-    from harness.host.ray_executor import RayExecutor
     from harness.host.registry import Roster
 
 STAGES_HELP = "train, evaluate, probe, learn, interpret or ablate"
@@ -175,6 +173,7 @@ def run(
     from pathlib import Path
 
     from harness.host.plan import make_plan, parse_settings
+    from harness.host.ray_executor import opened
     from harness.host.runner import Runner
     from harness.llm.session import Session
     from harness.report.live import LiveDisplay
@@ -193,7 +192,7 @@ def run(
         only=only,
         provider=provider,
     )
-    with Store.open(db) as store, _executor(executor, device, ray_address, ray_workers) as workers:
+    with Store.open(db) as store, opened(executor, device, ray_address, ray_workers) as workers:
         session = Session(max_calls=max_calls, max_cost_usd=max_cost, batch=llm_batch)
         display = LiveDisplay(console, session)
         runner = Runner(
@@ -221,23 +220,6 @@ def run(
         for name, why in summary.unfinished.items():
             console.print(f"  not done: {name}: {why}", markup=False, highlight=False)
         ctx.exit(Waiting.exit_code if summary.waiting else HarnessError.exit_code)
-
-
-@contextmanager
-def _executor(name: str, device: str, address: str | None, workers: int | None) -> Iterator[RayExecutor | None]:
-    """The executor that maps over shards; None is the process itself."""
-    if name == "local":
-        if address is not None or workers is not None:
-            raise UsageError("--ray-address and --ray-workers say how --executor ray runs; add it")
-        yield None
-        return
-    from harness.host.ray_executor import RayExecutor
-
-    executor = RayExecutor(device=device, address=address, workers=workers)
-    try:
-        yield executor
-    finally:
-        executor.close()
 
 
 @cli.group(invoke_without_command=True)

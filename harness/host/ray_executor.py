@@ -378,3 +378,22 @@ def _in_sentences() -> Iterator[None]:
         raise
     except Exception as error:
         raise HarnessError(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def opened(name: str, device: str, address: str | None, workers: int | None) -> Iterator[RayExecutor | None]:
+    """The executor of that name, `local` or `ray`; None is the process itself.
+
+    Raises:
+        UsageError: Ray's settings without Ray.
+    """
+    if name == "local":
+        if address is not None or workers is not None:
+            raise UsageError("--ray-address and --ray-workers say how --executor ray runs; add it")
+        yield None
+        return
+    executor = RayExecutor(device=device, address=address, workers=workers)
+    try:
+        yield executor
+    finally:
+        executor.close()

@@ -8,87 +8,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from harness.errors import HarnessError, ResultsError, Waiting
 from harness.executors import Executor, LocalExecutor
 from harness.hookspecs import StepFinished, StepProgressed, StepStarted
-from harness.host.estimate import check_context, check_memory
+from harness.host.artefacts import ARTEFACTS, folder_name, portable, read_outputs
+from harness.host.check import check_device, check_plan
+from harness.host.display import Display, Quiet, RunSummary
 from harness.host.interpret import execute
 from harness.host.manager import Manager
 from harness.host.plan import Plan, Step
 from harness.host.provenance import Provenance, collect
-from harness.host.second import FEWEST, Job, Listening, Outcome, Second, Told, jobs_for, suits
+from harness.host.second import Job, Listening, Outcome, Second, Told, jobs_for, share, suits
 from harness.host.steps import MakingRoom, Workbench, fresh_folder, provider_for
 from harness.judgements import StoredRecord
-from harness.llm.prices import require_price
 from harness.llm.session import Session
-from harness.records import ActivationSet, Checkpoint, Dictionary
 from harness.results.alone import alone
 from harness.results.journal import Journal
 from harness.results.store import Store
-from harness.stages import Progress, RunContext, SilentProgress
+from harness.stages import Progress, RunContext
 
 _log = logging.getLogger(__name__)
-_ARTEFACTS: dict[str, type[Checkpoint] | type[ActivationSet] | type[Dictionary]] = {
-    "Checkpoint": Checkpoint,
-    "ActivationSet": ActivationSet,
-    "Dictionary": Dictionary,
-}
-
-
-class Display(Protocol):
-    """Where a person watches a run."""
-
-    def begin(self, step: str, position: int, total: int) -> Progress:
-        """A step begins; returns where it reports its progress."""
-        ...
-
-    def end(self, step: str, status: str, wall_s: float) -> None:
-        """A step ended as `done`, `reused`, `failed`, `interrupted`, `incomplete` or `waiting`, or was `held` up."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Say a sentence."""
-        ...
-
-
-class Quiet:
-    """A display that shows nothing."""
-
-    def begin(self, step: str, position: int, total: int) -> Progress:
-        """Show nothing."""
-        return SilentProgress()
-
-    def end(self, step: str, status: str, wall_s: float) -> None:
-        """Show nothing."""
-
-    def note(self, text: str) -> None:
-        """Show nothing."""
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """How a run went.
-
-    Attributes:
-        run_id: its row.
-        n_steps: steps of the plan.
-        n_reused: of them, done before.
-        wall_s: wall time in seconds.
-        unfinished: step -> why it is not done: LLM calls failed or are in a batch, or it needs such a step.
-        waiting: whether one of them waits for a batch.
-    """
-
-    run_id: int
-    n_steps: int
-    n_reused: int
-    wall_s: float
-    unfinished: Mapping[str, str] = field(default_factory=dict)
-    waiting: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,46 +106,17 @@ class Runner:
         self.executor: Executor = MakingRoom(executor, self.bench) if executor else LocalExecutor()
 
     def check(self, *, dry_run: bool = False) -> None:
-        """Find what would fail after minutes of work: a bad row of data, unknown benchmarks, too little GPU memory.
+        """Find what would fail after minutes of work: a bad row of data, and what `harness.host.check` names.
 
         Args:
             dry_run: only a plan is wanted: the data may be out of reach, and no device is needed.
-
-        Raises:
-            DataError: the traces cannot be read.
-            ProviderError: an LLM has no API key, and none of its answers is stored.
-            UnknownName: a benchmark's name.
-            UsageError: the budget is in money and no price is known for an LLM, a model does not fit the GPU, answers
-                do not fit its context, or the benchmarks need vLLM and it is not installed.
         """
-        if self.llm.max_cost_usd is not None:
-            for choice in self.plan.llms.values():
-                require_price(choice.provider, choice.model, choice.config.prices)
-        check_context(self.plan)
-        if not dry_run and any(self._asks_llm(self.plan.step(name)) for name in self.pending()):
-            for choice in self.plan.llms.values():
-                if not self.store.has_calls(choice.provider):  # what is in the journal is replayed without a key
-                    choice.config.require(choice.provider)
-        if self.pending() and not dry_run:
+        pending = [self.plan.step(name) for name in self.pending()]
+        asks_llm = any(self._asks_llm(step) for step in pending)
+        if pending and not dry_run:
             self.bench.traces()
-            self._check_memory()
-        if any(self.plan.step(name).kind in ("evaluate", "ablate") for name in self.pending()):
-            from harness.benchmarks.catalogue import check_benchmarks, check_data
-            from harness.benchmarks.engine import require_vllm
-
-            evaluate = self.plan.row.evaluate
-            if evaluate.backend == "vllm" and not dry_run:
-                require_vllm("evaluate.backend=vllm")
-            check_benchmarks(evaluate.benchmarks, [Path(p) for p in evaluate.task_paths])
-            if not dry_run:
-                check_data(evaluate)
-
-    def _check_memory(self) -> None:
-        if self.device().startswith("cuda"):
-            import torch
-
-            free, _ = torch.cuda.mem_get_info(self.device())
-            check_memory(self.plan, self.pending(), float(free), self.device())
+            check_device(self.plan, pending, self.device())
+        check_plan(self.plan, pending, self.store, self.llm, asks_llm=asks_llm, dry_run=dry_run)
 
     def pending(self) -> list[str]:
         """Names of the steps that would run."""
@@ -262,9 +178,8 @@ class Runner:
                 self.bench.engines.close()
                 self.store.finish_run(run_id, status=status, reason=reason or None)
         wall_s = time.monotonic() - began
-        reused = sum(ended == "reused" for ended in statuses.values())
-        waiting = "waiting" in statuses.values()
-        return RunSummary(run_id, len(self.plan.steps), reused, wall_s, unfinished, waiting)
+        ends = list(statuses.values())
+        return RunSummary(run_id, len(ends), ends.count("reused"), wall_s, unfinished, "waiting" in ends)
 
     def _next(self) -> int | None:
         """The first step whose inputs have all ended."""
@@ -273,17 +188,11 @@ class Runner:
     # the second process
 
     def _open_second(self) -> None:
-        jobs = self._jobs if self._jobs is not None else jobs_for(self.plan, self.device())
         pending = [self.plan.step(name) for name in self.pending()]
-        if jobs < 2 or not pending or isinstance(self.executor, MakingRoom):
-            return
-        import torch
-
-        # however the steps are shared out: with other threads some last bits would be others
-        threads = max(1, torch.get_num_threads() // 2)
-        torch.set_num_threads(threads)
-        if sum(suits(step, asks_llm=self._asks_llm(step)) for step in pending) >= FEWEST:
-            self._second = Second(self.plan, self.manager.roster, self.folders, threads)
+        if pending and not isinstance(self.executor, MakingRoom):
+            jobs = self._jobs if self._jobs is not None else jobs_for(self.plan, self.device())
+            able = [step for step in pending if suits(step, asks_llm=self._asks_llm(step))]
+            self._second = share(self.plan, able, self.manager.roster, self.folders, jobs)
 
     def _hand_over(self, run_id: int) -> None:
         """Give the second process the last step that can begin: the first ones are this one's."""
@@ -313,7 +222,9 @@ class Runner:
                 elif news.failure is None:
                     self._ahead = None
                     self._ended[begun.step.name] = "done"
-                    self.manager.pm.hook.harness_run_step(step=begun.step.name, stage=begun.step.kind, execute=int)
+                    self.manager.pm.hook.harness_run_step(
+                        step=begun.step.name, stage=begun.step.kind, execute=partial(int, news.n_records)
+                    )
                     self._finish(begun, "done", "", news.wall_s)
                 else:
                     self._ahead = None
@@ -384,7 +295,7 @@ class Runner:
         step = begun.step
         outputs = self.bench.outputs.get(step.name, {}) if status == "done" else {}
         self.store.finish_step(
-            begun.step_id, status=status, reason=reason or None, wall_s=wall_s, output=self._portable(outputs)
+            begun.step_id, status=status, reason=reason or None, wall_s=wall_s, output=portable(outputs, self.artifacts)
         )
         self.display.end(step.name, status, wall_s)
         finished = StepFinished(step.name, step.key, status, wall_s, reason or None)
@@ -413,7 +324,7 @@ class Runner:
     def _store_record(self, begun: _Begun, record: StoredRecord) -> None:
         self.store.write(begun.step_id, record)
         kind = type(record).__name__
-        if kind in _ARTEFACTS:
+        if kind in ARTEFACTS:
             self.bench.outputs.setdefault(begun.step.name, {})[kind] = record
         event = StepProgressed(begun.step.name, record.item)
         self.manager.notify(self.manager.pm.hook.harness_step_progressed, event)
@@ -452,24 +363,12 @@ class Runner:
         row = self.store.find_step(step.key)
         if row is None or row.status != "done":
             return None
-        outputs = {}
-        for kind, data in (row.output or {}).items():
-            record = _ARTEFACTS[kind].model_validate({**data, "path": str(self.artifacts / data["path"])})
-            if not record.path.exists():
-                _log.warning("%s: %s is gone; the step runs again", step.name, record.path)
-                return None
-            outputs[kind] = record
+        outputs = read_outputs(row.output or {}, self.artifacts)
+        gone = next((record.path for record in outputs.values() if not record.path.exists()), None)
+        if gone is not None:
+            _log.warning("%s: %s is gone; the step runs again", step.name, gone)
+            return None
         return outputs
-
-    def _portable(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        """Artefact records with paths relative to the artefact folder, so that both can be moved together."""
-        portable = {}
-        for kind, record in outputs.items():
-            data = record.model_dump(mode="json")
-            path = record.path.resolve()
-            data["path"] = str(path.relative_to(self.artifacts) if path.is_relative_to(self.artifacts) else path)
-            portable[kind] = data
-        return portable
 
     def _describe(self, step: Step) -> dict[str, Any]:
         return {
@@ -496,11 +395,6 @@ class Runner:
 
     def _evaluations(self, name: str) -> list[Any]:
         return self.store.evaluations(self._step_id(self.plan.step(name)))
-
-
-def folder_name(step: Step) -> str:
-    """The step's artefact folder, e.g. `learn-batch-topk-0123456789ab`."""
-    return f"{step.name.replace('/', '-')}-{step.key[:12]}"
 
 
 __all__: Sequence[str] = ["Display", "Quiet", "RunSummary", "Runner", "folder_name"]

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _SMALL_BYTES = 200e6
 """Weights of a model that two processes may hold at once without asking."""
-FEWEST = 4
+_FEWEST = 4
 """Steps it could do, below which starting it takes longer than it spares."""
 
 
@@ -52,9 +52,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended there: its wall time in seconds, or why it failed."""
+    """How a step ended there: its wall time in seconds, how many records it made, and why it failed if it did."""
 
     wall_s: float
+    n_records: int = 0
     failure: str | None = None
 
 
@@ -70,6 +71,21 @@ def jobs_for(plan: Plan, device: str) -> int:
 def suits(step: Step, *, asks_llm: bool) -> bool:
     """Whether a step can run there: those of the model's side, which read artefacts and not the database."""
     return step.kind in KINDS and not asks_llm
+
+
+def share(plan: Plan, able: Sequence[Step], roster: Roster, folders: Mapping[str, Path], jobs: int) -> Second | None:
+    """The second process of a run of two; None where there are too few steps that it is able to do.
+
+    Torch gets half of its threads here and there, however the steps are shared out: with other threads some last bits
+    would be others.
+    """
+    if jobs < 2:
+        return None
+    import torch
+
+    threads = max(1, torch.get_num_threads() // 2)
+    torch.set_num_threads(threads)
+    return Second(plan, roster, folders, threads) if len(able) >= _FEWEST else None
 
 
 class Second:
@@ -108,7 +124,7 @@ class Second:
             patiently: wait until something comes.
         """
         if not self.usable or self._connection is None:
-            yield Outcome(0.0, "the second process is gone")
+            yield Outcome(0.0, failure="the second process is gone")
             return
         try:
             while self._connection.poll(None if patiently else 0):
@@ -116,7 +132,7 @@ class Second:
                 yield self._connection.recv()
         except (EOFError, OSError):
             self.usable = False
-            yield Outcome(0.0, "the second process was killed")
+            yield Outcome(0.0, failure="the second process was killed")
 
     def close(self) -> None:
         """End it, whatever it does."""
@@ -190,13 +206,14 @@ def _work(connection: Connection, plan: Plan, roster: Roster, folders: dict[str,
             job: Job = connection.recv()
         except EOFError:
             return
-        began = time.monotonic()
+        began, n = time.monotonic(), 0
         try:
             for record in _records(job, bench, connection.send):
                 connection.send(record)
-            outcome = Outcome(time.monotonic() - began)
+                n += 1
+            outcome = Outcome(time.monotonic() - began, n)
         except Exception as error:  # noqa: BLE001 - the runner meets it again, with its traceback
-            outcome = Outcome(time.monotonic() - began, f"{type(error).__name__}: {error}")
+            outcome = Outcome(time.monotonic() - began, n, f"{type(error).__name__}: {error}")
         connection.send(outcome)
 
 
@@ -227,4 +244,4 @@ def _die_with_the_runner() -> None:
         os._exit(1)
 
 
-__all__ = ["FEWEST", "Job", "Listening", "Outcome", "Second", "Told", "jobs_for", "suits"]
+__all__ = ["Job", "Listening", "Outcome", "Second", "Told", "jobs_for", "share", "suits"]
