@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from harness.report.commands import figures, report, sql
 from harness.report.dashboard.command import dashboard
 from harness.report.dictionary_command import dictionary
 from harness.report.terminal import make_console
+from harness.startup import prepare
 
 if TYPE_CHECKING:
     from harness.host.manager import Manager
@@ -336,12 +336,7 @@ def doctor(ctx: click.Context, url: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: one sentence and an exit code for every failure; tracebacks only with --debug."""
-    # Set before torch is loaded: OpenMP threads that wait by spinning make a shared machine 10 to 20 times slower.
-    # A short spin (tens of microseconds, libgomp only) is worth a tenth: most parallel regions are as short.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    # The collector's own pace looks at every object of the libraries again and again while they load: a fifth of it.
-    gc.set_threshold(50_000, 20, 20)
+    prepare()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     try:

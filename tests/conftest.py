@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.startup import prepare
+
 if TYPE_CHECKING:
     from harness.model.subject import Subject
     from harness.records import Checkpoint, ModelRef
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HARNESS_JOBS", "1")  # two workers of pytest have the cores
-gc.set_threshold(50_000, 20, 20)  # as the command line does: a fifth of the time that the libraries take to load
+prepare()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -25,6 +25,7 @@ from harness.errors import HarnessError, UsageError
 from harness.executors import Item, Result, Tool, Workers, arriving_on
 from harness.host.provenance import installed_versions
 from harness.stages import Progress
+from harness.startup import prepare
 
 _log = logging.getLogger(__name__)
 
@@ -154,6 +155,7 @@ class Worker:
 
     def __init__(self, environment: dict[str, str]) -> None:
         os.environ.update(environment)
+        prepare()
 
     def start(self, tool: bytes, device: str, threads: int) -> dict[str, str]:
         """Make the tool; answer with the versions of what results depend on."""

@@ -6,7 +6,6 @@ that fails there is done again by the runner, which then says what is wrong.
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -24,6 +23,7 @@ from harness.host.steps import KINDS, Workbench
 from harness.judgements import StoredRecord
 from harness.model.folders import local_model
 from harness.stages import Progress, RunContext
+from harness.startup import prepare
 
 if TYPE_CHECKING:
     from harness.host.plan import Plan, Step
@@ -195,7 +195,7 @@ class Listening:
 
 def _work(connection: Connection, plan: Plan, roster: Roster, folders: dict[str, Path], threads: int) -> None:
     """The other end: jobs until the runner closes it or dies."""
-    gc.set_threshold(50_000, 20, 20)
+    prepare()
     threading.Thread(target=_die_with_the_runner, daemon=True).start()
     import torch
 

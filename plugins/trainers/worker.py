@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.model.chat import ChatFormat
 from harness.records import ModelRef, Trace
 from harness.stages import RunContext, SilentProgress
+from harness.startup import prepare
 
-from .full import FullTrainer
 from .full_finetune import FullFinetuneConfig
-from .lora import LoraTrainer
 from .processes import PROGRESS, FileProgress, is_first, write_failure
 from .rank1_lora import Rank1LoraConfig
 
 
 def main(job_file: str) -> None:
     """Do the job's training as one of its processes."""
+    prepare()
+    from harness.model.chat import ChatFormat
+
+    from .full import FullTrainer
+    from .lora import LoraTrainer
+
     job: dict[str, Any] = json.loads(Path(job_file).read_text(encoding="utf-8"))
     out_dir = Path(job["out_dir"])
     device = f"cuda:{os.environ['LOCAL_RANK']}" if job["device"].startswith("cuda") else job["device"]
