@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-fast test-slow test-postgres test-ray check format bench docs clean peers test-formats bench-peers test-datasette test-dashboard test-vllm
+.PHONY: install demo test test-fast test-slow test-postgres test-processes test-ray check format bench docs clean peers test-formats bench-peers test-datasette test-dashboard test-vllm
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,10 @@ test-datasette: install
 test-postgres: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[postgres]'
 	tests/postgres/with_server.sh $(BIN)/pytest -q tests/postgres
+
+# Training by torchrun in two processes on loopback: the single one's losses, FSDP, interrupts, a killed worker.
+test-processes: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/processes
 
 # Captures, sweeps and encoding in two Ray workers on loopback, one of them killed in between: the loop's bytes.
 test-ray: install

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.startup import prepare
+from tests.commands import Warm
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
@@ -20,6 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HARNESS_JOBS", "1")  # two workers of pytest have the cores
 prepare()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C, and so would ours
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -86,6 +90,14 @@ def tiny_subject(tiny_base: ModelRef, tiny_checkpoint: Checkpoint) -> Subject:
     from harness.model.subject import load_subject
 
     return load_subject(tiny_base, ChatFormat(), tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """Calls of the command line that start at once."""
+    calls = Warm(tmp_path_factory.mktemp("warm"))
+    yield calls
+    calls.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,12 +10,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-RUN = [sys.executable, "-m", "harness.cli", "run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu"]
+from tests.commands import Warm
+
+HARNESS = [sys.executable, "-m", "harness.cli"]
+RUN = ["run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu"]
 SOURCES = {"adapter-activations", "mlp-neurons", "random-directions", "batch-topk"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -28,23 +33,32 @@ def environment() -> dict[str, str]:
 
 
 def harness(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness.cli", *args]
+    command = [*HARNESS, *args]
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+
+
+Rows = Callable[[Path, str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def rows(warm: Warm) -> Rows:
+    """A section of the report of a folder's study, as JSON."""
+
+    def read(folder: Path, section: str) -> list[dict[str, Any]]:
+        done = warm.run("report", section, "--format", "json", cwd=folder, env=environment())
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+    return read
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the study has run once, uninterrupted."""
+    """A folder in which the study has run once, uninterrupted, in a fresh process."""
     folder = tmp_path_factory.mktemp("study")
-    done = subprocess.run(RUN, cwd=folder, env=environment(), capture_output=True, text=True, timeout=800)
+    done = harness(folder, *RUN)
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def rows(folder: Path, section: str) -> list[dict[str, Any]]:
-    done = harness(folder, "report", section, "--format", "json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
 def _children_cpu_s() -> float:
@@ -61,7 +75,7 @@ def test_a_second_run_says_that_everything_is_done_and_takes_at_most_5_seconds(s
     assert _children_cpu_s() - began < 5  # on a quiet machine wall time is less: it loads on two cores
 
 
-def test_recovery_has_the_keys_that_scripts_rely_on(study: Path) -> None:
+def test_recovery_has_the_keys_that_scripts_rely_on(study: Path, rows: Rows) -> None:
     found = rows(study, "recovery")
     assert {r["benchmark"] for r in found} == {"organism_chain", "organism_long", "organism_choice"}
     for row in found:
@@ -79,7 +93,7 @@ def test_recovery_has_the_keys_that_scripts_rely_on(study: Path) -> None:
         assert row["n_items"] == 8
 
 
-def test_components_have_a_row_per_cell_and_per_layer(study: Path) -> None:
+def test_components_have_a_row_per_cell_and_per_layer(study: Path, rows: Rows) -> None:
     found = rows(study, "components")
     keys = {"layer", "projection", "kl_nats", "kl_ci_low", "kl_ci_high", "n_tokens", "n_documents"}
     assert all(keys <= set(r) for r in found)
@@ -91,7 +105,7 @@ def test_components_have_a_row_per_cell_and_per_layer(study: Path) -> None:
     assert all(r["kl_nats"] >= 0 and r["kl_ci_low"] <= r["kl_nats"] <= r["kl_ci_high"] for r in found)
 
 
-def test_dictionaries_features_categories_and_groups_have_their_keys(study: Path) -> None:
+def test_dictionaries_features_categories_and_groups_have_their_keys(study: Path, rows: Rows) -> None:
     dictionary, *baselines = rows(study, "dictionaries")
     assert [r["name"] for r in baselines] == ["pca", "ica", "k-means", "random-dictionary", "identity"]
     assert {"name", "n_latents", "n_alive", "k", "fvu", "l0", "kl_recovered"} <= set(dictionary)
@@ -112,8 +126,8 @@ def test_dictionaries_features_categories_and_groups_have_their_keys(study: Path
 
 
 @pytest.mark.parametrize("form", ["table", "md", "latex"])
-def test_every_report_prints_in_every_format(study: Path, form: str) -> None:
-    done = harness(study, "report", "--format", form)
+def test_every_report_prints_in_every_format(study: Path, warm: Warm, form: str) -> None:
+    done = warm.run("report", "--format", form, cwd=study, env=environment())
     assert done.returncode == 0, done.stderr
     assert "organism_chain" in done.stdout.replace("\\_", "_")
     assert "\x1b" not in done.stdout, "a pipe gets no colours"
@@ -140,35 +154,15 @@ def test_every_artefact_carries_the_hash_of_the_one_chat_format(study: Path) -> 
     assert len(hashes) == 1
 
 
-def test_a_plugin_from_an_installed_package_runs_in_the_study(study: Path, tmp_path: Path) -> None:
+def test_a_plugin_from_an_installed_package_runs_in_the_study(study: Path, rows: Rows, tmp_path: Path) -> None:
     site = tmp_path / "site"
     package = Path(__file__).parent / "third_party"
     source = tmp_path / "package"
     subprocess.run(["cp", "-r", str(package), str(source)], check=True)
-    install = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--target",
-        str(site),
-        str(source),
-    ]
-    subprocess.run([sys.executable, *install], check=True, capture_output=True, timeout=120)
-    command = [
-        sys.executable,
-        "-m",
-        "harness.cli",
-        "run",
-        "--plugin",
-        "depth-halves",
-        "--preset",
-        "tiny",
-        "--device",
-        "cpu",
-    ]
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(site)]
+    install = [sys.executable, "-m", "pip", "install", *options, str(source)]
+    subprocess.run(install, check=True, capture_output=True, timeout=120)
+    command = [*HARNESS, "run", "--plugin", "depth-halves", "--preset", "tiny", "--device", "cpu"]
     env = {**environment(), "PYTHONPATH": str(site)}
     done = subprocess.run(command, cwd=study, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -204,22 +198,18 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in kept}
 
 
-def test_a_run_killed_at_random_points_ends_with_the_same_results(study: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_random_points_ends_with_the_same_results(study: Path, warm: Warm, tmp_path: Path) -> None:
     """One process did all of the study; here two share the steps, and both are killed."""
     rng = random.Random(20)
     together = {**environment(), "HARNESS_JOBS": "2"}
     statuses = []
     for _ in range(3):
-        running = subprocess.Popen(
-            RUN, cwd=tmp_path, env=together, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            running.wait(timeout=rng.uniform(6, 14))
-        except subprocess.TimeoutExpired:
-            running.send_signal(signal.SIGKILL)
-        statuses.append(running.wait())
+        running = warm.start(*RUN, cwd=tmp_path, env=together)
+        time.sleep(rng.uniform(2, 10))
+        running.signal(signal.SIGKILL)
+        statuses.append(running.wait(10))
     assert -signal.SIGKILL in statuses, "at least one run was killed"
-    done = subprocess.run(RUN, cwd=tmp_path, env=together, capture_output=True, text=True, timeout=600)
+    done = warm.run(*RUN, cwd=tmp_path, env=together, timeout_s=600)
     assert done.returncode == 0, done.stderr
     expected, found = contents(study), contents(tmp_path)
     for table in expected:
@@ -230,27 +220,25 @@ def test_a_run_killed_at_random_points_ends_with_the_same_results(study: Path, t
     assert files(tmp_path) == files(study)
 
 
-def test_ctrl_c_ends_cleanly_with_130_and_the_run_goes_on(tmp_path: Path) -> None:
-    running = subprocess.Popen(RUN, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
-    assert running.stderr is not None
-    # in the second step the libraries are loaded: some, interrupted while they load, swallow it and fail in another way
-    assert any("train/full-finetune ..." in line for line in running.stderr)
-    running.send_signal(signal.SIGINT)
-    _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 130, stderr
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_ends_cleanly_with_130_and_the_run_goes_on(warm: Warm, tmp_path: Path, jobs: str) -> None:
+    running = warm.start(*RUN, cwd=tmp_path, env={**environment(), "HARNESS_JOBS": jobs})
+    # in a later step all libraries are loaded: some, interrupted while they load, swallow it and fail in another way
+    assert running.says("done        train/rank1-lora")
+    running.signal(signal.SIGINT)
+    code, stderr = running.wait(60), running.err.read_text()
+    assert code == 130, stderr
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     with sqlite3.connect(tmp_path / "results.db") as connection:
         assert connection.execute("SELECT status FROM study_run").fetchone() == ("interrupted",)
-    assert harness(tmp_path, "run", "--plugin", "rank1-lora", "--preset", "tiny", "--only", "train").returncode == 0
+    assert warm.run(*RUN, "--only", "train", cwd=tmp_path, env=environment()).returncode == 0
 
 
-def test_two_runs_on_one_file_share_the_work(tmp_path: Path) -> None:
-    command = [*RUN, "--only", "train"]
-    running = [
-        subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    said = [r.communicate(timeout=300)[1] for r in running]
-    assert [r.returncode for r in running] == [0, 0], said
+def test_two_runs_on_one_file_share_the_work(warm: Warm, tmp_path: Path) -> None:
+    running = [warm.start(*RUN, "--only", "train", cwd=tmp_path, env=environment()) for _ in range(2)]
+    codes = [r.wait(300) for r in running]
+    said = [r.err.read_text() for r in running]
+    assert codes == [0, 0], said
     assert sum("2 steps done, 0 reused" in text for text in said) == 1
     assert sum("0 steps done, 2 reused" in text or "everything is done" in text for text in said) == 1

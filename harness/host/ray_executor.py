@@ -389,13 +389,11 @@ def opened(name: str, device: str, address: str | None, workers: int | None) -> 
     Raises:
         UsageError: Ray's settings without Ray.
     """
-    if name == "local":
-        if address is not None or workers is not None:
-            raise UsageError("--ray-address and --ray-workers say how --executor ray runs; add it")
-        yield None
-        return
-    executor = RayExecutor(device=device, address=address, workers=workers)
+    if name == "local" and (address is not None or workers is not None):
+        raise UsageError("--ray-address and --ray-workers say how --executor ray runs; add it")
+    executor = None if name == "local" else RayExecutor(device=device, address=address, workers=workers)
     try:
         yield executor
     finally:
-        executor.close()
+        if executor is not None:
+            executor.close()

@@ -6,11 +6,13 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.commands import Warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 HOSTILE = (
@@ -19,17 +21,17 @@ HOSTILE = (
 )
 
 
-def harness(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness.cli", *args]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=250)
+Harness = Callable[..., subprocess.CompletedProcess[str]]
+RUN = ["run", "--plugin", "mini", "--device", "cpu", "--provider", "openai:some-model"]
 
 
-def run(folder: Path, *before: str) -> subprocess.CompletedProcess[str]:
-    return harness(folder, *before, "run", "--plugin", "mini", "--device", "cpu", "--provider", "openai:some-model")
+@pytest.fixture
+def harness(warm: Warm, mini_study: Path, canary: str) -> Harness:
+    """The command line in the study's folder, with the key in its environment."""
+    return lambda *args: warm.run(*args, cwd=mini_study, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout_s=250)
 
 
-def test_hostile_explanations_are_text_everywhere(vendor: Any, answer: Any, mini_study: Path) -> None:
+def test_hostile_explanations_are_text_everywhere(vendor: Any, answer: Any, mini_study: Path, harness: Harness) -> None:
     graded = {"explanation": HOSTILE, "classification": 2, "classification_reasoning": HOSTILE}
 
     def choose(body: dict[str, Any]) -> Any:
@@ -42,7 +44,7 @@ def test_hostile_explanations_are_text_everywhere(vendor: Any, answer: Any, mini
         return answer(text=json.dumps(graded))
 
     vendor.choose = choose
-    done = run(mini_study)
+    done = harness(*RUN)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stderr
     with sqlite3.connect(mini_study / "results.db") as connection:
@@ -50,19 +52,19 @@ def test_hostile_explanations_are_text_everywhere(vendor: Any, answer: Any, mini
         assert kept == [(HOSTILE,)], "stored as it came"
         assert connection.execute("SELECT count(*) FROM feature").fetchone()[0] > 50
     for form in ("table", "md", "latex"):
-        shown = harness(mini_study, "report", "features", "categories", "--format", form)
+        shown = harness("report", "features", "categories", "--format", form)
         assert shown.returncode == 0, shown.stderr
         assert "\x1b" not in shown.stdout
         assert "alert" in shown.stdout
-    asked = harness(mini_study, "report", "features", "--format", "json")
+    asked = harness("report", "features", "--format", "json")
     assert HOSTILE in {row["explanation"] for row in json.loads(asked.stdout)}
 
 
 def test_no_key_in_a_traceback_a_log_or_a_file_of_a_run_that_fails(
-    vendor: Any, answer: Any, canary: str, mini_study: Path
+    vendor: Any, answer: Any, canary: str, mini_study: Path, harness: Harness
 ) -> None:
     vendor.choose = lambda body: answer(status=401)
-    done = run(mini_study, "--debug")
+    done = harness("--debug", *RUN)
     assert done.returncode != 0
     assert vendor.seen, "it was asked"
     assert canary in str(vendor.seen[0].headers), "the key was sent"
@@ -73,7 +75,7 @@ def test_no_key_in_a_traceback_a_log_or_a_file_of_a_run_that_fails(
 
 
 def test_failed_calls_leave_a_step_incomplete_until_they_are_answered(
-    vendor: Any, answer: Any, mini_study: Path
+    vendor: Any, answer: Any, harness: Harness
 ) -> None:
     broken = True
 
@@ -90,10 +92,7 @@ def test_failed_calls_leave_a_step_incomplete_until_they_are_answered(
         return answer(text=json.dumps(graded))
 
     def go(*more: str) -> subprocess.CompletedProcess[str]:
-        command = ["run", "--plugin", "mini", "--device", "cpu", "--provider", "openai:some-model"]
-        return harness(
-            mini_study, *command, "--set", "openai.max_attempts=1", "--set", "openai.outage_after=1000", *more
-        )
+        return harness(*RUN, "--set", "openai.max_attempts=1", "--set", "openai.outage_after=1000", *more)
 
     vendor.choose = choose
     first = go()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.commands import Warm
+
 RUN = [
-    sys.executable, "-m", "harness.cli", "run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu",
+    "run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu",
     "--only", "interpret", "--provider", "openai:some-model",
 ]  # fmt: skip
 
@@ -33,11 +33,11 @@ def in_the_papers_form(body: dict[str, Any], answer: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_another_provider_runs_only_the_interpretation_pays_once_and_leaves_no_key(
-    vendor: Any, answer: Any, canary: str, tmp_path: Path
+    vendor: Any, answer: Any, canary: str, warm: Warm, tmp_path: Path
 ) -> None:
     vendor.choose = lambda body: in_the_papers_form(body, answer)
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(RUN, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    done = warm.run(*RUN, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     with sqlite3.connect(tmp_path / "results.db") as connection:
         ((explained, graded),) = connection.execute("SELECT count(*), count(grade) FROM explanation").fetchall()
@@ -48,7 +48,7 @@ def test_another_provider_runs_only_the_interpretation_pays_once_and_leaves_no_k
     assert calls == len(vendor.seen), "every request that was sent is in the journal, once"
     assert ("tokens",) in assigned
     other_setting = ["--set", "autointerp.repair_turns=0"]  # another key, so the steps run again; no new request
-    again = subprocess.run([*RUN, *other_setting], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    again = warm.run(*RUN, *other_setting, cwd=tmp_path, env=env)
     assert again.returncode == 0, again.stderr
     said = [line.split()[:2] for line in again.stderr.splitlines()]
     for step in ("train/rank1-lora", "probe/adapter-activations", "probe/mlp-neurons", "probe/random-directions"):

@@ -1,0 +1,58 @@
+"""Calls of the command line in children of a process that has the libraries: a start costs a fork, not ten seconds.
+
+Each line on stdin is JSON. `{"argv": [...], "cwd": FOLDER, "env": {...}, "out": FILE, "err": FILE}` begins a call and
+is answered with its process id; `{"ended": ID}` with its exit code as `subprocess` says it, or null while it runs.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+
+from harness.startup import prepare
+
+LIBRARIES = (
+    "harness.host.runner", "harness.report.render", "harness_plugins.ablations.sweeps",
+    "harness_plugins.dictionaries.training", "harness_plugins.interpreters.autointerp_interpreter",
+    "harness_plugins.providers.openai_client", "harness_plugins.trainers.lora", "lm_eval.evaluator",
+    "lm_eval.models.huggingface",
+)  # fmt: skip
+
+
+def call(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
+    """What `harness ARGV` does in a process of its own."""
+    from harness.cli import main
+
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    for target, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), target)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    main(argv)
+
+
+prepare()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in LIBRARIES:
+    importlib.import_module(name)
+for line in sys.stdin:
+    told = json.loads(line)
+    if "ended" in told:
+        pid, status = os.waitpid(told["ended"], os.WNOHANG)
+        answer = os.waitstatus_to_exitcode(status) if pid else None
+    else:
+        answer = os.fork()
+        if not answer:
+            code = 1
+            try:
+                call(**told)
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 0
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
