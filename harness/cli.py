@@ -141,7 +141,7 @@ Examples:
     type=click.IntRange(1, 2),
     envvar="HARNESS_JOBS",
     metavar="1|2",
-    help="2: a second process does steps beside this one. Default: 2 for a small model on two or more cores, else 1.",
+    help="2: a second process does steps beside this one (CPU, local executor). Default: 2 for a small model, else 1.",
 )
 @click.option("--only", multiple=True, metavar="STAGE", help=f"Only {STAGES_HELP}, and what it needs; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the plan: each step, its key, done or to do, estimated cost.")

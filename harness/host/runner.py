@@ -192,7 +192,7 @@ class Runner:
         if pending and not isinstance(self.executor, MakingRoom):
             jobs = self._jobs if self._jobs is not None else jobs_for(self.plan, self.device())
             able = [step for step in pending if suits(step, asks_llm=self._asks_llm(step))]
-            self._second = share(self.plan, able, self.manager.roster, self.folders, jobs)
+            self._second = share(self.plan, able, self.manager.roster, self.folders, jobs=jobs, device=self.device())
 
     def _hand_over(self, run_id: int) -> None:
         """Give the second process the last step that can begin: the first ones are this one's."""

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import UsageError
 from harness.host.interpret import execute
 from harness.host.manager import Manager
 from harness.host.steps import KINDS, Workbench
@@ -73,14 +74,21 @@ def suits(step: Step, *, asks_llm: bool) -> bool:
     return step.kind in KINDS and not asks_llm
 
 
-def share(plan: Plan, able: Sequence[Step], roster: Roster, folders: Mapping[str, Path], jobs: int) -> Second | None:
+def share(
+    plan: Plan, able: Sequence[Step], roster: Roster, folders: Mapping[str, Path], *, jobs: int, device: str
+) -> Second | None:
     """The second process of a run of two; None where there are too few steps that it is able to do.
 
     Torch gets half of its threads here and there, however the steps are shared out: with other threads some last bits
     would be others.
+
+    Raises:
+        UsageError: two are asked for, and the model is on a GPU.
     """
     if jobs < 2:
         return None
+    if device != "cpu":
+        raise UsageError(f"--jobs 2 is for models on a CPU; this run is on {device}: leave it out, or add --device cpu")
     import torch
 
     threads = max(1, torch.get_num_threads() // 2)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import UsageError
 from harness.host import runner as runner_module
 from harness.host.manager import Manager
 from harness.host.plan import Plan, Step
@@ -81,13 +82,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
          "plugins": [{"name": "stand-in", "stage": "trainers", "module": "standin"}]}
     )  # fmt: skip
 
-    def go(jobs: int, there: str = "works") -> Any:
+    def go(jobs: int, there: str = "works", device: str = "cpu") -> Any:
         manager = Manager(roster)
         configs = [manager.config("stand-in", {"number": i, "there": there}) for i in range(4)]
         steps = tuple(Step(f"train/{i}", "train", "stand-in", c, (), f"k{i}", i) for i, c in enumerate(configs))
         plan = Plan("s", None, roster.studies["s"], 0, steps)
         with Store.open(tmp_path / "results.db") as store:
-            return Runner(plan, manager, store, tmp_path / "artifacts", jobs=jobs).run()
+            return Runner(plan, manager, store, tmp_path / "artifacts", jobs=jobs, device=device).run()
 
     return go
 
@@ -148,6 +149,11 @@ def test_a_run_that_fails_ends_the_other_process_too(run: Run, tmp_path: Path, m
     assert "running" not in found
     assert "interrupted" in found, "what the other was doing can go on in the next run"
     monkeypatch.undo()
+
+
+def test_two_processes_on_a_gpu_are_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--jobs 2 is for models on a CPU; this run is on cuda:0"):
+        run(2, device="cuda:0")
 
 
 def test_two_processes_suit_a_small_model_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
