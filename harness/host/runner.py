@@ -113,10 +113,10 @@ class Runner:
         """
         pending = [self.plan.step(name) for name in self.pending()]
         asks_llm = any(self._asks_llm(step) for step in pending)
+        check_plan(self.plan, pending, self.store, self.llm, asks_llm=asks_llm, dry_run=dry_run)
         if pending and not dry_run:
             self.bench.traces()
             check_device(self.plan, pending, self.device())
-        check_plan(self.plan, pending, self.store, self.llm, asks_llm=asks_llm, dry_run=dry_run)
 
     def pending(self) -> list[str]:
         """Names of the steps that would run."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from harness.model.subject import Subject, attach_adapter, load_base, load_subje
 from harness.records import ModelRef
 from harness.stages import EvaluateConfig
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
+from tests.benchmarks.sums import TASK, write_sums
 
 CHAT = ChatFormat()
 
@@ -31,23 +31,6 @@ def at(folder: Path, **more: Any) -> EvaluateConfig:
     return EvaluateConfig(task_paths=(str(folder),), **more)
 
 
-TASK = """
-task: sums
-dataset_path: json
-dataset_kwargs: {data_files: {test: sums.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{question}}"
-doc_to_target: "{{answer}}"
-generation_kwargs: {until: ["<|im_end|>"], max_gen_toks: 12, do_sample: false}
-filter_list:
-  - name: answer
-    filter:
-      - {function: regex, regex_pattern: "([0-9])", group_select: -1}
-      - {function: take_first}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-metadata: {version: 1.0}
-"""
 CHOICE = """
 task: pick
 dataset_path: json
@@ -78,10 +61,7 @@ def adapted(base: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Subject
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tasks")
-    rows = [{"question": t.question, "answer": t.answer} for t in tiny_traces(7)]
-    (folder / "sums.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    (folder / "sums.yaml").write_text(TASK)
+    folder = write_sums(tmp_path_factory.mktemp("tasks"), 7)
     (folder / "pick.yaml").write_text(CHOICE)
     return folder
 

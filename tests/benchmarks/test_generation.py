@@ -20,25 +20,10 @@ from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, load_subject
 from harness.records import ModelRef
 from harness.stages import EvaluateConfig
-from harness.testing import tiny_model, tiny_traces
+from harness.testing import tiny_model
+from tests.benchmarks.sums import write_sums
 
 CHAT = ChatFormat()
-TASK = """
-task: sums
-dataset_path: json
-dataset_kwargs: {data_files: {test: sums.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{question}}"
-doc_to_target: "{{answer}}"
-generation_kwargs: {until: ["<|im_end|>"], max_gen_toks: 12, do_sample: false}
-filter_list:
-  - name: answer
-    filter:
-      - {function: regex, regex_pattern: "([0-9])", group_select: -1}
-      - {function: take_first}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-"""
 
 
 class Words:
@@ -94,11 +79,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tasks")
-    rows = [{"question": t.question, "answer": t.answer} for t in tiny_traces(5)]
-    (folder / "sums.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    (folder / "sums.yaml").write_text(TASK)
-    return folder
+    return write_sums(tmp_path_factory.mktemp("tasks"), 5)
 
 
 def settings(tasks: Path, **more: object) -> EvaluateConfig:

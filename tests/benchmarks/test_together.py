@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,33 +12,20 @@ import torch
 
 from harness.benchmarks import lm, together
 from harness.benchmarks.answerer import Answerer, InMemory, answerers
+from harness.benchmarks.decode import Stop, greedy
 from harness.benchmarks.evaluate import evaluate
 from harness.model.components import Component
 from harness.model.subject import Subject
+from harness.model.taps import RowGates, ablate, component_sites, tap
 from harness.records import Sample
 from harness.stages import EvaluateConfig, RunContext
 from harness.testing import tiny_traces
-
-TASK = """
-task: sums
-dataset_path: json
-dataset_kwargs: {data_files: {test: sums.jsonl}}
-test_split: test
-output_type: generate_until
-doc_to_text: question
-doc_to_target: answer
-generation_kwargs: {until: ["<|im_end|>"], max_gen_toks: 16, do_sample: false}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-"""
+from tests.benchmarks.sums import write_sums
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tasks")
-    rows = [{"question": t.question, "answer": t.answer} for t in tiny_traces(6)]
-    (folder / "sums.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
-    (folder / "sums.yaml").write_text(TASK)
-    return folder
+    return write_sums(tmp_path_factory.mktemp("tasks"), 6)
 
 
 @pytest.fixture
@@ -81,6 +68,34 @@ def test_they_answer_as_alone_in_one_batch(
     assert [answers(v, config) for v in found] == alone
     assert batches == [6 * len(offs)]
     assert not any(m._forward_hooks for m in tiny_subject.model.modules())
+
+
+def test_rows_keep_their_own_gates_when_others_leave(tiny_subject: Subject, offs: list[Sequence[Component]]) -> None:
+    model, tokenizer, components = tiny_subject.model, tiny_subject.tokenizer, tiny_subject.components
+    tokenizer.padding_side = "left"
+    texts = [tiny_subject.chat.prompt(tokenizer, t.question) for t in tiny_traces(6)]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    ids, mask, sites = batch["input_ids"], batch["attention_mask"], component_sites(components)
+    alone = []
+    for off in offs:
+        with tap(model, sites, ablate(components, off), read=False):
+            alone += greedy(model, ids, mask, 30, Stop(())).tolist()
+    # a token that some rows write early, and others late or never
+    early = Counter(token for row in alone for token in set(row[:8]))
+    end = next(token for token, n in early.most_common() if n <= len(alone) * 0.7)
+    gates, stayed = RowGates(torch.stack([ablate(components, off).gates for off in offs for _ in texts])), []
+
+    def leave(rows: torch.Tensor) -> None:
+        stayed.append(len(rows))
+        gates.keep(rows)
+
+    n = len(offs)
+    with tap(model, sites, gates, read=False):
+        found = greedy(model, ids.repeat(n, 1), mask.repeat(n, 1), 30, Stop((end,)), leave).tolist()
+    assert stayed, "no row left: this tests nothing"
+    for ours, theirs in zip(found, alone, strict=True):
+        at = theirs.index(end) if end in theirs else len(theirs)
+        assert ours[:at] == theirs[: min(at, len(ours))]
 
 
 def test_the_order_in_which_they_are_asked_does_not_matter(

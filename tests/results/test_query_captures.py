@@ -44,3 +44,13 @@ def test_a_capture_from_before_units_were_stored_leaves_them_out(store: Store, t
     with store.engine.connect() as connection:
         found = asdict(captures(connection, run)[0])
     assert [found[k] for k in ("unit", "n_bytes", "activation_q50", "sparse", "density_q50")] == [None] * 5
+
+
+def test_captures_stand_in_the_order_of_the_plan_whichever_was_stored_first(store: Store, tmp_path: Path) -> None:
+    record = tiny_activations(tmp_path, {"d": np.ones((3, 1))})
+    run = store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
+    for position, source in ((2, "third"), (0, "first"), (1, "second")):
+        step, _ = store.begin_step(run, position, **synthetic.step_values(f"probe/{source}"))
+        store.write(step, record.model_copy(update={"source": source}))
+    with store.engine.connect() as connection:
+        assert [row.source for row in captures(connection, run)] == ["first", "second", "third"]
