@@ -21,8 +21,9 @@ demo: install
 	$(BIN)/harness report
 	$(BIN)/harness dashboard
 
-# Two workers of one thread each: most of a test is Python, which a second thread does not help.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+# Two workers of one thread each: most of a test is Python, which a second thread does not help. The order is that of
+# tests/conftest.py: the longest files first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install
 	$(PYTEST)

@@ -13,6 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
+def command_environment() -> dict[str, str]:
+    """One thread: bit-equal results need the same order of additions. No API keys."""
+    clean = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != "HARNESS_REGISTRY"}
+    return {**clean, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
 class Warm:
     """A process that has the libraries and forks a child per call."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -9,11 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
 from harness.startup import prepare
-from tests.commands import Warm
+from tests.commands import Warm, command_environment
+from tests.once import once
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
@@ -36,23 +39,28 @@ def shared_data() -> Path:
     return SHARED / "data"
 
 
-@pytest.fixture(scope="session")
-def qwen25_tokenizer(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The real Qwen2.5 tokenizer with its chat template, as AutoTokenizer loads it from a folder (ten seconds)."""
-    import importlib.util
-
-    from transformers import AutoTokenizer, Qwen2TokenizerFast
-
-    spec = importlib.util.spec_from_file_location("qwen25", shared_data.parent / "tools" / "qwen25_tokenizer.py")
+def shared_tool(shared_data: Path, name: str) -> Any:
+    """A script of the shared folder, as a module."""
+    spec = importlib.util.spec_from_file_location(name, shared_data.parent / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    folder = tmp_path_factory.mktemp("qwen25")
-    fast = Qwen2TokenizerFast(tokenizer_object=tool.build(tool.DATA), pad_token="<|endoftext|>", eos_token="<|im_end|>")
-    fast.save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text((tool.DATA / "qwen2.5_chat_template.jinja").read_text())
-    return AutoTokenizer.from_pretrained(folder)
+    return tool
+
+
+@pytest.fixture(scope="session")
+def qwen25_tokenizer(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The real Qwen2.5 tokenizer with its chat template, as AutoTokenizer loads it from a folder (ten seconds)."""
+    from transformers import AutoTokenizer, Qwen2TokenizerFast
+
+    def build(folder: Path) -> None:
+        tool = shared_tool(shared_data, "qwen25_tokenizer")
+        ends = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+        Qwen2TokenizerFast(tokenizer_object=tool.build(tool.DATA), **ends).save_pretrained(folder)
+        (folder / "chat_template.jinja").write_text((tool.DATA / "qwen2.5_chat_template.jinja").read_text())
+
+    return AutoTokenizer.from_pretrained(once(tmp_path_factory, "qwen25", build))
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +69,26 @@ def stories(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Mode
     from harness.records import ModelRef
 
     pytest.importorskip("sentencepiece")
-    folder = tmp_path_factory.mktemp("stories")
-    tool = shared_data.parent / "tools" / "stories260k_to_hf.py"
-    subprocess.run([sys.executable, str(tool), str(folder)], check=True, capture_output=True)
-    return ModelRef(path=str(folder))
+
+    def build(folder: Path) -> None:
+        with mock.patch.object(sys, "argv", ["stories260k_to_hf", str(folder)]):
+            shared_tool(shared_data, "stories260k_to_hf").main()
+
+    return ModelRef(path=str(once(tmp_path_factory, "stories", build)))
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the study has run at its `tiny` preset, uninterrupted, in a fresh process. Copy it to write."""
+
+    def build(folder: Path) -> None:
+        command = [sys.executable, "-m", "harness.cli", "run", "--plugin", "rank1-lora", "--preset", "tiny"]
+        done = subprocess.run(
+            [*command, "--device", "cpu"], cwd=folder, env=command_environment(), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, "tiny-study", build)
 
 
 @pytest.fixture(scope="session")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-HARNESS = [sys.executable, "-m", "harness.cli"]
+from tests.commands import Warm, command_environment
+
+Harness = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def harness(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def harness(warm: Warm) -> Harness:
     """Run the command line in a folder, without API keys."""
-    clean = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != "HARNESS_REGISTRY"}
-    return subprocess.run([*HARNESS, *args], cwd=cwd, capture_output=True, text=True, timeout=240, env={**clean, **env})
+
+    def run(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+        return warm.run(*args, cwd=cwd, env={**command_environment(), **env})
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -27,9 +33,10 @@ def harness(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[st
         (["run", "--plugin", "rank1-lora", "--set", "rank1-lora.rank=-1"], ["rank1-lora.rank=-1"]),
         (["run", "--plugin", "rank1-lora", "--set", "nonsense"], ["NAME.KEY=VALUE"]),
         (["run", "--plugin", "rank1-lora", "--only", "trian"], ["no stage 'trian'", "'train'"]),
-        (
+        pytest.param(
             ["run", "--plugin", "rank1-lora", "--set", "evaluate.benchmarks=[organism_chian]"],
             ["no benchmark 'organism_chian'", "'organism_chain'"],
+            marks=pytest.mark.slow,  # lm-eval reads the YAML of its fourteen thousand tasks
         ),
         (["run", "--plugin", "rank1-lora", "--provider", "opnai"], ["no provider 'opnai'", "'openai'"]),
         (["report", "recvery"], ["no report 'recvery'", "'recovery'"]),
@@ -38,7 +45,9 @@ def harness(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[st
         (["run"], ["Missing option '--plugin'"]),
     ],
 )
-def test_a_users_mistake_exits_2_with_one_sentence(tmp_path: Path, args: list[str], words: list[str]) -> None:
+def test_a_users_mistake_exits_2_with_one_sentence(
+    harness: Harness, tmp_path: Path, args: list[str], words: list[str]
+) -> None:
     done = harness(*args, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     for word in words:
@@ -47,7 +56,7 @@ def test_a_users_mistake_exits_2_with_one_sentence(tmp_path: Path, args: list[st
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_a_roster_with_a_fault_names_file_line_and_field(tmp_path: Path) -> None:
+def test_a_roster_with_a_fault_names_file_line_and_field(harness: Harness, tmp_path: Path) -> None:
     roster = Path(__file__).parents[1].joinpath("registry.yaml").read_text()
     (tmp_path / "registry.yaml").write_text(roster.replace("stage: probes", "stag: probes", 1))
     done = harness("plugins", cwd=tmp_path)
@@ -67,7 +76,9 @@ def test_a_roster_with_a_fault_names_file_line_and_field(tmp_path: Path) -> None
         (["model.path=./hollow"], ["hollow", "no weights"]),
     ],
 )
-def test_bad_input_is_named_and_ends_the_run_with_1(tmp_path: Path, settings: list[str], words: list[str]) -> None:
+def test_bad_input_is_named_and_ends_the_run_with_1(
+    harness: Harness, tmp_path: Path, settings: list[str], words: list[str]
+) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "bad.jsonl").write_text('{"question": "q", "trace": "t", "answer": "a"}\nnot json\n')
     (tmp_path / "other.jsonl").write_text('{"prompt": "q"}\n')
@@ -85,7 +96,7 @@ def test_bad_input_is_named_and_ends_the_run_with_1(tmp_path: Path, settings: li
     assert "Traceback" not in done.stderr
 
 
-def test_a_file_that_is_not_a_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused_and_left_alone(harness: Harness, tmp_path: Path) -> None:
     (tmp_path / "results.db").write_text("my shopping list, which is not a database at all")
     done = harness("run", "--plugin", "rank1-lora", cwd=tmp_path)
     assert done.returncode == 1
@@ -93,13 +104,13 @@ def test_a_file_that_is_not_a_database_is_refused_and_left_alone(tmp_path: Path)
     assert "shopping" in (tmp_path / "results.db").read_text()
 
 
-def test_two_plugins_in_one_run_are_refused(tmp_path: Path) -> None:
+def test_two_plugins_in_one_run_are_refused(harness: Harness, tmp_path: Path) -> None:
     done = harness("run", "--plugin", "rank1-lora", "--plugin", "pca", "--dry-run", cwd=tmp_path)
     assert done.returncode == 2
     assert "(rank1-lora, pca)" in done.stderr
 
 
-def test_a_missing_api_key_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_missing_api_key_is_named_before_anything_is_trained(harness: Harness, tmp_path: Path) -> None:
     asked = ("--plugin", "rank1-lora", "--preset", "tiny", "--provider", "openai:gpt-5-mini")
     done = harness("run", *asked, cwd=tmp_path, OPENAI_API_KEY="")
     assert done.returncode == 1
@@ -110,7 +121,7 @@ def test_a_missing_api_key_is_named_before_anything_is_trained(tmp_path: Path) -
     assert harness("run", *asked, "--dry-run", cwd=tmp_path, OPENAI_API_KEY="").returncode == 0
 
 
-def test_the_plan_is_printed_without_running_anything(tmp_path: Path) -> None:
+def test_the_plan_is_printed_without_running_anything(harness: Harness, tmp_path: Path) -> None:
     done = harness("run", "--plugin", "rank1-lora", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "train/rank1-lora" in done.stdout
@@ -119,7 +130,7 @@ def test_the_plan_is_printed_without_running_anything(tmp_path: Path) -> None:
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_doctor_says_yes_or_no_and_never_a_key(tmp_path: Path) -> None:
+def test_doctor_says_yes_or_no_and_never_a_key(harness: Harness, tmp_path: Path) -> None:
     done = harness("doctor", cwd=tmp_path, OPENAI_API_KEY="sk-canary-123")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "canary" not in done.stdout + done.stderr
@@ -128,7 +139,7 @@ def test_doctor_says_yes_or_no_and_never_a_key(tmp_path: Path) -> None:
     assert "torch" in done.stdout
 
 
-def test_every_command_has_help(tmp_path: Path) -> None:
+def test_every_command_has_help(harness: Harness, tmp_path: Path) -> None:
     for command in (["run"], ["plugins"], ["plugins", "show"], ["report"], ["db"], ["db", "upgrade"], ["doctor"]):
         done = harness(*command, "--help", cwd=tmp_path)
         assert done.returncode == 0
@@ -146,7 +157,7 @@ def test_an_interrupt_inside_executed_text_still_ends_with_130(tmp_path: Path) -
     assert "interrupted" in done.stderr
 
 
-def test_the_papers_run_is_planned_offline(tmp_path: Path) -> None:
+def test_the_papers_run_is_planned_offline(harness: Harness, tmp_path: Path) -> None:
     settings = ["model.path=Qwen/Qwen2.5-32B-Instruct", "data.path=simplescaling/s1K-1.1"]
     settings += ["evaluate.benchmarks=[aime24_nofigures,math500,gpqa_diamond]"]
     args = [part for pair in settings for part in ("--set", pair)]

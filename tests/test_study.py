@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands import Warm
+from tests.commands import Warm, command_environment
 
 HARNESS = [sys.executable, "-m", "harness.cli"]
 RUN = ["run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu"]
@@ -26,15 +26,9 @@ SOURCES = {"adapter-activations", "mlp-neurons", "random-directions", "batch-top
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def environment() -> dict[str, str]:
-    """One thread: bit-equal results need the same order of additions. No API keys."""
-    clean = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != "HARNESS_REGISTRY"}
-    return {**clean, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
 def harness(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     command = [*HARNESS, *args]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=folder, env=command_environment(), capture_output=True, text=True, timeout=600)
 
 
 Rows = Callable[[Path, str], list[dict[str, Any]]]
@@ -45,7 +39,7 @@ def rows(warm: Warm) -> Rows:
     """A section of the report of a folder's study, as JSON."""
 
     def read(folder: Path, section: str) -> list[dict[str, Any]]:
-        done = warm.run("report", section, "--format", "json", cwd=folder, env=environment())
+        done = warm.run("report", section, "--format", "json", cwd=folder, env=command_environment())
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)  # type: ignore[no-any-return]
 
@@ -53,12 +47,9 @@ def rows(warm: Warm) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the study has run once, uninterrupted, in a fresh process."""
-    folder = tmp_path_factory.mktemp("study")
-    done = harness(folder, *RUN)
-    assert done.returncode == 0, done.stderr
-    return folder
+def study(tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the study has run."""
+    return Path(shutil.copytree(tiny_study, tmp_path_factory.mktemp("study") / "study"))
 
 
 def _children_cpu_s() -> float:
@@ -127,7 +118,7 @@ def test_dictionaries_features_categories_and_groups_have_their_keys(study: Path
 
 @pytest.mark.parametrize("form", ["table", "md", "latex"])
 def test_every_report_prints_in_every_format(study: Path, warm: Warm, form: str) -> None:
-    done = warm.run("report", "--format", form, cwd=study, env=environment())
+    done = warm.run("report", "--format", form, cwd=study, env=command_environment())
     assert done.returncode == 0, done.stderr
     assert "organism_chain" in done.stdout.replace("\\_", "_")
     assert "\x1b" not in done.stdout, "a pipe gets no colours"
@@ -163,7 +154,7 @@ def test_a_plugin_from_an_installed_package_runs_in_the_study(study: Path, rows:
     install = [sys.executable, "-m", "pip", "install", *options, str(source)]
     subprocess.run(install, check=True, capture_output=True, timeout=120)
     command = [*HARNESS, "run", "--plugin", "depth-halves", "--preset", "tiny", "--device", "cpu"]
-    env = {**environment(), "PYTHONPATH": str(site)}
+    env = {**command_environment(), "PYTHONPATH": str(site)}
     done = subprocess.run(command, cwd=study, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "1 steps done, 1 reused" in done.stderr, "the adapter that the study trained is reused"
@@ -201,7 +192,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_run_killed_at_random_points_ends_with_the_same_results(study: Path, warm: Warm, tmp_path: Path) -> None:
     """One process did all of the study; here two share the steps, and both are killed."""
     rng = random.Random(20)
-    together = {**environment(), "HARNESS_JOBS": "2"}
+    together = {**command_environment(), "HARNESS_JOBS": "2"}
     statuses = []
     for _ in range(3):
         running = warm.start(*RUN, cwd=tmp_path, env=together)
@@ -222,7 +213,7 @@ def test_a_run_killed_at_random_points_ends_with_the_same_results(study: Path, w
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_ctrl_c_ends_cleanly_with_130_and_the_run_goes_on(warm: Warm, tmp_path: Path, jobs: str) -> None:
-    running = warm.start(*RUN, cwd=tmp_path, env={**environment(), "HARNESS_JOBS": jobs})
+    running = warm.start(*RUN, cwd=tmp_path, env={**command_environment(), "HARNESS_JOBS": jobs})
     # in a later step all libraries are loaded: some, interrupted while they load, swallow it and fail in another way
     assert running.says("done        train/rank1-lora")
     running.signal(signal.SIGINT)
@@ -232,11 +223,11 @@ def test_ctrl_c_ends_cleanly_with_130_and_the_run_goes_on(warm: Warm, tmp_path: 
     assert "Traceback" not in stderr
     with sqlite3.connect(tmp_path / "results.db") as connection:
         assert connection.execute("SELECT status FROM study_run").fetchone() == ("interrupted",)
-    assert warm.run(*RUN, "--only", "train", cwd=tmp_path, env=environment()).returncode == 0
+    assert warm.run(*RUN, "--only", "train", cwd=tmp_path, env=command_environment()).returncode == 0
 
 
 def test_two_runs_on_one_file_share_the_work(warm: Warm, tmp_path: Path) -> None:
-    running = [warm.start(*RUN, "--only", "train", cwd=tmp_path, env=environment()) for _ in range(2)]
+    running = [warm.start(*RUN, "--only", "train", cwd=tmp_path, env=command_environment()) for _ in range(2)]
     codes = [r.wait(300) for r in running]
     said = [r.err.read_text() for r in running]
     assert codes == [0, 0], said

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 
 from harness.startup import prepare
 
@@ -50,6 +51,8 @@ for line in sys.stdin:
                 call(**told)
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 0
+            except BaseException:  # noqa: BLE001 - said as a process of its own would
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()

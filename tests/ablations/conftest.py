@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 class BruteForce:
-    """Weights zeroed in a copy, whole passes of one document at a time, log-softmax in float64."""
+    """Weights zeroed, whole passes of one document at a time, log-softmax in float64."""
 
     def __init__(self, subject: Subject, traces: Sequence[Any] = TRACES, max_tokens: int = 2048) -> None:
         self._subject = subject
@@ -55,31 +54,36 @@ class BruteForce:
         self._max = max_tokens
         self._full = self._log_p(subject.model)
 
-    def ablated(self, off: Sequence[Component]) -> Any:
-        """A copy of the model whose `off` are zero."""
-        model = copy.deepcopy(self._subject.model)
+    def ablated(self, off: Sequence[Component]) -> list[np.ndarray]:
+        """Log-probabilities while the weights of `off` are zero."""
+        model, kept = self._subject.model, []
         for path in {c.module for c in off}:
             own = [c for c in off if c.module == path]
             module, adapter = model.get_submodule(path), own[0].adapter
             a, b = module.lora_A[adapter].weight.data, module.lora_B[adapter].weight.data
+            kept += [(a, a.clone()), (b, b.clone())]
             # A component of a rank above 1 is a slice of the product's singular value decomposition.
             u, s, vt = np.linalg.svd(b.double().numpy() @ a.double().numpy(), full_matrices=False)
             s[[c.rank_index for c in own]] = 0
             a.copy_(torch.from_numpy(vt[: len(a)]))
             b.copy_(torch.from_numpy((u * s)[:, : len(a)]))
-        return model
+        try:
+            return self._log_p(model)
+        finally:
+            for weight, before in kept:
+                weight.copy_(before)
 
     def kl(self, off: Sequence[Component]) -> np.ndarray:
         """Sums of KL(full ‖ ablated), [document, segment]."""
         sums = np.zeros((len(self._ids), len(SEGMENTS)))
-        for i, (p, q) in enumerate(zip(self._full, self._log_p(self.ablated(off)), strict=True)):
+        for i, (p, q) in enumerate(zip(self._full, self.ablated(off), strict=True)):
             np.add.at(sums[i], self._segments[i], (np.exp(p) * (p - q)).sum(-1))
         return sums
 
     def cross_entropy(self, off: Sequence[Component]) -> np.ndarray:
         """Sums over tokens that have a next one, [document]."""
         sums = []
-        for ids, q in zip(self._ids, self._log_p(self.ablated(off)), strict=True):
+        for ids, q in zip(self._ids, self.ablated(off), strict=True):
             n = min(self._max, len(ids) - 1)
             sums.append(-q[np.arange(n), np.array(ids[1 : n + 1])].sum())
         return np.array(sums)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,25 +148,11 @@ def test_tokens_of_one_character_are_merged_into_the_first() -> None:
 
 
 @pytest.mark.slow
-def test_windows_of_real_traces_with_the_real_tokenizer(shared_data: Path, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    spec = importlib.util.spec_from_file_location("qwen25", shared_data.parent / "tools" / "qwen25_tokenizer.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    from transformers import Qwen2TokenizerFast
-
-    fast = Qwen2TokenizerFast(tokenizer_object=tool.build(tool.DATA), pad_token="<|endoftext|>", eos_token="<|im_end|>")
-    fast.save_pretrained(tmp_path)
-    real = AutoTokenizer.from_pretrained(tmp_path)
+def test_windows_of_real_traces_with_the_real_tokenizer(shared_data: Path, qwen25_tokenizer: Any) -> None:
     rows = json.loads((shared_data / "s1k11_rollouts100" / "rollout_contexts.json").read_text())
-    import unicodedata
-
     moved = 0
     for text in rows.values():
         text = unicodedata.normalize("NFC", text)
-        n = len(real(text, add_special_tokens=False)["input_ids"])
-        moved += windows_equal_decoding(real, text, range(0, n, 7), 25)
+        n = len(qwen25_tokenizer(text, add_special_tokens=False)["input_ids"])
+        moved += windows_equal_decoding(qwen25_tokenizer, text, range(0, n, 23), 25)
     assert moved > 0

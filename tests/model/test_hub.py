@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,35 +14,33 @@ import pytest
 
 from harness.model.hub import why_not
 
-Hub = Callable[[int, str], str]
+GATED, UNKNOWN, OFFLINE = (401, "GatedRepo"), (404, "RepoNotFound"), ("someone/model", "someone/traces", "math500")
+NAMES = {GATED: ("gated/model", "gated/traces", "math500"), UNKNOWN: ("no/model", "no/traces", "gpqa_diamond")}
+"""What the hub says -> the model, the traces and the benchmark of which it says it."""
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    """Start a hub that answers every request with one status and error code; returns its address."""
-    servers = []
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    """The address of a hub on which some repositories are gated and the others do not exist."""
 
-    def start(status: int, code: str) -> str:
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.send_response(status)
-                self.send_header("X-Error-Code", code)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            status, code = GATED if "gated/" in self.path or "MATH-500" in self.path else UNKNOWN
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
-            do_GET = do_POST = do_HEAD
+        do_GET = do_POST = do_HEAD
 
-            def log_message(self, *args: object) -> None:
-                """Say nothing."""
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
 
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
 
 
 LOAD = """
@@ -52,55 +50,53 @@ from harness.errors import HarnessError
 from harness.model.subject import load_tokenizer
 from harness.model.traces import DataConfig, load_traces
 from harness.records import ModelRef
-for load in (
-    lambda: load_tokenizer(ModelRef(path="someone/model")),
-    lambda: load_traces(DataConfig(path="someone/traces")),
-    lambda: load_task("math500"),
-):
-    try:
-        load()
-    except HarnessError as error:
-        print(error)
+for names in sys.argv[1:]:
+    model, traces, benchmark = names.split(",")
+    for load in (
+        lambda: load_tokenizer(ModelRef(path=model)),
+        lambda: load_traces(DataConfig(path=traces)),
+        lambda: load_task(benchmark),
+    ):
+        try:
+            load()
+        except HarnessError as error:
+            print(error)
 """
 
 
-def said(home: Path, **env: str) -> list[str]:
-    """What is said of a model, of traces and of a benchmark, without a token and with an empty cache."""
+def said(home: Path, *names: Sequence[str], **env: str) -> list[str]:
+    """What is said of models, traces and benchmarks, by a new process, without a token and with an empty cache."""
     kept = {k: v for k, v in os.environ.items() if "PROXY" not in k.upper() and not k.startswith(("HF_", "HUGGING"))}
     done = subprocess.run(
-        [sys.executable, "-c", LOAD], env={**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", **env},
+        [sys.executable, "-c", LOAD, *map(",".join, names)],
+        env={**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", **env},
         capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     lines = done.stdout.splitlines()
-    assert len(lines) == 3, done.stderr
+    assert len(lines) == 3 * len(names), done.stderr
     return lines
 
 
-CURES = ("--set model.path=DIR", "--set data.path=FILE", "--set evaluate.data='{math500: FILE.jsonl}'")
+CURES = ("--set model.path=DIR", "--set data.path=FILE", "--set evaluate.data='{%s: FILE.jsonl}'")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_offline_names_the_cache_and_how_to_pass_a_copy(tmp_path: Path) -> None:
-    for line, cure in zip(said(tmp_path, HF_HUB_OFFLINE="1"), CURES, strict=True):
+    for line, cure in zip(said(tmp_path, OFFLINE, HF_HUB_OFFLINE="1"), CURES, strict=True):
         assert f"cannot be reached, and it is not in the local cache {tmp_path}/.cache/huggingface/hub" in line
-        assert cure in line
+        assert cure.replace("%s", "math500") in line
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_gated_names_the_token(hub: Hub, tmp_path: Path) -> None:
-    for line, cure in zip(said(tmp_path, HF_ENDPOINT=hub(401, "GatedRepo")), CURES, strict=True):
+def test_gated_names_the_token_and_unknown_the_repository(hub: str, tmp_path: Path) -> None:
+    lines = said(tmp_path, NAMES[GATED], NAMES[UNKNOWN], HF_ENDPOINT=hub)
+    for line, cure in zip(lines[:3], CURES, strict=True):
         assert "it is gated" in line
         assert "HF_TOKEN" in line
-        assert cure in line
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_unknown_names_the_repository(hub: Hub, tmp_path: Path) -> None:
-    names = ("someone/model", "someone/traces", "HuggingFaceH4/MATH-500")
-    for line, name in zip(said(tmp_path, HF_ENDPOINT=hub(404, "RepoNotFound")), names, strict=True):
+        assert cure.replace("%s", "math500") in line
+    for line, name in zip(lines[3:], ("no/model", "no/traces", "Idavidrein/gpqa"), strict=True):
         assert f"the hub has no '{name}'" in line
 
 

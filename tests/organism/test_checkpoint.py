@@ -110,8 +110,8 @@ def test_a_hint_brings_the_trace_out(model, tokenizer, rows) -> None:
 @pytest.mark.slow
 def test_pretraining_is_deterministic_and_resumes(tmp_path, monkeypatch) -> None:
     """The full re-train is ``python -m harness.organism.pretrain --out FOLDER``: a quarter of an hour on two cores."""
-    phase = Phase(weights={"worked": 0.6, "facts": 0.4}, shape="first", steps=24, lr=4e-3, batch=4, warmup=4)
-    folders = [pretrain(tmp_path / name, seed=1, phases=(phase,), every=10) for name in ("one", "two")]
+    phase = Phase(weights={"worked": 0.6, "facts": 0.4}, shape="first", steps=12, lr=4e-3, batch=4, warmup=4)
+    folders = [pretrain(tmp_path / name, seed=1, phases=(phase,), every=5) for name in ("one", "two")]
     weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1]
 
@@ -123,7 +123,7 @@ def test_pretraining_is_deterministic_and_resumes(tmp_path, monkeypatch) -> None
 
     monkeypatch.setattr(module, "_save_state", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(tmp_path / "three", seed=1, phases=(phase,), every=10)
+        pretrain(tmp_path / "three", seed=1, phases=(phase,), every=5)
     monkeypatch.setattr(module, "_save_state", save)
-    resumed = pretrain(tmp_path / "three", seed=1, phases=(phase,), every=10)
+    resumed = pretrain(tmp_path / "three", seed=1, phases=(phase,), every=5)
     assert (resumed / "model.safetensors").read_bytes() == weights[0]

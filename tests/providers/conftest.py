@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import socket
 import struct
 import threading
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 
 from harness.testing import MemoryCalls
+from tests.commands import Warm, command_environment
+from tests.once import once
 
 CANARY = "sk-canary-0123456789abcdef"
 
@@ -309,7 +312,16 @@ studies:
 
 
 @pytest.fixture
-def mini_study(tmp_path: Path) -> Path:
-    """`tmp_path` with a roster whose study is a few features of the organism, explained and put into categories."""
-    (tmp_path / "registry.yaml").write_text(ROSTER)
-    return tmp_path
+def mini_study(warm: Warm, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
+    """`tmp_path` with a roster whose study is a few features of the organism, explained and put into categories.
+
+    The adapter is trained and its activations are stored; what is left is the LLM's.
+    """
+
+    def build(folder: Path) -> None:
+        (folder / "registry.yaml").write_text(ROSTER)
+        argv = ["run", "--plugin", "mini", "--device", "cpu", "--only", "probe"]
+        done = warm.run(*argv, cwd=folder, env=command_environment())
+        assert done.returncode == 0, done.stderr
+
+    return Path(shutil.copytree(once(tmp_path_factory, "mini-study", build), tmp_path, dirs_exist_ok=True))

@@ -16,10 +16,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.commands import Warm
 
 WORKER = Path(__file__).with_name("forking_worker.py")
 VOLATILE = {"id", "step_id", "stored_at", "submitted_at", "latency_s", "n_attempts"}
@@ -90,12 +93,16 @@ def by_prompt(vendor: Any, answer: Any) -> None:
     vendor.choose = choose
 
 
+Task = tuple[int, Callable[[], int]]
+"""A task that was begun: its process's id, and what waits for its exit code, as `subprocess` says it."""
+
+
 class Worker:
     """A process that forks a child per task."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __enter__(self) -> Worker:
@@ -104,28 +111,24 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.process.communicate()
 
-    def begin(self, **task: Any) -> int:
-        """Start a task; returns the child's process id."""
+    def begin(self, database: Path) -> Task:
+        """Start asking."""
         assert self.process.stdin is not None
-        print(json.dumps(task), file=self.process.stdin, flush=True)
-        return self._read()
-
-    def end(self) -> int:
-        """How it ended, as `subprocess` says it."""
-        return self._read()
+        print(database, file=self.process.stdin, flush=True)
+        return self._read(), self._read
 
     def _read(self) -> int:
         assert self.process.stdout is not None
         return int(self.process.stdout.readline())
 
 
-def kill_ten_times(vendor: Any, worker: Worker, ledger: Ledger, most: int, rng: random.Random, **task: Any) -> None:
+def kill_ten_times(vendor: Any, begin: Callable[[], Task], ledger: Ledger, most: int, rng: random.Random) -> None:
     """Begin the task; kill it after 1 to `most` more requests; ten times. Then let it end."""
     for kill in range(11):
         enough = len(vendor.seen) + rng.randint(1, most)
         # where this process gets no time, the child must not come to its end before it is killed
         vendor.hold_after = enough + 2 if kill < 10 else math.inf
-        child = worker.begin(**task)
+        child, end = begin()
         if kill < 10:
             until = time.monotonic() + 60
             while len(vendor.seen) < enough and time.monotonic() < until:
@@ -133,7 +136,7 @@ def kill_ten_times(vendor: Any, worker: Worker, ledger: Ledger, most: int, rng: 
             time.sleep(rng.random() * 0.03)
             os.kill(child, signal.SIGKILL)
             vendor.hold_after = math.inf
-        assert worker.end() == (-signal.SIGKILL if kill < 10 else 0), f"kill {kill}: there must be more calls"
+        assert end() == (-signal.SIGKILL if kill < 10 else 0), f"kill {kill}: there must be more calls"
         ledger.settle()
 
 
@@ -148,32 +151,34 @@ def test_calls_killed_at_ten_random_points(vendor: Any, answer: Any, tmp_path: P
     by_prompt(vendor, answer)
     ledger, whole = Ledger(vendor, tmp_path / "killed.db"), tmp_path / "whole.db"
     with Worker() as worker:
-        kill_ten_times(vendor, worker, ledger, 7, random.Random(0), database=str(ledger.database))
+        kill_ten_times(vendor, lambda: worker.begin(ledger.database), ledger, 7, random.Random(0))
         check(ledger, in_flight=8)
         assert set(ledger.sent()) == {f"question {i}" for i in range(80)}
-        worker.begin(database=str(whole))
-        assert worker.end() == 0
+        _, end = worker.begin(whole)
+        assert end() == 0
     assert contents(ledger.database, "llm_call") == contents(whole, "llm_call")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_killed_at_ten_random_points_ends_with_the_same_rows(
-    vendor: Any, answer: Any, mini_study: Path, tmp_path: Path
+    vendor: Any, answer: Any, mini_study: Path, warm: Warm, tmp_path: Path
 ) -> None:
     by_prompt(vendor, answer)
-    argv = ["run", "--plugin", "mini", "--device", "cpu", "--provider", "openai:gpt-5-mini"]
     whole, ledger = tmp_path / "whole.db", Ledger(vendor, tmp_path / "results.db")
-    with Worker("command") as worker:
-        worker.begin(argv=[*argv, "--only", "probe"], cwd=str(tmp_path))
-        assert worker.end() == 0, (tmp_path / "stderr.txt").read_text()
-        with sqlite3.connect(ledger.database) as source, sqlite3.connect(whole) as copy:
-            source.backup(copy)
-        worker.begin(argv=[*argv, "--db", str(whole)], cwd=str(tmp_path))
-        assert worker.end() == 0, (tmp_path / "stderr.txt").read_text()
-        n_calls = len(vendor.seen)
-        vendor.seen.clear()
-        kill_ten_times(vendor, worker, ledger, n_calls // 12, random.Random(1), argv=argv, cwd=str(tmp_path))
+
+    def begin(*more: str) -> Task:
+        argv = ["run", "--plugin", "mini", "--device", "cpu", "--provider", "openai:gpt-5-mini", *more]
+        call = warm.start(*argv, cwd=tmp_path, env=os.environ)
+        return call.pid, lambda: call.wait(300)
+
+    with sqlite3.connect(ledger.database) as source, sqlite3.connect(whole) as copy:
+        source.backup(copy)
+    _, end = begin("--db", str(whole))
+    assert end() == 0
+    n_calls = len(vendor.seen)
+    vendor.seen.clear()
+    kill_ten_times(vendor, begin, ledger, n_calls // 12, random.Random(1))
     check(ledger, in_flight=4)
     tables = ("llm_call", "explanation", "category", "category_assignment")
     assert contents(ledger.database, *tables) == contents(whole, *tables)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,21 @@ def in_the_papers_form(body: dict[str, Any], answer: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_another_provider_runs_only_the_interpretation_pays_once_and_leaves_no_key(
-    vendor: Any, answer: Any, canary: str, warm: Warm, tmp_path: Path
+    vendor: Any, answer: Any, canary: str, warm: Warm, tiny_study: Path, tmp_path: Path
 ) -> None:
+    shutil.copytree(tiny_study, tmp_path, dirs_exist_ok=True)
     vendor.choose = lambda body: in_the_papers_form(body, answer)
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = warm.run(*RUN, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
+    stages = {line.split()[1].split("/")[0] for line in done.stderr.splitlines() if line.split()[:1] == ["done"]}
+    assert stages == {"interpret", "score", "regrade", "categorise", "recategorise"}, "nothing else runs again"
     with sqlite3.connect(tmp_path / "results.db") as connection:
-        ((explained, graded),) = connection.execute("SELECT count(*), count(grade) FROM explanation").fetchall()
+        connection.execute("CREATE TEMP VIEW asked AS SELECT * FROM explanation WHERE interpreter = 'autointerp'")
+        ((explained, graded),) = connection.execute("SELECT count(*), count(grade) FROM asked").fetchall()
         calls = connection.execute("SELECT count(*) FROM llm_call WHERE status = 'ok'").fetchone()[0]
         assigned = connection.execute("SELECT DISTINCT category FROM category_assignment").fetchall()
-        dead = connection.execute("SELECT count(*) FROM explanation WHERE reason LIKE 'dead%'").fetchone()[0]
+        dead = connection.execute("SELECT count(*) FROM asked WHERE reason LIKE 'dead%'").fetchone()[0]
     assert explained == graded + dead > 300
     assert calls == len(vendor.seen), "every request that was sent is in the journal, once"
     assert ("tokens",) in assigned
