@@ -121,6 +121,17 @@ def test_a_missing_api_key_is_named_before_anything_is_trained(harness: Harness,
     assert harness("run", *asked, "--dry-run", cwd=tmp_path, OPENAI_API_KEY="").returncode == 0
 
 
+def test_an_interpreter_without_an_llm_is_said_before_anything_is_trained(harness: Harness, tmp_path: Path) -> None:
+    roster = Path(__file__).parents[1].joinpath("registry.yaml").read_text()
+    assert "    interpreters: [lexical]" in roster
+    (tmp_path / "registry.yaml").write_text(roster.replace("interpreters: [lexical]", "interpreters: [autointerp]"))
+    done = harness("run", "--plugin", "rank1-lora", "--preset", "tiny", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--provider NAME:MODEL" in done.stderr.splitlines()[-1]
+    assert "train/" not in done.stdout + done.stderr
+    assert harness("run", "--plugin", "rank1-lora", "--dry-run", cwd=tmp_path).returncode == 0
+
+
 def test_the_plan_is_printed_without_running_anything(harness: Harness, tmp_path: Path) -> None:
     done = harness("run", "--plugin", "rank1-lora", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

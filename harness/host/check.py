@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.errors import UsageError
 from harness.host.estimate import check_context, check_memory
 from harness.host.plan import Plan, Step
 from harness.llm.prices import require_price
@@ -29,14 +30,16 @@ def check_plan(
         DataError: a benchmark's data cannot be read.
         ProviderError: an LLM has no API key, and none of its answers is stored.
         UnknownName: a benchmark's name.
-        UsageError: the budget is in money and no price is known for an LLM, answers do not fit the model's context, or
-            the benchmarks need vLLM and it is not installed.
+        UsageError: no LLM is named for what asks one, the budget is in money and no price is known for an LLM, answers
+            do not fit the model's context, or the benchmarks need vLLM and it is not installed.
     """
     if llm.max_cost_usd is not None:
         for choice in plan.llms.values():
             require_price(choice.provider, choice.model, choice.config.prices)
     check_context(plan)
     if asks_llm and not dry_run:
+        if not plan.llms:
+            raise UsageError("the study asks an LLM and names none: --provider NAME:MODEL, or providers in the roster")
         for choice in plan.llms.values():
             if not store.has_calls(choice.provider):  # what is in the journal is replayed without a key
                 choice.config.require(choice.provider)

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from harness.activations.exemplars import collect_features
 from harness.activations.latents import encode_set
-from harness.activations.store import StoredActivations, open_set
+from harness.activations.store import Moments, StoredActivations, open_set
 from harness.dictionaries.scoring import score_dictionary
 from harness.errors import DataError, UsageError
 from harness.model.subject import Subject
@@ -23,6 +23,7 @@ from harness.stages import RunContext
 from harness.testing import tiny_activations, tiny_traces
 from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig, harness_dictionaries
+from harness_plugins.dictionaries.checks import refuse_unusable
 from harness_plugins.dictionaries.files import fitted_weights, load_dictionary, save_dictionary
 from harness_plugins.dictionaries.sae import JumpRelu
 from harness_plugins.dictionaries.training import BatchTopKLearner, schedule
@@ -205,6 +206,16 @@ def test_constant_columns_are_named(tmp_path: Path) -> None:
     stored = open_set(tiny_activations(tmp_path / "a", documents))
     with pytest.raises(DataError, match=r"L1\.q_proj is constant"):
         fit(stored, tmp_path / "d", **SMALL)
+
+
+def test_columns_that_are_not_finite_are_named(small: StoredActivations) -> None:
+    """A capture refuses them; sums over many of a float16's extremes can still overflow."""
+    std = np.ones(len(small.columns))
+    std[[0, 2]] = np.nan, np.inf
+    moments = Moments(np.zeros_like(std), std, 500)
+    names = f"{small.columns[0]}, {small.columns[2]}"
+    with pytest.raises(DataError, match=f"{names} are not finite"):
+        refuse_unusable(small, moments, learner="batch-topk", n_latents=12, k=2)
 
 
 def test_fewer_tokens_than_latents_are_refused(tmp_path: Path) -> None:
