@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-fast test-slow test-postgres test-processes test-ray check format bench docs clean peers test-formats bench-peers test-datasette test-dashboard test-vllm
+.PHONY: install demo test test-slow test-postgres test-processes test-ray check format bench docs clean peers test-formats bench-peers test-datasette test-dashboard test-vllm
 
 install: $(VENV)/.installed
 
@@ -26,10 +26,11 @@ demo: install
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install
-	$(PYTEST)
-
-test-fast: install
 	$(PYTEST) -m "not slow"
+
+# Whole studies: killed, interrupted, given another LLM; and whatever else takes minutes of two cores.
+test-slow: install
+	$(PYTEST) -m slow
 
 # Datasette in an environment of its own: it is a reader of results.db, not a dependency.
 test-datasette: install
@@ -49,9 +50,6 @@ test-processes: install
 test-ray: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/ray
-
-test-slow: install
-	$(PYTEST) -m slow
 
 # The dashboard's pages in a real browser: Debian's chromium and its driver, installed where there are none (as root).
 # Pictures of all pages are kept in dashboard-shots/.
