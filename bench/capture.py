@@ -11,7 +11,7 @@ import torch
 from bench.measure import MATRICES, Ratio, adapted, compare
 from harness.model.batching import find_backbone
 from harness.model.components import Component, find_components
-from harness.model.in_place import in_place
+from harness.model.in_place import InPlace
 from harness.model.taps import component_sites, tap
 
 TOKENS = 512
@@ -33,7 +33,7 @@ def random_qwen2(layers: int = 16, hidden: int = 256, vocabulary: int = 4096) ->
 
 def ours(model: Any, components: Sequence[Component], ids: torch.Tensor, *, rapid: bool = False) -> torch.Tensor:
     """The backbone under the tap: [batch, token, component]."""
-    path = in_place(model, components) if rapid else nullcontext()
+    path = InPlace(model, components) if rapid else nullcontext()
     with torch.no_grad(), path, tap(model, component_sites(components)) as reading:
         find_backbone(model)(input_ids=ids, use_cache=False)
         return reading.values()

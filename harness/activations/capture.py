@@ -22,7 +22,7 @@ from harness.activations.writer import ActivationWriter
 from harness.errors import DataError, ModelError
 from harness.model.batching import adapter_switch, context_length, find_backbone, length_batches, padded
 from harness.model.chat import Document
-from harness.model.in_place import in_place
+from harness.model.in_place import InPlace
 from harness.model.subject import Subject
 from harness.model.taps import Site, tap
 from harness.records import ActivationSet, Trace
@@ -165,7 +165,7 @@ class Reader:
         subject, documents = self.subject, [part.document for part in parts]
         backbone = find_backbone(subject.model)
         values: list[np.ndarray | None] = [None] * len(documents)
-        rapid = in_place(subject.model, subject.components) if self.in_place else nullcontext()
+        rapid = InPlace(subject.model, subject.components) if self.in_place else nullcontext()
         with adapter_switch(subject.model, on=self.adapter_on), rapid, tap(subject.model, self.sites) as reading:
             for batch in length_batches([len(d.ids) for d in documents], self.batch_tokens):
                 inputs = padded([documents[i] for i in batch], subject.tokenizer, subject.device)

@@ -142,14 +142,14 @@ class Blocks:
         before = [b.__dict__.get("forward") for b in others]
         try:
             for block in others:
-                block.forward = through
+                block.__dict__["forward"] = through  # as an attribute it costs 20 microseconds
             yield
         finally:
             for block, own in zip(others, before, strict=True):
                 if own is None:
                     block.__dict__.pop("forward", None)
                 else:
-                    block.forward = own
+                    block.__dict__["forward"] = own
 
     @contextmanager
     def _put_in(self, block: int, hidden: torch.Tensor | None) -> Iterator[None]:

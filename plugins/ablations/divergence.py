@@ -21,7 +21,7 @@ from harness.errors import ModelError
 from harness.model.blocks import Blocks, Inputs
 from harness.model.chat import SEGMENTS
 from harness.model.components import Component
-from harness.model.in_place import in_place
+from harness.model.in_place import InPlace
 from harness.model.kl import Comparison, Reference, compare
 from harness.model.readout import Readout
 from harness.model.taps import component_sites, tap
@@ -142,7 +142,8 @@ class Divergence:
         self._floor_documents, self._seed = config.floor_documents, seed
         self.texts = texts.on(subject.device)
         self.blocks, self.readout = Blocks(subject.model), Readout(subject.model)
-        self._in_place = config.numerics == "in-place"
+        in_place = config.numerics == "in-place"
+        self._numerics = InPlace(self.model, subject.components) if in_place else nullcontext()
         self._reached: tuple[int, list[torch.Tensor]] | None = None
         self._full = [self._hidden(b) for b in self.texts.batches]
         self._refuse_broken_model()
@@ -191,7 +192,7 @@ class Divergence:
             self._reached = None
             return self._climb(layer)
         for block in range(at, layer):
-            with self._numerics():
+            with self._numerics:
                 pairs = zip(self.texts.batches, states, strict=True)
                 states = [self.blocks.step(b.inputs, block, h) for b, h in pairs]
         self._reached = layer, states
@@ -234,7 +235,7 @@ class Divergence:
             up = torch.rand(state[rows].shape, generator=generator).to(state.device) < 0.5
             where = torch.where(up, torch.inf, -torch.inf).to(state.dtype)
             inputs = {k: v[rows] for k, v in batch.inputs.items()}
-            with self._numerics():
+            with self._numerics:
                 noisy = self.blocks.run(inputs, layer, torch.nextafter(state[rows], where))
             mask = batch.mask[rows]
             for _, _, found in self._compare(full[rows][mask], [noisy[mask]]):
@@ -250,7 +251,7 @@ class Divergence:
         n, rows = len(cells), len(batch.documents)
         inputs: Inputs = {k: v.repeat(n, 1) for k, v in batch.inputs.items()} if n > 1 else batch.inputs
         state = entering.repeat(n, 1, 1) if entering is not None and n > 1 else entering
-        with self._numerics(), self.switched_off([cell.off for cell in cells], rows):
+        with self._numerics, self.switched_off([cell.off for cell in cells], rows):
             hidden = self.blocks.run(inputs, layer if entering is not None else 0, state)
         return list(hidden.split(rows))
 
@@ -267,11 +268,8 @@ class Divergence:
 
     @torch.no_grad()
     def _hidden(self, batch: Batch) -> torch.Tensor:
-        with self._numerics():
+        with self._numerics:
             return self.blocks.run(batch.inputs)
-
-    def _numerics(self) -> AbstractContextManager[None]:
-        return in_place(self.model, self._subject.components) if self._in_place else nullcontext()
 
     @torch.no_grad()
     def _cross_entropy(self) -> Float[np.ndarray, " document"]:

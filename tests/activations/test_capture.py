@@ -18,7 +18,7 @@ from harness.activations.store import ActivationWriter, open_set
 from harness.errors import DataError, HarnessError
 from harness.model.batching import find_backbone, length_batches
 from harness.model.chat import ChatFormat
-from harness.model.in_place import in_place
+from harness.model.in_place import InPlace
 from harness.model.subject import Subject, load_subject
 from harness.model.taps import ablate, component_sites, tap
 from harness.records import ActivationSet, ModelRef, Trace
@@ -199,7 +199,7 @@ def test_the_in_place_path_reads_the_same_numbers_and_leaves_the_model_as_it_was
     sites = component_sites(subject.components)
     document = subject.chat.document(subject.tokenizer, tiny_traces(1)[0])
     found = []
-    for path in (nullcontext(), in_place(subject.model, subject.components), nullcontext()):
+    for path in (nullcontext(), InPlace(subject.model, subject.components), nullcontext()):
         with path, tap(subject.model, sites) as reading, torch.no_grad():
             logits = subject.model(torch.tensor([document.ids]), use_cache=False).logits
         found.append((reading.values(), logits))
@@ -207,7 +207,7 @@ def test_the_in_place_path_reads_the_same_numbers_and_leaves_the_model_as_it_was
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # another order of float32 sums
     assert all(torch.equal(a, b) for a, b in zip(found[0], found[2], strict=True))
     off = ablate(subject.components, subject.components)
-    with in_place(subject.model, subject.components), tap(subject.model, sites, off), torch.no_grad():
+    with InPlace(subject.model, subject.components), tap(subject.model, sites, off), torch.no_grad():
         ablated = subject.model(torch.tensor([document.ids]), use_cache=False).logits
     with subject.model.disable_adapter(), torch.no_grad():
         base = subject.model(torch.tensor([document.ids]), use_cache=False).logits
