@@ -100,6 +100,7 @@ bench-peers: peers
 
 # vLLM on the CPU, 4 GB, in an environment of its own: it wants an older transformers than ours. Elsewhere than on PyPI
 # its CPU build of torch is at https://download.pytorch.org/whl/cpu (PIP_EXTRA_INDEX_URL). On a GPU: pip install vllm.
+# Most of its modules are never imported, so none are compiled beforehand.
 test-vllm: $(VLLM)/.installed
 	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest tests/vllm -m "not slow"
 
@@ -111,7 +112,7 @@ test-vllm-parallel: $(VLLM)/.installed
 $(VLLM)/.installed: pyproject.toml tests/vllm/constraints.txt tests/vllm/stub_wheels.py
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python tests/vllm/stub_wheels.py $(VLLM)/wheels
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --find-links $(VLLM)/wheels \
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile --find-links $(VLLM)/wheels \
 		-c tests/vllm/constraints.txt -e '.[test,vllm]'
 	touch $@
 
