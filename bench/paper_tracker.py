@@ -24,11 +24,14 @@ class PaperTracker:
     Attributes:
         values: [feature, k].
         places: [feature, k] where each was found; -1 where there is none.
+        sums: [feature] of activations above THRESHOLD, if directions are summed.
+        n_active: [feature] how many these were.
     """
 
-    def __init__(self, n_features: int, k: int = 64, *, corrected: bool = False) -> None:
+    def __init__(self, n_features: int, k: int = 64, *, corrected: bool = False, summing: bool = False) -> None:
         self.values, self.places = np.zeros((n_features, k)), np.full((n_features, k), -1)
-        self._corrected = corrected
+        self.sums, self.n_active = np.zeros(n_features), np.zeros(n_features, dtype=np.int64)
+        self._corrected, self._summing = corrected, summing
 
     def update(self, feature: int, values: Float[np.ndarray, " found"], places: Int[np.ndarray, " found"]) -> None:
         """Offer activations to one feature."""
@@ -53,7 +56,11 @@ class PaperTracker:
             for which, sign in enumerate((1, -1)):
                 signed = sign * whole[:, column]
                 found = np.flatnonzero(signed > THRESHOLD)
-                self.update(2 * column + which, signed[found], found + first)
+                feature, active = 2 * column + which, signed[found]
+                if self._summing:
+                    self.sums[feature] += active.sum()
+                    self.n_active[feature] += len(active)
+                self.update(feature, active, found + first)
 
     def add_codes(self, codes: Float[np.ndarray, "token latent"], first: int) -> None:
         """One document of dense codes, token by token."""

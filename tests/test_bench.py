@@ -53,6 +53,17 @@ def test_put_right_it_finds_the_highest(seed: int, k: int) -> None:
         assert set(codes.places[column]) == set(directions.places[2 * column])
 
 
+def test_at_equal_work_it_keeps_sums_and_densities_of_what_it_looks_at() -> None:
+    x = np.random.default_rng(0).standard_normal((60, 2))
+    tracker = paper.PaperTracker(4, 3, summing=True)
+    for start in (0, 30):
+        tracker.add_directions(x[start : start + 30], start)
+    both = np.stack([x, -x], axis=2).reshape(60, 4).astype(np.float32)
+    looked_at = both > paper.THRESHOLD
+    np.testing.assert_allclose(tracker.sums, (both * looked_at).sum(0), rtol=1e-6)
+    np.testing.assert_array_equal(tracker.n_active, looked_at.sum(0))
+
+
 @pytest.mark.parametrize(("corrected", "lowest", "highest"), [(True, 1.0, 1.0), (False, 0.3, 0.9)])
 def test_recall_is_the_share_of_the_highest_that_is_kept(corrected: bool, lowest: float, highest: float) -> None:
     x = np.random.default_rng(0).standard_normal((400, 100))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.activations.sparse import SparseRows
-from harness.activations.topk import LAST, Polarity
+from harness.activations.topk import LAST, bits
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -111,8 +111,6 @@ class QuantileSample:
 
     def _offer_dense(self, values: np.ndarray, places: np.ndarray, priority: np.ndarray, at: int, sign: int) -> None:
         """Rows of ascending priority, until every column has had its fill: a few, unless a column is seldom active."""
-        polarity = Polarity.of(sign, values.dtype)
-        raw = values.view(polarity.dtype)
         order = np.argsort(priority)
         columns = np.arange(self._n_columns)
         needed = np.full(self._n_columns, self._pool)
@@ -124,10 +122,11 @@ class QuantileSample:
             columns, needed = columns[accepting], needed[accepting]
             if not len(columns):
                 return
-            block = raw[places[rows]] if len(columns) == self._n_columns else raw[np.ix_(places[rows], columns)]
-            taken = (block > polarity.zero) & (own[:, None] < self._limit[at, columns])
+            chosen = places[rows]
+            block = bits(values[chosen] if len(columns) == self._n_columns else values[np.ix_(chosen, columns)], sign)
+            taken = (block > 0) & (own[:, None] < self._limit[at, columns])
             i, j = divmod(np.flatnonzero(taken), len(columns))
-            self._pend(at, columns[j], own[i], places[rows[i]], polarity.magnitudes(block[i, j]))
+            self._pend(at, columns[j], own[i], places[rows[i]], block[i, j].view(values.dtype).astype(np.float32))
             needed = needed - taken.sum(0)
             start, size = start + size, size * 4
 
@@ -135,16 +134,15 @@ class QuantileSample:
         self, values: SparseRows, n_tokens: int, places: np.ndarray, priority: np.ndarray, at: int, sign: int
     ) -> None:
         columns, stored = values.columns[values.span], values.values[values.span]
-        polarity = Polarity.of(sign, stored.dtype)
         of_token = np.full(n_tokens, _NEVER)
         of_token[places] = priority
         of_value = np.repeat(of_token, np.diff(values.row_offsets))
         found = np.flatnonzero(of_value < self._limit[at][columns])
-        raw = stored[found].view(polarity.dtype)
-        active = raw > polarity.zero
+        raw = bits(stored[found], sign)
+        active = raw > 0
         found = found[active]
         row = np.searchsorted(values.row_offsets, found + values.span.start, side="right") - 1
-        self._pend(at, columns[found], of_value[found], row, polarity.magnitudes(raw[active]))
+        self._pend(at, columns[found], of_value[found], row, raw[active].view(stored.dtype).astype(np.float32))
 
     def _pend(self, at: int, column: np.ndarray, priority: np.ndarray, row: np.ndarray, value: np.ndarray) -> None:
         if len(column):
