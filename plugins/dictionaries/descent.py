@@ -25,9 +25,17 @@ class Descent:
         path: `dense`, `fp32` or `bf16`.
     """
 
-    def __init__(self, sae: Autoencoder, maths: Maths, *, compute: str = "auto", clip_norm: float | None = 1.0) -> None:
+    def __init__(
+        self,
+        sae: Autoencoder,
+        maths: Maths,
+        *,
+        compute: str = "auto",
+        clip_norm: float | None = 1.0,
+        beta2: float = 0.999,
+    ) -> None:
         self.sae, self.maths, self.clip_norm = sae, maths, clip_norm
-        self.optimizer = torch.optim.Adam(sae.parameters(), fused=True)
+        self.optimizer = torch.optim.Adam(sae.parameters(), betas=(0.9, beta2), fused=True)
         self.path = choose_path(compute, maths, sae.W_enc)
         self.gradients = (
             DenseGradients(sae, maths) if self.path == "dense" else SurvivorGradients(sae, maths, _precision(self.path))

@@ -98,7 +98,7 @@ class BatchTopKLearner:
         units = Units.of(moments, config.standardise, _write_norms(stored))
         sae = autoencoder(config, units.centre, n_latents, run.generator()).to(run.device)
         sums = maths(config, len(stored.columns), signed=self.signed)
-        descent = Descent(sae, sums, compute=config.compute, clip_norm=config.clip_norm)
+        descent = Descent(sae, sums, compute=config.compute, clip_norm=config.clip_norm, beta2=config.adam_beta2)
         checkpoint = run.out_dir / "training.safetensors"
         state = load_state(checkpoint, key, sae, descent.optimizer) or TrainingState.fresh(n_latents, sae.b_enc.device)
         validation = Validation.of(stored, split.held_out, config.validation_tokens)

@@ -209,8 +209,30 @@ def test_the_papers_variant_sets_what_its_code_sets_and_can_be_overruled() -> No
     config = BatchTopKConfig(variant="paper-code")
     assert (config.lr, config.schedule, config.epochs, config.standardise) == (5e-4, "constant", 1, "none")
     assert (config.k_aux, config.clip_norm, config.dead_after_tokens) == (16, None, 1_000_000)
+    assert (config.warmup_steps, config.adam_beta2) == (100, 0.999)
     assert BatchTopKConfig(variant="paper-code", lr=1e-3).lr == 1e-3
     assert BatchTopKConfig.merged("batch-topk", {"variant": "paper-code"}, {"k": 4}).schedule == "constant"
+
+
+def test_beta2_is_that_of_adam(stored: StoredActivations, tmp_path: Path) -> None:
+    """Three steps on one batch: a step's second moment is what its Adam makes of the gradients, whatever the beta."""
+    x = torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
+    dead = torch.zeros(40, dtype=torch.bool)
+    for beta2 in (0.9, 0.999):
+        sae = Autoencoder(torch.zeros(20), 40, torch.Generator().manual_seed(1))
+        descent = Descent(sae, Maths(k=3, aux_coefficient=0.0), compute="fp32", clip_norm=None, beta2=beta2)
+        expected = np.zeros(40)
+        for _ in range(3):
+            descent.step(x, dead, 1e-3)
+            assert sae.b_enc.grad is not None
+            expected = beta2 * expected + (1 - beta2) * sae.b_enc.grad.double().numpy() ** 2
+        found = descent.optimizer.state[sae.b_enc]["exp_avg_sq"]
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-12)
+    weights = []
+    for beta2 in (0.9, 0.999):
+        _, dictionary = fit(stored, tmp_path / str(beta2), **SMALL, adam_beta2=beta2)
+        weights.append(load_file(dictionary.path / "sae_weights.safetensors")["W_dec"])
+    assert not torch.equal(*weights)
 
 
 def test_the_papers_variant_is_exported_with_the_codes_it_trained(stored: StoredActivations, tmp_path: Path) -> None:
