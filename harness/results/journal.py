@@ -60,11 +60,12 @@ class Journal:
         table = tables.LLMCall
         with transaction(self._engine, self._name) as connection:
             keys = [call.key for call in made]
-            answered = select(table.key).where(table.key.in_(keys), table.status == "ok")
-            old = set(connection.execute(answered).scalars())
-            new = [call for call in made if call.status == "ok" or call.key not in old]
+            stored = select(table.key, table.status).where(table.key.in_(keys))
+            old = {key: status for key, status in connection.execute(stored)}
+            new = [call for call in made if call.status == "ok" or old.get(call.key) != "ok"]
+            if replaced := [call.key for call in new if call.key in old]:
+                connection.execute(delete(table).where(table.key.in_(replaced)))
             if new:
-                connection.execute(delete(table).where(table.key.in_([call.key for call in new])))
                 connection.execute(insert(table), [self._row(call) for call in new])
         self._remember(made)
 

@@ -42,9 +42,11 @@ class Connections(httpx2.AsyncClient):
 
     def build_request(self, method: str, url: Any, **parts: Any) -> httpx2.Request:
         """What the SDK asks for. It has merged everything already, unless there is a form or a query."""
-        if parts.get("files") or parts.get("data") or parts.get("params"):
+        content = parts.get("content")
+        if parts.get("files") or parts.get("data") or parts.get("params") or not isinstance(content, bytes):
             return super().build_request(method, url, **parts)
-        return httpx2.Request(method, url, headers=parts.get("headers"), content=parts.get("content"))
+        # given as a stream, the body is not looked at for headers: aiohttp sets its length and the host's name
+        return httpx2.Request(method, _url(str(url)), headers=parts.get("headers"), stream=httpx2.ByteStream(content))
 
     async def send(self, request: httpx2.Request, **_: Any) -> httpx2.Response:
         """The response with its body.
@@ -80,6 +82,12 @@ class Connections(httpx2.AsyncClient):
                 proxy=_proxy(url),
             )
         return self._session
+
+
+@lru_cache
+def _url(text: str) -> httpx2.URL:
+    """Parsing it costs as much as building the rest of a request, and it is the same for all of them."""
+    return httpx2.URL(text)
 
 
 def _proxy(url: httpx2.URL) -> str | None:

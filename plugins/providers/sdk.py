@@ -66,7 +66,10 @@ class SdkProvider(ABC, Generic[C]):
             raise ProviderError(f"{self.name}: no model is named; use --provider {self.name}:MODEL")
         body = self.parameters(request)
         with self.failures(request.model):
-            raw = await self.client().post(self.PATH, body=body, cast_to=Response, options=self._options)
+            client = self.client()
+            # a whole address is parsed once, a path three times
+            address = str(client.base_url).rstrip("/") + self.PATH
+            raw = await client.post(address, body=body, cast_to=Response, options=self._options)
         return self.reply(raw.content, request, raw.headers.get(self.REQUEST_ID, ""), key)
 
     def reply(self, body: bytes, request: LLMRequest, request_id: str, key: str) -> LLMReply:

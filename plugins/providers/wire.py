@@ -32,7 +32,7 @@ def clean(text: str, key: str) -> str:
     """`text` without the key and without lone surrogates, which neither UTF-8 nor a database can hold."""
     if len(key) > len("none"):
         text = text.replace(key, "[key]")
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_body(body: bytes, model: type[W], key: str) -> W:
