@@ -43,6 +43,8 @@ def lines(cell: Cell) -> tuple[str, ...]:
 
 def visible(text: str) -> str:
     """Text on one line: line breaks, control and direction characters as escapes, so that no terminal obeys them."""
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN and c not in _KEPT else c for c in text)
 
 

@@ -291,12 +291,12 @@ def item_scores(connection: Connection, run_id: int) -> dict[str, dict[str, Item
     )
     found: dict[str, dict[str, ItemScores]] = {}
     newest: dict[tuple[str, str], int] = {}
-    for r in rows:
-        variants = found.setdefault(r.benchmark, {})
-        if newest.get((r.benchmark, r.variant)) != r.id:
-            newest[r.benchmark, r.variant] = r.id
-            variants[r.variant] = ItemScores({}, r.engine, r.chat_hash)
-        variants[r.variant].scores[r.doc_id] = float(r.score)
+    for evaluation, benchmark, variant, engine, chat_hash, doc_id, score in rows:
+        variants = found.setdefault(benchmark, {})
+        if newest.get((benchmark, variant)) != evaluation:
+            newest[benchmark, variant] = evaluation
+            variants[variant] = ItemScores({}, engine, chat_hash)
+        variants[variant].scores[doc_id] = float(score)
     return found
 
 
