@@ -191,19 +191,19 @@ class TopKTracker:
         self._above[features] = bits(kth.astype(self._real))
 
 
-def _sorted(column: np.ndarray, bits: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By column, then highest value, then first place. All in one integer where it fits: sorting it is much faster."""
-    value_bits, first = 8 * bits.itemsize - 1, int(place.min())
+def _sorted(feature: np.ndarray, raw: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By feature, then highest value, then first place. All in one integer where it fits: sorting it is much faster."""
+    value_bits, first = 8 * raw.itemsize - 1, int(place.min())
     place_bits = int(place.max() - first).bit_length()
-    if int(column.max()).bit_length() + value_bits + place_bits > 63:
-        order = np.lexsort((place, -bits.astype(np.int64), column))
-        return column[order], bits[order], place[order]
+    if int(feature.max()).bit_length() + value_bits + place_bits > 63:
+        order = np.lexsort((place, -raw.astype(np.int64), feature))
+        return feature[order], raw[order], place[order]
     top = (1 << value_bits) - 1
-    key = (column.astype(np.int64) << value_bits) | (top - bits.astype(np.int64))
+    key = (feature.astype(np.int64) << value_bits) | (top - raw.astype(np.int64))
     key = np.sort((key << place_bits) | (place - first))
     place = (key & ((1 << place_bits) - 1)) + first
     key >>= place_bits
-    return key >> value_bits, (top - (key & top)).astype(bits.dtype), place
+    return key >> value_bits, (top - (key & top)).astype(raw.dtype), place
 
 
 def _block_maxima(raw: np.ndarray, rows: int) -> np.ndarray:
