@@ -150,6 +150,7 @@ def test_markup_and_terminal_escapes_are_shown_not_obeyed(filled: Path) -> None:
 
 def test_visible() -> None:
     assert visible("a\nb\tc\x1b[0m\u202e\u2028\x85") == "a\\nb\\tc\\x1b[0m\\u202e\\u2028\\x85"
+    assert visible("all ASCII\n\x1b[0m\x7f") == "all ASCII\\n\\x1b[0m\\x7f"
     assert visible("Größe × → 你好 👩\u200d🔬") == "Größe × → 你好 👩\u200d🔬"
 
 
