@@ -53,7 +53,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
     if isinstance(error, UnicodeDecodeError):
-        return f"it is not {_encoding_name(error.encoding)} (byte 0x{error.object[error.start]:02x})"
+        byte = f"byte 0x{error.object[error.start]:02x}"
+        return f"it is not {error.encoding.upper()} ({byte}; perhaps Latin-1 or Windows-1252): save it as UTF-8"
     if isinstance(error, UnicodeEncodeError):
         return "it holds half a surrogate pair, such as an emoji cut in two"
     if isinstance(error, ValidationError):
@@ -63,6 +64,8 @@ def reason_of(error: BaseException) -> str:
         return error.strerror
     if name in _DAMAGED:
         return f"it is cut off or damaged ({first_line or name})"
+    if name == "JSONDecodeError":
+        return f"it is not JSON ({first_line})"
     if isinstance(error, KeyError):
         return f"it has no {first_line}"
     return first_line.rstrip(".;") or name
@@ -71,7 +74,3 @@ def reason_of(error: BaseException) -> str:
 def printable(text: str) -> str:
     """The text with what UTF-8 cannot encode (halves of surrogate pairs) written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _encoding_name(name: str) -> str:
-    return name.upper() if "-" in name or not name.lower().startswith("utf") else f"UTF-{name[3:]}"

@@ -26,10 +26,10 @@ WHOLE = io.BytesIO()
 np.save(WHOLE, np.arange(100))
 
 COMPLAINTS: dict[str, tuple[Callable[[], object], str]] = {
-    "json": (lambda: json.loads('{"a": '), "Expecting value"),
+    "json": (lambda: json.loads('{"a": '), "it is not JSON (Expecting value"),
     "json that is nested": (lambda: json.loads("[" * 100_000), "nested too deeply"),
     "yaml": (lambda: yaml.safe_load("a: [1"), "while parsing a flow sequence"),
-    "unicode": (lambda: b"caf\xe9".decode("utf-8"), "not UTF-8 (byte 0xe9)"),
+    "unicode": (lambda: b"caf\xe9".decode("utf-8"), "not UTF-8 (byte 0xe9; perhaps Latin-1"),
     "half a surrogate pair": (lambda: "\ud83d".encode(), "half a surrogate pair"),
     "gzip": (lambda: gzip.decompress(b"\x1f\x8b\x08\x00"), "cut off or damaged"),
     "not gzip": (lambda: gzip.decompress(b"plain"), "cut off or damaged"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.errors import ModelError
-from harness.model.traces import resolve
+from harness.model.traces import is_local, resolve
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -18,7 +18,7 @@ def local_model(path: str) -> Path | None:
     """
     folder = resolve(path)
     if not folder.is_dir():
-        if path.startswith(("package://", "/", ".", "~")):
+        if is_local(path):
             raise ModelError(f"no model folder {folder}")
         return None
     if not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):

@@ -1,70 +1,98 @@
-"""Traces from a file or the hub, each row checked; a bad row is named."""
+"""Traces from a file or the hub. Each row is checked, and a row that cannot be used is named with a cure."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import PositiveInt, ValidationError
 
-from harness.config import Config
+from harness.config import Config, digest
 from harness.errors import DataError
+from harness.files import printable, reading, reason_of
 from harness.model.hub import why_not
 from harness.records import Trace
+from harness.rows import read_rows, type_name
 
 _PACKAGE = "package://harness/"
+_FILE_ENDINGS = {".json", ".jsonl", ".parquet", ".gz"}
+_LOCAL_BEGINNINGS = ("package://", "/", ".", "~")
+"""A path that begins with one of these is never a hub id."""
 
 
 class DataConfig(Config):
     """Where the traces come from. The defaults name the fields of s1K-1.1."""
 
     path: str
-    """JSONL file, Parquet file, `package://harness/...`, or a hub data set id."""
+    """JSON Lines file, JSON array or Parquet file (gzip and UTF-16 are read), `package://harness/...`, or a hub data
+    set id."""
     split: str = "train"
     """Split of a hub data set."""
     question: str = "question"
     """Field of the question."""
     trace: str = "deepseek_thinking_trajectory"
-    """Field of the reasoning trace; `trace` is tried where it is absent."""
+    """Field of the reasoning trace; `trace` is read from rows that lack the field."""
     answer: str = "deepseek_attempt"
-    """Field of the answer attempt; `answer` is tried where it is absent."""
-    limit: int | None = None
+    """Field of the answer attempt; `answer` is read from rows that lack the field."""
+    limit: PositiveInt | None = None
     """First n rows; None is all."""
+
+
+def is_local(path: str) -> bool:
+    """Whether a path can only mean this machine: a hub id never begins like it."""
+    return path.startswith(_LOCAL_BEGINNINGS)
 
 
 def resolve(path: str) -> Path:
     """A local path; `package://harness/x` is x inside the installed package."""
     if path.startswith(_PACKAGE):
         return Path(str(files("harness").joinpath(path.removeprefix(_PACKAGE))))
-    return Path(path).expanduser()
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~NAME of a user that this machine does not have
+        return Path(path)
 
 
 def fingerprint(config: DataConfig) -> str:
-    """What a step's key says of the data: the file's sha256, or the hub id and split."""
+    """What a step's key says of the data: the sha256 of the file, of all files of a folder, or the hub id and split.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     path = resolve(config.path)
     if path.is_file():
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return _sha256(path)
+    if path.is_dir():
+        return digest([[str(p.relative_to(path)), _sha256(p)] for p in sorted(path.rglob("*")) if p.is_file()])
     return f"{config.path}@{config.split}"
+
+
+def _sha256(path: Path) -> str:
+    with reading(path), path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_traces(config: DataConfig) -> list[Trace]:
     """All traces, in file order.
 
+    An id may be a text or an integer; rows without one (or with null) get their position, counted from 0. An answer may
+    be a number.
+
     Raises:
-        DataError: no such file or data set, an empty file, a malformed row, a missing field, a repeated id.
+        DataError: no such file or data set, an empty file, a malformed row, a missing field, null, a value of another
+            type, a repeated id.
     """
     traces: list[Trace] = []
-    seen: dict[str, int] = {}
+    row_of_id: dict[str, int] = {}
     for number, row in _rows(config):
         trace = _trace(row, number, config)
-        if trace.id in seen:
-            raise DataError(f"{config.path}: row {number} repeats the id {trace.id!r} of row {seen[trace.id]}")
-        seen[trace.id] = number
+        if trace.id in row_of_id:
+            raise DataError(printable(_repeated_id(trace.id, row_of_id[trace.id], row, number, config)))
+        row_of_id[trace.id] = number
         traces.append(trace)
         if config.limit is not None and len(traces) >= config.limit:
             break
@@ -73,62 +101,79 @@ def load_traces(config: DataConfig) -> list[Trace]:
     return traces
 
 
+def _repeated_id(trace_id: str, first: int, row: Mapping[str, Any], number: int, config: DataConfig) -> str:
+    if _number_or_none(row.get("id")) is None:
+        return (
+            f"{config.path}: row {number} has no id, and its position {trace_id} is the id of row {first}; give every "
+            "row an id, or none"
+        )
+    return f"{config.path}: row {number} repeats the id {trace_id!r} of row {first}; give every row an id of its own"
+
+
 def _rows(config: DataConfig) -> Iterator[tuple[int, Mapping[str, Any]]]:
     path = resolve(config.path)
-    if path.suffix in {".jsonl", ".json"} or (path.is_file() and path.suffix != ".parquet"):
-        yield from _jsonl(path)
+    if path.is_file() or path.suffix in _FILE_ENDINGS or (is_local(config.path) and not path.is_dir()):
+        yield from read_rows(path)
         return
     from datasets import load_dataset
 
+    cure = "pass a JSON Lines or Parquet file: --set data.path=FILE"
     try:
-        if path.suffix == ".parquet":
-            dataset = load_dataset("parquet", data_files=str(path), split="train")
-        else:
-            dataset = load_dataset(config.path, split=config.split)
+        dataset = load_dataset(config.path, split=config.split)
     except Exception as error:
-        cure = "pass a JSONL or Parquet file: --set data.path=FILE"
         raise DataError(f"cannot load {config.path!r}: {why_not(config.path, error, cure)}") from error
-    yield from enumerate(dataset, start=1)
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        stream = path.open(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    with stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}: row {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}: row {number} is not a JSON object")
-            yield number, row
+    with reading(config.path, cure):
+        yield from enumerate(dataset, start=1)
 
 
 def _trace(row: Mapping[str, Any], number: int, config: DataConfig) -> Trace:
     values = {
-        "question": _field(row, number, config, config.question, "question"),
-        "trace": _field(row, number, config, config.trace, "trace"),
-        "answer": _field(row, number, config, config.answer, "answer"),
+        "id": _id(row, number, config),
+        "question": _text(row, number, config, config.question, "question"),
+        "trace": _text(row, number, config, config.trace, "trace"),
+        "answer": _text(row, number, config, config.answer, "answer", numbers=True),
     }
+    spans = row.get("spans") or {}
+    if isinstance(spans, Mapping):
+        spans = {part: ranges for part, ranges in spans.items() if ranges is not None}
     try:
-        return Trace.model_validate({"id": str(row.get("id", number - 1)), "spans": row.get("spans") or {}, **values})
+        return Trace.model_validate({**values, "spans": spans})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{config.path}: row {number}, field {first['loc'][0]}: {first['msg']}") from error
+        raise DataError(printable(f"{config.path}: row {number}, {reason_of(error)}")) from error
 
 
-def _field(row: Mapping[str, Any], number: int, config: DataConfig, *names: str) -> str:
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, str) and value.strip():
-            return value
-    there = ", ".join(map(str, row)) or "nothing"
+def _id(row: Mapping[str, Any], number: int, config: DataConfig) -> str:
+    value = _number_or_none(row.get("id"))
+    if value is None:
+        return str(number - 1)
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+        return str(value)
+    fault = "empty" if isinstance(value, str) else type_name(value)
     raise DataError(
-        f"{config.path}: row {number} has no text in field {names[0]!r} (it has: {there}); "
-        f"name the field with --set data.{names[-1]}=FIELD"
+        f"{config.path}: row {number}, field 'id' is {fault}; write a text or an integer, or leave the field out"
     )
+
+
+def _text(
+    row: Mapping[str, Any], number: int, config: DataConfig, name: str, setting: str, *, numbers: bool = False
+) -> str:
+    """The text of a field; `setting` is the field's name in `DataConfig`, and tried where the row lacks `name`."""
+    field = name if name in row else setting
+    value = _number_or_none(row.get(field))
+    if numbers and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    if isinstance(value, str) and value.strip():
+        return value
+    if field in row:
+        fault = f"field {field!r} is {'empty' if isinstance(value, str) else type_name(value)}, not a text"
+    else:
+        fault = f"there is no field {name!r}; it has: {', '.join(map(str, row)) or 'nothing'}"
+    cure = f"mend the row, leave it out, or name another field: --set data.{setting}=FIELD"
+    raise DataError(printable(f"{config.path}: row {number}, {fault}; {cure}"))
+
+
+def _number_or_none(value: Any) -> Any:
+    """Tables write integers as floats and absent ones as NaN as soon as a column has a gap: 7.0 is 7, NaN is null."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return None if isinstance(value, float) and math.isnan(value) else value
