@@ -53,8 +53,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
     if isinstance(error, UnicodeDecodeError):
-        byte = f"byte 0x{error.object[error.start]:02x}"
-        return f"it is not {error.encoding.upper()} ({byte}; perhaps Latin-1 or Windows-1252): save it as UTF-8"
+        guess = "; perhaps Latin-1 or Windows-1252" if error.encoding == "utf-8" else ""
+        return f"it is not {error.encoding.upper()} (byte 0x{error.object[error.start]:02x}{guess}): save it as UTF-8"
     if isinstance(error, UnicodeEncodeError):
         return "it holds half a surrogate pair, such as an emoji cut in two"
     if isinstance(error, ValidationError):

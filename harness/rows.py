@@ -96,12 +96,11 @@ def _json_rows(path: Path, stream: io.BufferedReader | gzip.GzipFile) -> Iterato
 def _lines(path: Path, stream: io.BufferedReader | gzip.GzipFile) -> Iterator[tuple[int, str]]:
     """The lines as text, with their numbers; the encoding is seen from the first bytes."""
     encoding = json.detect_encoding(stream.peek(4)[:4])
-    lines: Iterator[str]
     if encoding.startswith("utf-8"):
         # Decoded line by line, so that a fault is in a known row. A mark before any line is that of a joined file.
-        lines = (line.decode("utf-8-sig") for line in stream)
+        lines: Iterator[str] = (line.decode("utf-8-sig") for line in stream)
     else:
-        lines = iter(io.TextIOWrapper(stream, encoding, errors="surrogatepass", newline="\n"))
+        lines = _wide_lines(stream.read(), encoding)
     number = 0
     while True:
         number += 1
@@ -110,6 +109,19 @@ def _lines(path: Path, stream: io.BufferedReader | gzip.GzipFile) -> Iterator[tu
         if line is None:
             return
         yield number, line
+
+
+def _wide_lines(data: bytes, encoding: str) -> Iterator[str]:
+    """The lines of UTF-16 or UTF-32; a fault is raised after the whole lines before it."""
+    fault = None
+    try:
+        text = data.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError as error:
+        text, fault = data[: error.start].decode(encoding, "surrogatepass"), error
+        text = text[: text.rfind("\n") + 1]
+    yield from io.StringIO(text, newline="\n")
+    if fault is not None:
+        raise fault
 
 
 def _refuse_half_pairs(path: Path, number: int, row: dict[str, Any]) -> None:

@@ -6,11 +6,16 @@ own code used another system prompt and unclosed turns for its interpretation th
 
 from __future__ import annotations
 
+import datetime
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from harness.config import Config, digest
 from harness.errors import DataError, ModelError
+from harness.files import printable, reason_of
 from harness.records import Trace
 
 if TYPE_CHECKING:
@@ -18,6 +23,10 @@ if TYPE_CHECKING:
 
 Segment = Literal["prompt", "think", "answer"]
 SEGMENTS: tuple[Segment, ...] = ("prompt", "think", "answer")
+
+DEFAULT_DATE = datetime.date(2024, 7, 26)
+"""The date of chat templates that write today's: the one that Llama 3's fall back on where they find no clock."""
+_STRFTIME_CODES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcdDeFGHIjmMpSTuUVwWxXyYzZ", "%")
 
 _CANARY = Trace(id="canary", question="1 + 1 = ?", trace="1 + 1 = 2.", answer="2")
 
@@ -58,13 +67,21 @@ class Document:
 
 
 class ChatFormat(Config):
-    """How a question, a trace and an answer become text."""
+    """How a question, a trace and an answer become text.
+
+    A text begins with the tokenizer's BOS exactly once where the tokenizer puts one before every text, whatever the
+    template; text is therefore tokenised with `add_special_tokens=False` everywhere.
+    """
 
     template: Literal["tokenizer", "plain", "unclosed"] = "tokenizer"
     """`tokenizer`: the model's own chat template; `plain`: the question and a line break, for models without one;
     `unclosed`: ChatML whose turns are not ended, as the paper's interpretation code renders them."""
     system: str | None = None
-    """System prompt; None leaves it to the template (Qwen2.5's inserts its default)."""
+    """System prompt; None leaves it to the template (Qwen2.5's inserts its default). An empty one is left out where the
+    template refuses system turns."""
+    date: datetime.date | None = None
+    """Date (YYYY-MM-DD) that chat templates write as today's (`strftime_now`, `date_string`), so that a study can go on
+    tomorrow; None is 2024-07-26, and leaves `date_string` to the template."""
     think_header: str = "<|im_start|>think\n"
     """Opens the reasoning trace."""
     answer_header: str = "\n<|im_start|>answer\n"
@@ -74,30 +91,85 @@ class ChatFormat(Config):
     end: str = "<|im_end|>"
     """Ends the response."""
 
+    @model_serializer(mode="wrap")
+    def _dump(self, dump_fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """All fields, `date` only where it is set: keys and hashes of formats without one stay what they were."""
+        values: dict[str, Any] = dump_fields(self)
+        return values | {"date": str(self.date)} if self.date else {k: v for k, v in values.items() if k != "date"}
+
     def prompt(self, tokenizer: PreTrainedTokenizerBase, question: str) -> str:
         """The text up to and including the assistant header.
 
         Raises:
-            ModelError: the tokenizer has no chat template.
+            ModelError: see `chat_prompt`.
         """
         return self.chat_prompt(tokenizer, [{"role": "user", "content": question}])
 
     def chat_prompt(self, tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
-        """Turns as a prompt; the format's system prompt is put first where it has one."""
+        """Turns as a prompt; the format's system prompt is put first where the turns have none.
+
+        Raises:
+            ModelError: the tokenizer has no chat template, or its template fails on the turns or ignores one of them.
+        """
+        if self.system is not None and turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": self.system}, *turns]
         if self.template == "plain":
-            return "\n".join(turn["content"] for turn in turns) + "\n"
-        if self.template == "unclosed":
-            system = [{"role": "system", "content": self.system}] if self.system is not None else []
-            opened = [f"<|im_start|>{turn['role']}\n{turn['content']}\n" for turn in [*system, *turns]]
-            return "".join(opened) + "<|im_start|>assistant\n"
+            text = "\n".join(turn["content"] for turn in turns) + "\n"
+        elif self.template == "unclosed":
+            text = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}\n" for turn in turns)
+            text += "<|im_start|>assistant\n"
+        else:
+            text = self._by_template(tokenizer, turns)
+        return with_bos(tokenizer, text)
+
+    def _by_template(self, tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
+        """The turns by the tokenizer's chat template.
+
+        Where the template refuses a system turn, an empty one is left out, and one that is not the format's own (a
+        benchmark's description) is put before the first question.
+        """
         if not tokenizer.chat_template:
             raise ModelError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; "
                 "set it in the model folder (chat_template.jinja) or use --set chat.template=plain"
             )
-        if self.system is not None and turns[0]["role"] != "system":
-            turns = [{"role": "system", "content": self.system}, *turns]
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        try:
+            return self._apply_template(tokenizer, turns)
+        except Exception as error:  # a template is a program and can raise anything
+            cure = "write another chat_template.jinja into the model folder or use --set chat.template=plain"
+            if turns[0]["role"] == "system" and len(turns) > 1:
+                if not self.system or turns[0]["content"] != self.system:
+                    return self._by_template(tokenizer, _without_system_turn(turns))
+                cure = f"leave the system prompt out (--set chat.system=null), {cure}"
+            roles = ", ".join(turn["role"] for turn in turns)
+            name = tokenizer.name_or_path
+            sentence = f"the chat template of {name!r} cannot write the turns {roles}: {reason_of(error)}; {cure}"
+            raise ModelError(printable(sentence)) from error
+
+    def _apply_template(self, tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
+        template = tokenizer.get_chat_template()
+        variables = {}
+        if "strftime_now" in template:
+            template = _fixed_clock(self.date or DEFAULT_DATE) + template
+        if self.date is not None:
+            variables["date_string"] = self.date.strftime("%d %b %Y")
+
+        def apply(turns: list[dict[str, str]]) -> str:
+            return str(
+                tokenizer.apply_chat_template(
+                    turns, chat_template=template, tokenize=False, add_generation_prompt=True, **variables
+                )
+            )
+
+        text = apply(turns)
+        words = "".join(text.split())
+        for i, turn in enumerate(turns):
+            # Templates may trim or reformat a turn; one that another content does not change is not there at all.
+            if turn["role"] == "assistant" or "".join(turn["content"].split()) in words:
+                continue
+            if apply([*turns[:i], {**turn, "content": "another content"}, *turns[i + 1 :]]) == text:
+                raise ValueError(f"it ignores what the {turn['role']} says")
+        return text
 
     def render(self, tokenizer: PreTrainedTokenizerBase, trace: Trace) -> Rendered:
         """The whole text of a trace: prompt, think segment, answer segment."""
@@ -134,3 +206,36 @@ class ChatFormat(Config):
         """sha256 of the format, and of what it makes of a fixed example with this tokenizer (text and ids)."""
         document = self.document(tokenizer, _CANARY)
         return digest([self.model_dump(mode="json"), document.text, list(document.ids)])
+
+
+def _without_system_turn(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The turns with the system's text, where there is any, before the first question."""
+    text, first = turns[0]["content"], turns[1]
+    if text.strip():
+        first = {**first, "content": f"{text}\n\n{first['content']}"}
+    return [first, *turns[2:]]
+
+
+def with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The text behind the special tokens that the tokenizer puts before every text (its BOS), unless it begins so.
+
+    Tokenised without further special tokens, the result has the ids that the tokenizer gives the text on its own.
+    """
+    sample = "a"
+    bare, complete = tokenizer(sample, add_special_tokens=False)["input_ids"], tokenizer(sample)["input_ids"]
+    n_leading = next((i for i in range(len(complete)) if complete[i : i + len(bare)] == bare), 0)
+    bos = "".join(tokenizer.convert_ids_to_tokens(complete[:n_leading]))
+    if text.lstrip().startswith(bos):
+        return text
+    # SentencePiece tokenizers put a space before a text, but not before what follows a special token inside it.
+    spaced = tokenizer(f"{bos} {sample}", add_special_tokens=False)["input_ids"] == complete[: n_leading + len(bare)]
+    return f"{bos} {text}" if spaced and not text.startswith(" ") else bos + text
+
+
+@functools.cache
+def _fixed_clock(date: datetime.date) -> str:
+    """The beginning of a chat template in which `strftime_now` tells the date's midnight, not the clock's time."""
+    midnight = datetime.datetime.combine(date, datetime.time())
+    replaced = "".join(f"|replace({'%' + c!r}, {midnight.strftime('%' + c)!r})" for c in _STRFTIME_CODES)
+    # transformers trims one line break behind a block: this one, and not one of the template's own.
+    return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n"

@@ -19,6 +19,7 @@ from harness.calls import LLMReply, LLMRequest
 from harness.errors import HarnessError, ProviderError
 from harness.llm.errors import Refused, Retryable
 from harness.model.batching import context_length
+from harness.model.chat import ChatFormat
 from harness.model.subject import load_base, load_tokenizer
 from harness.records import ModelRef
 
@@ -190,7 +191,7 @@ def encode(tokenizer: Any, request: LLMRequest) -> list[int]:
     """The request as token ids, by the model's chat template."""
     system = [{"role": "system", "content": request.system}] if request.system else []
     messages = [*system, {"role": "user", "content": request.user}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = ChatFormat().chat_prompt(tokenizer, messages)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
