@@ -74,3 +74,15 @@ def reason_of(error: BaseException) -> str:
 def printable(text: str) -> str:
     """The text with what UTF-8 cannot encode (halves of surrogate pairs) written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def half_pair(text: str) -> str | None:
+    """The first half of a surrogate pair in a text, escaped; None where there is none.
+
+    JSON can spell such a half, as of an emoji that was cut in two. It cannot be encoded, tokenised or stored.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return ascii(error.object[error.start])
+    return None

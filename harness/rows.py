@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError
-from harness.files import reading
+from harness.files import half_pair, reading
 
 _CURE = "a data file is JSON Lines (one object a line), a JSON array of objects, or Parquet"
 _ROW_CURE = "mend the row or leave it out"
@@ -125,13 +125,9 @@ def _wide_lines(data: bytes, encoding: str) -> Iterator[str]:
 
 
 def _refuse_half_pairs(path: Path, number: int, row: dict[str, Any]) -> None:
-    """JSON can spell half of a surrogate pair, which is no character: nothing can encode or tokenise it."""
     for field, value in row.items():
-        try:
-            json.dumps([field, value], ensure_ascii=False, default=str).encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start]
+        if half := half_pair(json.dumps([field, value], ensure_ascii=False, default=str)):
             raise DataError(
-                f"{path}: row {number}, field {field!a} holds half of a surrogate pair ({half!a}), as of an emoji that "
+                f"{path}: row {number}, field {field!a} holds half of a surrogate pair ({half}), as of an emoji that "
                 "was cut in two; remove that character or cut the text before it"
-            ) from error
+            )

@@ -1,4 +1,4 @@
-"""Documents as padded batches, and the part of a model that reads them."""
+"""Put documents into padded batches, and find the part of a model that reads them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first; a batch holds at most `batch_tokens` with its padding.
+    """Group indices into batches of similar length, longest first, of at most `batch_tokens` tokens with padding.
 
-    A document that is longer than that is a batch of its own.
+    A longer document is a batch by itself.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -44,7 +44,7 @@ def padded(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, de
 def find_backbone(model: Any) -> Any:
     """The decoder without its language-model head; the model itself where it has no such part.
 
-    transformers names it by `base_model_prefix`, whatever the architecture calls it; PEFT's wrapper is looked through.
+    transformers names it in `base_model_prefix`, for every architecture. A PEFT wrapper is removed first.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     prefix = getattr(inner, "base_model_prefix", "")
@@ -52,14 +52,14 @@ def find_backbone(model: Any) -> Any:
 
 
 def context_length(model: Any) -> int | None:
-    """Longest sequence in tokens; None where the config does not say."""
+    """Longest sequence that the model reads, in tokens; None if the config does not say."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     length = getattr(config, "max_position_embeddings", None)
     return int(length) if length else None
 
 
 def adapter_switch(model: Any, *, on: bool) -> AbstractContextManager[Any]:
-    """The adapter as asked for the while: nothing to do where it is on, or where there is none to switch off."""
+    """Switch the adapter off inside the block if `on` is false; models without an adapter are left as they are."""
     if on or not hasattr(model, "disable_adapter"):
         return nullcontext()
     switch: AbstractContextManager[Any] = model.disable_adapter()

@@ -1,7 +1,7 @@
 """One ChatFormat renders the text of training, capture, ablation and evaluation.
 
-Its hash goes on every artefact, so that "was this read on the text it was trained on?" has an answer. (The paper's
-own code used another system prompt and unclosed turns for its interpretation than for its training.)
+Its hash is stored with every artefact and says whether two of them used the same text. (The paper's code used another
+system prompt and unclosed turns for its interpretation than for its training.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from harness.config import Config, digest
 from harness.errors import DataError, ModelError
-from harness.files import printable, reason_of
+from harness.files import half_pair, printable, reason_of
 from harness.records import Trace
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Segment = Literal["prompt", "think", "answer"]
 SEGMENTS: tuple[Segment, ...] = ("prompt", "think", "answer")
 
 DEFAULT_DATE = datetime.date(2024, 7, 26)
-"""The date of chat templates that write today's: the one that Llama 3's fall back on where they find no clock."""
+"""What a chat template with a clock is told: the date that Llama 3's templates themselves use without a clock."""
 _STRFTIME_CODES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcdDeFGHIjmMpSTuUVwWxXyYzZ", "%")
 
 _CANARY = Trace(id="canary", question="1 + 1 = ?", trace="1 + 1 = 2.", answer="2")
@@ -33,7 +33,7 @@ _CANARY = Trace(id="canary", question="1 + 1 = ?", trace="1 + 1 = 2.", answer="2
 
 @dataclass(frozen=True)
 class Rendered:
-    """A trace as one text; `starts` are the character offsets at which think and answer begin."""
+    """A trace as one text, with the characters at which its response (the think segment) and its answer begin."""
 
     text: str
     response_start: int
@@ -49,7 +49,7 @@ class Document:
         text: the rendered text.
         ids: token ids.
         offsets: (start, end) characters of each token in `text`; tokens of one multi-byte character share a span.
-        segments: `prompt`, `think` or `answer` of each token; control tokens belong to what they open.
+        segments: `prompt`, `think` or `answer` of each token; a header belongs to the segment that it opens.
         special: whether each token is a special token.
     """
 
@@ -69,8 +69,8 @@ class Document:
 class ChatFormat(Config):
     """How a question, a trace and an answer become text.
 
-    A text begins with the tokenizer's BOS exactly once where the tokenizer puts one before every text, whatever the
-    template; text is therefore tokenised with `add_special_tokens=False` everywhere.
+    Where the tokenizer puts a BOS before every text, the rendered text begins with it, exactly once, in every template.
+    All rendered text is therefore tokenised with `add_special_tokens=False`.
     """
 
     template: Literal["tokenizer", "plain", "unclosed"] = "tokenizer"
@@ -80,8 +80,8 @@ class ChatFormat(Config):
     """System prompt; None leaves it to the template (Qwen2.5's inserts its default). An empty one is left out where the
     template refuses system turns."""
     date: datetime.date | None = None
-    """Date (YYYY-MM-DD) that chat templates write as today's (`strftime_now`, `date_string`), so that a study can go on
-    tomorrow; None is 2024-07-26, and leaves `date_string` to the template."""
+    """Date (YYYY-MM-DD) that a chat template writes as today's, by `strftime_now` or `date_string`. It is fixed, so that
+    a study can be continued on another day. None: 2024-07-26, and the template's own `date_string`."""
     think_header: str = "<|im_start|>think\n"
     """Opens the reasoning trace."""
     answer_header: str = "\n<|im_start|>answer\n"
@@ -123,10 +123,10 @@ class ChatFormat(Config):
         return with_bos(tokenizer, text)
 
     def _by_template(self, tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
-        """The turns by the tokenizer's chat template.
+        """Render the turns by the tokenizer's chat template.
 
-        Where the template refuses a system turn, an empty one is left out, and one that is not the format's own (a
-        benchmark's description) is put before the first question.
+        Where the template refuses or ignores a system turn, an empty turn is left out, and a benchmark's description is
+        put before the first question. The format's own system prompt is an error there.
         """
         if not tokenizer.chat_template:
             raise ModelError(
@@ -164,7 +164,7 @@ class ChatFormat(Config):
         text = apply(turns)
         words = "".join(text.split())
         for i, turn in enumerate(turns):
-            # Templates may trim or reformat a turn; one that another content does not change is not there at all.
+            # A template may trim or reformat a turn. If other content gives the same text, it ignores the turn.
             if turn["role"] == "assistant" or "".join(turn["content"].split()) in words:
                 continue
             if apply([*turns[:i], {**turn, "content": "another content"}, *turns[i + 1 :]]) == text:
@@ -182,9 +182,13 @@ class ChatFormat(Config):
         """The rendered trace as tokens with segments.
 
         Raises:
-            DataError: a token spans the border between prompt and response, so that the loss mask would be wrong.
+            DataError: a token spans the border between prompt and response, so that the loss mask would be wrong; or
+                the text holds half of a surrogate pair.
+            ModelError: see `chat_prompt`.
         """
         rendered = self.render(tokenizer, trace)
+        if half := half_pair(rendered.text):
+            raise DataError(f"trace {trace.id!r} holds half of a surrogate pair ({half}); remove that character")
         encoded = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
         offsets = tuple((int(a), int(b)) for a, b in encoded["offset_mapping"])
         borders = (rendered.response_start, rendered.answer_start)
@@ -209,7 +213,7 @@ class ChatFormat(Config):
 
 
 def _without_system_turn(turns: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The turns with the system's text, where there is any, before the first question."""
+    """The turns after the system turn; its text, if any, is put before the first question."""
     text, first = turns[0]["content"], turns[1]
     if text.strip():
         first = {**first, "content": f"{text}\n\n{first['content']}"}
@@ -217,9 +221,9 @@ def _without_system_turn(turns: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """The text behind the special tokens that the tokenizer puts before every text (its BOS), unless it begins so.
+    """Put the tokenizer's BOS (the special tokens that it puts before every text) before a text that lacks it.
 
-    Tokenised without further special tokens, the result has the ids that the tokenizer gives the text on its own.
+    The result, tokenised without special tokens, has the same ids as the text tokenised with them.
     """
     sample = "a"
     bare, complete = tokenizer(sample, add_special_tokens=False)["input_ids"], tokenizer(sample)["input_ids"]
@@ -227,15 +231,15 @@ def with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     bos = "".join(tokenizer.convert_ids_to_tokens(complete[:n_leading]))
     if text.lstrip().startswith(bos):
         return text
-    # SentencePiece tokenizers put a space before a text, but not before what follows a special token inside it.
+    # SentencePiece tokenizers put a space before a text, but not between a special token and what follows it.
     spaced = tokenizer(f"{bos} {sample}", add_special_tokens=False)["input_ids"] == complete[: n_leading + len(bare)]
     return f"{bos} {text}" if spaced and not text.startswith(" ") else bos + text
 
 
 @functools.cache
 def _fixed_clock(date: datetime.date) -> str:
-    """The beginning of a chat template in which `strftime_now` tells the date's midnight, not the clock's time."""
+    """A prefix for chat templates, in which `strftime_now` formats midnight of the date instead of the current time."""
     midnight = datetime.datetime.combine(date, datetime.time())
     replaced = "".join(f"|replace({'%' + c!r}, {midnight.strftime('%' + c)!r})" for c in _STRFTIME_CODES)
-    # transformers trims one line break behind a block: this one, and not one of the template's own.
+    # transformers removes one line break after a block: it is to remove this one, not one of the template's.
     return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}\n"

@@ -1,4 +1,4 @@
-"""Is a model's path a local folder, and does it hold a model? Without torch: asked before anything is loaded."""
+"""Find a model's local folder and check that it holds weights. No torch: this runs before anything is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def local_model(path: str) -> Path | None:
     """The folder of a local model; None for a hub id.
 
     Raises:
-        ModelError: the path is a local one and there is no such folder, or it holds no weights.
+        ModelError: the path is local and the folder does not exist, or the folder holds no weights.
     """
     folder = resolve(path)
     if not folder.is_dir():

@@ -21,7 +21,6 @@ from harness.rows import read_rows, type_name
 _PACKAGE = "package://harness/"
 _FILE_ENDINGS = {".json", ".jsonl", ".parquet", ".gz"}
 _LOCAL_BEGINNINGS = ("package://", "/", ".", "~")
-"""A path that begins with one of these is never a hub id."""
 
 
 class DataConfig(Config):
@@ -43,7 +42,7 @@ class DataConfig(Config):
 
 
 def is_local(path: str) -> bool:
-    """Whether a path can only mean this machine: a hub id never begins like it."""
+    """Whether a path cannot be a hub id, by how it begins."""
     return path.startswith(_LOCAL_BEGINNINGS)
 
 
@@ -53,7 +52,7 @@ def resolve(path: str) -> Path:
         return Path(str(files("harness").joinpath(path.removeprefix(_PACKAGE))))
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # ~NAME of a user that this machine does not have
+    except RuntimeError:  # ~NAME, and this machine has no user of that name
         return Path(path)
 
 
@@ -173,7 +172,7 @@ def _text(
 
 
 def _number_or_none(value: Any) -> Any:
-    """Tables write integers as floats and absent ones as NaN as soon as a column has a gap: 7.0 is 7, NaN is null."""
+    """7.0 as 7 and NaN as None: tables store a column of integers with gaps as floats."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return None if isinstance(value, float) and math.isnan(value) else value
