@@ -80,8 +80,8 @@ class ChatFormat(Config):
     """System prompt; None leaves it to the template (Qwen2.5's inserts its default). An empty one is left out where the
     template refuses system turns."""
     date: datetime.date | None = None
-    """Date (YYYY-MM-DD) that a chat template writes as today's, by `strftime_now` or `date_string`. It is fixed, so that
-    a study can be continued on another day. None: 2024-07-26, and the template's own `date_string`."""
+    """Date (YYYY-MM-DD) that a chat template writes as today's, by `strftime_now` or `date_string`. It is fixed, so
+    that a study can be continued on another day. None: 2024-07-26, and the template's own `date_string`."""
     think_header: str = "<|im_start|>think\n"
     """Opens the reasoning trace."""
     answer_header: str = "\n<|im_start|>answer\n"
@@ -148,7 +148,7 @@ class ChatFormat(Config):
 
     def _apply_template(self, tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
         template = tokenizer.get_chat_template()
-        variables = {}
+        variables: dict[str, Any] = {}
         if "strftime_now" in template:
             template = _fixed_clock(self.date or DEFAULT_DATE) + template
         if self.date is not None:
