@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn import metrics
 
-from harness import agreement
+from harness.interpretation import agreement
 from harness.stats import Undefined
 
 

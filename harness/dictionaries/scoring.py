@@ -15,13 +15,14 @@ import torch
 from harness.activations.latents import refuse_other_columns
 from harness.activations.store import StoredActivations
 from harness.activations.units import in_raw_units
+from harness.contract.codec import Codec
+from harness.contract.context import RunContext
 from harness.dictionaries.activity import Activity, activity, chunks
 from harness.dictionaries.effects import latent_effects
 from harness.dictionaries.stability import decoder_rows, matched_cosines
 from harness.model.splice import SpliceSums, splice_kl
 from harness.model.subject import Subject
 from harness.records import Dictionary, DictionaryScore, LatentEffect
-from harness.stages import Codec, RunContext
 from harness.stats import Interval, ratio_over_documents
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from harness.contract.context import RunContext
+from harness.contract.progress import SilentProgress
 from harness.model.chat import SEGMENTS
 from harness.records import AblationScore, Trace
-from harness.stages import RunContext, SilentProgress
 from harness.stats import ratio_over_documents
 
 from .cells import Cell
@@ -23,7 +24,7 @@ from .fisher import Probes, gathered, pieces
 from .sweeper import About, Sweeper
 
 if TYPE_CHECKING:
-    from harness.executors import Workers
+    from harness.contract.executors import Workers
     from harness.model.subject import Subject
 
     from .config import KLConfig

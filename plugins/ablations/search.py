@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.contract.context import RunContext
 from harness.errors import ModelError
 from harness.records import AblationScore, Trace
-from harness.stages import RunContext
 from harness.stats import Interval, ratio_over_documents
 
 from .cells import Cell, block_cells, projection_cells

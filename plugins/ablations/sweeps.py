@@ -9,8 +9,8 @@ import numpy as np
 
 from harness.benchmarks.answerer import answerers
 from harness.benchmarks.evaluate import evaluate
+from harness.contract.context import RunContext
 from harness.records import AblationScore, EvaluationResult, Trace
-from harness.stages import RunContext
 
 from .cells import Cell, cells, group_cells
 from .scores import Chosen, Scorer

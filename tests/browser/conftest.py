@@ -19,7 +19,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from harness.report.dashboard.site import write_dashboard
+from harness.render.dashboard.site import write_dashboard
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "dashboard-shots"
