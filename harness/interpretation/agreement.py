@@ -12,13 +12,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.stats import Interval, Undefined
+from harness.stats import Estimate, Undefined
 
 N_RESAMPLES = 2000
 """Bootstrap resamples."""
 
 
-def fleiss_kappa(ratings: Sequence[Sequence[Hashable]], *, seed: int = 0, level: float = 0.95) -> Interval | Undefined:
+def fleiss_kappa(ratings: Sequence[Sequence[Hashable]], *, seed: int = 0, level: float = 0.95) -> Estimate | Undefined:
     """Agreement of raters beyond chance: 1 is perfect, 0 is what chance gives; it can be negative.
 
     Fleiss (1971), with a percentile bootstrap over the cases. With two raters this is Scott's pi, which differs from
@@ -60,7 +60,7 @@ def fleiss_kappa(ratings: Sequence[Sequence[Hashable]], *, seed: int = 0, level:
 
 def cohen_kappa(
     pairs: Sequence[tuple[Hashable, Hashable]], *, seed: int = 0, level: float = 0.95
-) -> Interval | Undefined:
+) -> Estimate | Undefined:
     """Agreement of two raters beyond chance, each with margins of its own: Cohen (1960).
 
     Args:
@@ -147,7 +147,7 @@ def balanced_accuracy(labels: ArrayLike, said: ArrayLike) -> float | Undefined:
     return float((answer[yes].mean() + (~answer[~yes]).mean()) / 2)
 
 
-def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int = 0, level: float = 0.95) -> Interval:
+def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int = 0, level: float = 0.95) -> Estimate:
     """Mean of cases that come in clusters (features of the same layer): percentile bootstrap of clusters and of cases.
 
     Clusters are drawn, then cases within each, so that a single cluster still has an interval. One case has none.
@@ -160,7 +160,7 @@ def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int
         raise ValueError(f"{given.shape} values and {len(clusters)} clusters: need one of each per case, at least one")
     estimate = float(given.mean())
     if len(given) == 1:
-        return Interval(estimate, -np.inf, np.inf)
+        return Estimate(estimate, -np.inf, np.inf)
     cases: dict[Hashable, list[float]] = {}
     for value, cluster in zip(given, clusters, strict=True):
         cases.setdefault(cluster, []).append(value)
@@ -173,7 +173,7 @@ def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int
         if len(own) > 1:
             total += rng.multinomial(times[:, k] * len(own), [1 / len(own)] * len(own)) @ own
     low, high = np.quantile(total / n_cases, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(min(low, estimate)), float(max(high, estimate)))
+    return Estimate(estimate, float(min(low, estimate)), float(max(high, estimate)))
 
 
 def stratified_permutation(
@@ -237,7 +237,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def _bootstrapped(statistic: object, n: int, seed: int, level: float) -> Interval:
+def _bootstrapped(statistic: object, n: int, seed: int, level: float) -> Estimate:
     """A statistic of rows [resample, case] on all cases in order, and its percentile bootstrap."""
     assert callable(statistic)
     estimate = float(statistic(np.arange(n)[None, :])[0])
@@ -251,14 +251,14 @@ def _bootstrapped(statistic: object, n: int, seed: int, level: float) -> Interva
     )
     values = values[np.isfinite(values)]  # a resample of one class only has no kappa
     if not len(values):
-        return Interval(estimate, -np.inf, np.inf)
+        return Estimate(estimate, -np.inf, np.inf)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(min(low, estimate)), float(max(high, estimate)))
+    return Estimate(estimate, float(min(low, estimate)), float(max(high, estimate)))
 
 
 def jackknife(
     statistic: Callable[[Sequence[Any]], float | Undefined], cases: Sequence[Any], *, n_groups: int = 20, seed: int = 0
-) -> Interval | Undefined:
+) -> Estimate | Undefined:
     """A statistic of all cases with the 95 % interval of a delete-a-group jackknife.
 
     For statistics of pairs of cases (adjusted Rand), which a bootstrap's repeated cases would push up.
@@ -277,6 +277,6 @@ def jackknife(
     without = [statistic([c for i, c in enumerate(cases) if i not in group]) for group in groups]
     values = np.array([v for v in without if not isinstance(v, Undefined)])
     if len(values) < 2:
-        return Interval(whole, -np.inf, np.inf)
+        return Estimate(whole, -np.inf, np.inf)
     half = 1.959964 * float(np.sqrt((len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum()))
-    return Interval(whole, whole - half, min(1.0, whole + half))
+    return Estimate(whole, whole - half, min(1.0, whole + half))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from harness.records.ablate import AblationScore as AblationScore
 from harness.records.base import PLANTED as PLANTED
+from harness.records.base import Estimate as Estimate
 from harness.records.base import Record as Record
 from harness.records.base import Source as Source
 from harness.records.evaluate import GRADER as GRADER

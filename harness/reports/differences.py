@@ -7,12 +7,12 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.stats import Interval, t_quantile
+from harness.stats import Estimate, t_quantile
 
 _Z = 1.959963984540054
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike) -> Interval:
+def paired_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
     """Mean of a - b over the same items, scores between 0 and 1.
 
     Bonett and Price's interval for paired proportions (2012, Br. J. Math. Stat. Psychol. 65): two pseudo-items, one won
@@ -29,21 +29,21 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> Interval:
     centre = float(d.sum()) / total
     half = _Z * math.sqrt(((float(d @ d) + 2) / total - centre**2) / total)
     mean = float(d.mean())
-    return Interval(mean, max(min(centre - half, mean), -1.0), min(max(centre + half, mean), 1.0))
+    return Estimate(mean, max(min(centre - half, mean), -1.0), min(max(centre + half, mean), 1.0))
 
 
-def independent_difference(a: Interval, b: Interval) -> Interval:
+def independent_difference(a: Estimate, b: Estimate) -> Estimate:
     """Difference of two estimates, from their own intervals (MOVER; Zou and Donner 2008), which need not be symmetric.
 
     It takes them as independent; where they are positively correlated (the same documents), it is too wide.
     """
-    d = a.estimate - b.estimate
-    low = d - math.hypot(a.estimate - a.low, b.high - b.estimate)
-    high = d + math.hypot(a.high - a.estimate, b.estimate - b.low)
-    return Interval(d, low, high)
+    d = a.value - b.value
+    low = d - math.hypot(a.value - a.low, b.high - b.value)
+    high = d + math.hypot(a.high - a.value, b.value - b.low)
+    return Estimate(d, low, high)
 
 
-def group_difference(a: ArrayLike, b: ArrayLike) -> Interval:
+def group_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
     """Mean of a minus mean of b, of two groups of independent values (Welch's interval).
 
     Unbounded where a group has fewer than two values, or nothing varies.
@@ -51,21 +51,21 @@ def group_difference(a: ArrayLike, b: ArrayLike) -> Interval:
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     d = float(x.mean() - y.mean())
     if len(x) < 2 or len(y) < 2:
-        return Interval(d, -math.inf, math.inf)
+        return Estimate(d, -math.inf, math.inf)
     u, v = float(x.var(ddof=1)) / len(x), float(y.var(ddof=1)) / len(y)
     if u + v == 0:
-        return Interval(d, -math.inf, math.inf)
+        return Estimate(d, -math.inf, math.inf)
     df = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1))
     half = t_quantile(0.95, max(int(df), 1)) * math.sqrt(u + v)
-    return Interval(d, d - half, d + half)
+    return Estimate(d, d - half, d + half)
 
 
-def mean_interval(values: ArrayLike) -> Interval:
+def mean_interval(values: ArrayLike) -> Estimate:
     """Mean of independent values with Student's interval; unbounded for fewer than two, or where nothing varies."""
     x = np.asarray(values, dtype=np.float64)
     mean = float(x.mean())
     spread = float(x.std(ddof=1)) if len(x) > 1 else 0.0
     if spread == 0:
-        return Interval(mean, -math.inf, math.inf)
+        return Estimate(mean, -math.inf, math.inf)
     half = t_quantile(0.95, len(x) - 1) * spread / math.sqrt(len(x))
-    return Interval(mean, mean - half, mean + half)
+    return Estimate(mean, mean - half, mean + half)

@@ -189,7 +189,7 @@ def _graded(
         return values | interval_values("graded_recovery", None)
     own = {variant: replace(scores, scores=graded[benchmark, variant]) for variant, scores in trio.items()}
     shared = paired_scores(own).scores
-    values |= {f"graded_{variant}": mean_score(scores).estimate for variant, scores in shared.items() if scores}
+    values |= {f"graded_{variant}": mean_score(scores).value for variant, scores in shared.items() if scores}
     ratio = _ratio("graded_recovery", shared, ("base", "adapter", "full"), "full - base")
     return values | {name: value for name, value in ratio.items() if name != "reason"}
 

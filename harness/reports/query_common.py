@@ -73,17 +73,17 @@ def paper_names(connection: Connection, run_id: int) -> dict[str, str]:
     return dict(connection.execute(select(StudyRun.paper_names_json).where(StudyRun.id == run_id)).scalar_one())
 
 
-def mean_score(scores: Sequence[float]) -> stats.Interval:
+def mean_score(scores: Sequence[float]) -> stats.Estimate:
     """Mean score with a 95 % interval: Wilson for right and wrong, bootstrap over items for averages of repeats."""
     if all(s in (0.0, 1.0) for s in scores):
         return stats.share(int(sum(scores)), len(scores))
     return stats.ratio_over_documents(scores, [1.0] * len(scores))
 
 
-def interval_values(name: str, found: stats.Interval | None, estimate_name: str | None = None) -> dict[str, Any]:
+def interval_values(name: str, found: stats.Estimate | None, estimate_name: str | None = None) -> dict[str, Any]:
     """A row's fields of an estimate and its interval: NAME, NAME_ci_low and NAME_ci_high; None where there is none."""
     return {
-        estimate_name or name: found.estimate if found else None,
+        estimate_name or name: found.value if found else None,
         f"{name}_ci_low": finite(found.low) if found else None,
         f"{name}_ci_high": finite(found.high) if found else None,
     }

@@ -14,7 +14,7 @@ from harness.reports.differences import independent_difference, paired_differenc
 from harness.reports.query_benchmarks import item_scores, paired_scores
 from harness.reports.query_common import finite, mean_score, own_steps, plan_order
 from harness.reports.query_grades import grades
-from harness.stats import Interval
+from harness.stats import Estimate
 from harness.store.tables import RunStep, Step, StudyRun
 from harness.store.tables_ablations import AblationScore
 from harness.store.tables_dictionaries import DictionaryScore
@@ -106,13 +106,13 @@ def _text(value: object) -> str | None:
 
 
 def _row(
-    table: str, what: str, unit: str, n: int | None, first: Interval | None, second: Interval | None,
-    difference: Interval | None, pairing: str | None, reason: str | None = None, *, p_value: float | None = None,
+    table: str, what: str, unit: str, n: int | None, first: Estimate | None, second: Estimate | None,
+    difference: Estimate | None, pairing: str | None, reason: str | None = None, *, p_value: float | None = None,
     note: str | None = None, engines_differ: bool = False,
 ) -> CompareRow:  # fmt: skip
     values: dict[str, float | None] = {}
     for name, found in (("first", first), ("second", second), ("difference", difference)):
-        values |= {name: found.estimate if found else None}
+        values |= {name: found.value if found else None}
         values |= {f"{name}_ci_low": finite(found.low) if found else None}
         values |= {f"{name}_ci_high": finite(found.high) if found else None}
     if difference is None and reason is None and (first is None or second is None):
@@ -121,8 +121,8 @@ def _row(
                       reason=reason, note=note, engines_differ=engines_differ, **values)  # fmt: skip
 
 
-def _interval(value: float, low: float | None, high: float | None) -> Interval:
-    return Interval(value, -math.inf if low is None else low, math.inf if high is None else high)
+def _interval(value: float, low: float | None, high: float | None) -> Estimate:
+    return Estimate(value, -math.inf if low is None else low, math.inf if high is None else high)
 
 
 def _benchmarks(connection: Connection, first: int, second: int) -> Iterator[CompareRow]:
@@ -174,7 +174,7 @@ def _scores_by_place(connection: Connection, run_id: int) -> dict[str, Any]:
     return {f"{r.plugin or 'ablation'}: {r.item}": r for r in found}
 
 
-def _document_difference(a: Any, b: Any) -> tuple[Interval | None, str | None]:
+def _document_difference(a: Any, b: Any) -> tuple[Estimate | None, str | None]:
     """Difference of the two KLs, bootstrapped over the documents that both were measured on."""
     lists = (a.document_kl_nats_json, b.document_kl_nats_json, a.document_n_tokens_json, b.document_n_tokens_json)
     if not all(lists):

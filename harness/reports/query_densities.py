@@ -104,14 +104,14 @@ def _row(
         n_features=len(some),
         n_features_of=len(of),
         activation_sum=sum(a.weight for a in some),
-        density=found.estimate if found else None,
+        density=found.value if found else None,
         density_ci_low=finite(found.low) if found else None,
         density_ci_high=finite(found.high) if found else None,
         reason=None if found else "no activations of these features are stored in this run",
     )
 
 
-def _interval(some: Sequence[_Assigned], of: Sequence[_Assigned], *, clustered: bool) -> stats.Interval:
+def _interval(some: Sequence[_Assigned], of: Sequence[_Assigned], *, clustered: bool) -> stats.Estimate:
     """The share of `some` in the weight of `of`, resampled by layer, or by feature where there is none."""
     inside = {a.feature for a in some}
     layers = {a.layer for a in of}
@@ -125,7 +125,7 @@ def _interval(some: Sequence[_Assigned], of: Sequence[_Assigned], *, clustered: 
     parts, wholes = [top[c] for c in bottom], list(bottom.values())
     if len(wholes) > MANY:
         found = stats.ratio_over_many(parts, wholes)
-        return stats.Interval(found.estimate, max(0.0, found.low), min(1.0, found.high))
+        return stats.Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
     return stats.ratio_over_documents(parts, wholes)
 
 

@@ -145,7 +145,7 @@ def categories(connection: Connection, run_id: int) -> list[CategoryRow]:
                     name=entry.name if entry else category,
                     definition=entry.definition if entry else None,
                     n_features=n,
-                    share=share.estimate,
+                    share=share.value,
                     share_ci_low=finite(share.low),
                     share_ci_high=finite(share.high),
                     activation_density=weight / total if total > 0 else None,

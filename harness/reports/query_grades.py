@@ -114,7 +114,7 @@ def grades(connection: Connection, run_id: int) -> list[GradeRow]:
                     n=sum(hits),
                     n_features=len(alive),
                     n_dead=len(own) - len(alive),
-                    share=found.estimate,
+                    share=found.value,
                     share_ci_low=finite(found.low),
                     share_ci_high=finite(found.high),
                     paper_source=paper,

@@ -193,7 +193,7 @@ def _planted(connection: Connection, run_id: int, interpreter: str, own: Sequenc
                 name = label if outcome[0] is None else f"{outcome[0]} {label}"
                 yield JudgeRow(
                     interpreter, "planted", kind, name, is_right, counts[outcome], len(found),
-                    share.estimate, finite(share.low), finite(share.high), "share", None,
+                    share.value, finite(share.low), finite(share.high), "share", None,
                 )  # fmt: skip
 
 
@@ -253,7 +253,7 @@ def _right_class(connection: Connection, run_id: int, interpreter: str, own: Seq
                 share = stats.clustered_share(hits, [g.layer for g, _ in pairs])
                 yield JudgeRow(
                     interpreter, "right class", source, outcome, outcome == "names the class", sum(hits), len(pairs),
-                    share.estimate, finite(share.low), finite(share.high), "share", None,
+                    share.value, finite(share.low), finite(share.high), "share", None,
                 )  # fmt: skip
 
 
@@ -289,7 +289,7 @@ def _categories_again(connection: Connection, run_id: int, interpreter: str) -> 
 
 
 def _measured(
-    found: stats.Interval | stats.Undefined, interpreter: str, measure: str, subject: str, outcome: str, n: int,
+    found: stats.Estimate | stats.Undefined, interpreter: str, measure: str, subject: str, outcome: str, n: int,
     n_features: int, unit: str,
 ) -> JudgeRow:  # fmt: skip
     """A coefficient of agreement, or why there is none."""
@@ -298,7 +298,7 @@ def _measured(
             interpreter, measure, subject, outcome, None, n, n_features, None, None, None, unit, found.reason
         )
     low, high = finite(found.low), finite(found.high)
-    return JudgeRow(interpreter, measure, subject, outcome, None, n, n_features, found.estimate, low, high, unit, None)
+    return JudgeRow(interpreter, measure, subject, outcome, None, n, n_features, found.value, low, high, unit, None)
 
 
 def _score_row(
@@ -326,11 +326,11 @@ def _score_row(
         n_contexts=sum(r.n_positive + (0 if tests else r.n_negative) for r in own),
         n_hard=sum(r.n_hard for r in own),
         n_unanswered=sum(r.n_unanswered for r in own),
-        balanced_accuracy=accuracy.estimate if accuracy else None,
+        balanced_accuracy=accuracy.value if accuracy else None,
         balanced_accuracy_ci_low=finite(accuracy.low) if accuracy else None,
         balanced_accuracy_ci_high=finite(accuracy.high) if accuracy else None,
         chance=0.2 if tests else 0.5,
-        auc=area.estimate if area else None,
+        auc=area.value if area else None,
         auc_ci_low=finite(area.low) if area else None,
         auc_ci_high=finite(area.high) if area else None,
         reason=reason,

@@ -16,7 +16,7 @@ from harness.reports.query_benchmarks import ItemScores, groups, item_scores, pa
 from harness.reports.query_common import finite, own_steps, paper_names
 from harness.reports.query_grades import GradeRow, grades
 from harness.reports.verdicts import Verdict, judge_count, judge_equal, judge_number, judge_pattern, judge_top
-from harness.stats import Interval, share
+from harness.stats import Estimate, share
 from harness.store import claims as paper_claims
 from harness.store.claims import PAPER_SOURCES, Claim, Paper, Pattern
 from harness.store.tables import ActivationSet, Checkpoint, StudyRun
@@ -66,7 +66,7 @@ class PaperRow:
 class Found:
     """What this run has for a claim: an interval, of how many cases, and what it is in words."""
 
-    interval: Interval
+    interval: Estimate
     n: int
     what: str
 
@@ -111,7 +111,7 @@ def paper_card(connection: Connection, run_id: int) -> list[PaperRow]:
 
 def _row(
     run: _Run, place: str, claim: str, subject: str | None, unit: str, verdict: Verdict, *,
-    paper: Interval | None = None, paper_n: int | None = None, ours: Found | None = None, missing: str | None = None,
+    paper: Estimate | None = None, paper_n: int | None = None, ours: Found | None = None, missing: str | None = None,
 ) -> PaperRow:  # fmt: skip
     interval = ours.interval if ours else None
     return PaperRow(
@@ -119,11 +119,11 @@ def _row(
         claim=claim,
         subject=subject,
         unit=unit,
-        paper_value=paper.estimate if paper else None,
+        paper_value=paper.value if paper else None,
         paper_ci_low=finite(paper.low) if paper and paper.low < paper.high else None,
         paper_ci_high=finite(paper.high) if paper and paper.low < paper.high else None,
         paper_n=paper_n,
-        ours=interval.estimate if interval else None,
+        ours=interval.value if interval else None,
         ours_ci_low=finite(interval.low) if interval and interval.low < interval.high else None,
         ours_ci_high=finite(interval.high) if interval and interval.low < interval.high else None,
         ours_n=ours.n if ours else None,
@@ -145,7 +145,7 @@ def _number_rows(run: _Run, claim: Claim) -> Iterator[PaperRow]:
         interval = ours.interval if ours else None
         if claim.unit == "count":
             tolerance = 0.1 if claim.comment == "roughly" else 0.0
-            verdict = judge_count(interval.estimate if interval else None, claim.value, same_model=run.same_model,
+            verdict = judge_count(interval.value if interval else None, claim.value, same_model=run.same_model,
                                   tolerance=tolerance)  # fmt: skip
         else:
             verdict = judge_number(interval, paper, same_model=run.same_model)
@@ -161,7 +161,7 @@ def _ours(run: _Run, claim: Claim) -> list[Found]:
     if kind == "grade":
         own = [g for g in run.grades if g.paper_source == claim.subject and str(g.grade) == part]
         return [Found(_share(g), g.n_features, f"{g.source} by {g.interpreter}") for g in own]
-    return [Found(Interval(value, value, value), 1, what) for value, what in _counts(run, claim)]
+    return [Found(Estimate(value, value, value), 1, what) for value, what in _counts(run, claim)]
 
 
 def _counts(run: _Run, claim: Claim) -> list[tuple[int, str]]:
@@ -200,17 +200,17 @@ def _marked(what: str, engines_differ: bool) -> str:
     return f"{what} (different engines)" if engines_differ else what
 
 
-def _interval(value: float, low: float | None, high: float | None) -> Interval:
-    return Interval(value, -math.inf if low is None else low, math.inf if high is None else high)
+def _interval(value: float, low: float | None, high: float | None) -> Estimate:
+    return Estimate(value, -math.inf if low is None else low, math.inf if high is None else high)
 
 
-def _paper_interval(numbers: Sequence[Claim], claim: Claim) -> Interval:
+def _paper_interval(numbers: Sequence[Claim], claim: Claim) -> Estimate:
     """What the paper's counts allow: Wilson's for a share, simulated for a ratio of gaps; else the rounding."""
     if claim.unit == "count":
-        return Interval(claim.value, claim.value, claim.value)
+        return Estimate(claim.value, claim.value, claim.value)
     if claim.successes is not None and claim.n:
         found = share(claim.successes, claim.n)
-        return Interval(claim.value, found.low, found.high)
+        return Estimate(claim.value, found.low, found.high)
     kind, _, part = claim.quantity.partition("/")
     counts = {
         c.quantity.removeprefix("score/"): c for c in numbers if c.subject == claim.subject and c.successes is not None
@@ -218,8 +218,8 @@ def _paper_interval(numbers: Sequence[Claim], claim: Claim) -> Interval:
     parts = ("base", "adapter", "full") if kind == "recovery" else ("base", f"without-{part}", "adapter")
     if all(p in counts for p in parts):
         low, high = ratio_from_counts(*((counts[p].successes or 0, counts[p].n or 1) for p in parts))
-        return Interval(claim.value, min(low, claim.value), max(high, claim.value))
-    return Interval(claim.value, claim.value - ROUNDING, claim.value + ROUNDING)
+        return Estimate(claim.value, min(low, claim.value), max(high, claim.value))
+    return Estimate(claim.value, claim.value - ROUNDING, claim.value + ROUNDING)
 
 
 def ratio_from_counts(base: tuple[int, int], middle: tuple[int, int], top: tuple[int, int]) -> tuple[float, float]:
@@ -330,18 +330,18 @@ def _grade_difference(run: _Run, first: str, second: str) -> Cases:
     return found
 
 
-def _share(row: GradeRow) -> Interval:
+def _share(row: GradeRow) -> Estimate:
     return _interval(row.share, row.share_ci_low, row.share_ci_high)
 
 
-Judge = Callable[[Interval | None, bool], Verdict]
+Judge = Callable[[Estimate | None, bool], Verdict]
 
 
 def _above(threshold: float) -> Judge:
     return lambda found, same: judge_pattern(found, same_model=same, above=threshold)
 
 
-def _equal(found: Interval | None, same: bool) -> Verdict:
+def _equal(found: Estimate | None, same: bool) -> Verdict:
     return judge_equal(found, same_model=same)
 
 

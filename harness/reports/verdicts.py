@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.stats import Interval
+from harness.stats import Estimate
 
 Word = Literal["reproduced", "consistent", "contradicted", "not resolved at this n", "not tested"]
 
@@ -36,7 +36,7 @@ class Verdict:
 
 
 def judge_number(
-    ours: Interval | None, paper: Interval, *, same_model: bool, resolution: float = RESOLUTION
+    ours: Estimate | None, paper: Estimate, *, same_model: bool, resolution: float = RESOLUTION
 ) -> Verdict:
     """Judge a number; `paper` has its own interval, or is a point.
 
@@ -54,7 +54,7 @@ def judge_number(
         return Verdict("contradicted")
     if not ours.bounded or (ours.high - ours.low) / 2 > resolution:
         return Verdict("not resolved at this n")
-    return Verdict("reproduced" if ours.low <= paper.estimate <= ours.high else "consistent")
+    return Verdict("reproduced" if ours.low <= paper.value <= ours.high else "consistent")
 
 
 def judge_count(ours: float | None, paper: float, *, same_model: bool, tolerance: float = 0.0) -> Verdict:
@@ -79,7 +79,7 @@ def judge_top(ours: Collection[int] | None, paper: Collection[int], *, same_mode
     return Verdict("consistent" if 2 * shared >= len(paper) else "contradicted", f"{shared} of {len(paper)} shared")
 
 
-def judge_pattern(difference: Interval | None, *, same_model: bool, above: float = 0.0) -> Verdict:
+def judge_pattern(difference: Estimate | None, *, same_model: bool, above: float = 0.0) -> Verdict:
     """Judge that a difference (or share) is above a threshold."""
     if difference is None:
         return Verdict("not tested")
@@ -88,7 +88,7 @@ def judge_pattern(difference: Interval | None, *, same_model: bool, above: float
     return Verdict("contradicted" if difference.high < above else "not resolved at this n")
 
 
-def judge_equal(difference: Interval | None, *, same_model: bool, margin: float = 0.1) -> Verdict:
+def judge_equal(difference: Estimate | None, *, same_model: bool, margin: float = 0.1) -> Verdict:
     """Judge that two shares are roughly the same: their difference lies within ±margin."""
     if difference is None:
         return Verdict("not tested")

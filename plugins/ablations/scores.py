@@ -131,7 +131,7 @@ class Scorer:
         return self.score(
             cell,
             method="fisher",
-            kl_nats=found.estimate,
+            kl_nats=found.value,
             kl_ci_low=found.low,
             kl_ci_high=found.high,
             reason="estimated by Fisher probes, not measured",
@@ -152,7 +152,7 @@ class Scorer:
             cell,
             method="exact",
             chosen_as=chosen,
-            kl_nats=kl.estimate,
+            kl_nats=kl.value,
             kl_ci_low=kl.low,
             kl_ci_high=kl.high,
             document_kl_nats=tuple(float(v) for v in sums.kl_nats.sum(1) / n_tokens.sum(1)),
@@ -165,7 +165,7 @@ class Scorer:
         """A record of a cell with these values, and with the probes' estimate unless it has no meaning here."""
         if estimate and self.probes is not None:
             found = self.probes.estimate(cell.off)
-            values |= {"fisher_nats": found.estimate, "fisher_ci_low": found.low, "fisher_ci_high": found.high}
+            values |= {"fisher_nats": found.value, "fisher_ci_low": found.low, "fisher_ci_high": found.high}
             values["n_draws"] = self.probes.n_draws
         return AblationScore(
             item=cell.item,
@@ -184,6 +184,6 @@ def _named(name: str, sums: np.ndarray, counts: np.ndarray, seed: int) -> dict[s
     """A mean per token and its interval under `NAME_nats`, `NAME_ci_low`, `NAME_ci_high`; None for an unbounded end."""
     found = ratio_over_documents(sums, counts, seed=seed)
     ends = {"low": found.low, "high": found.high}
-    return {f"{name}_nats": found.estimate} | {
+    return {f"{name}_nats": found.value} | {
         f"{name}_ci_{end}": value if math.isfinite(value) else None for end, value in ends.items()
     }

@@ -33,7 +33,7 @@ FLAGS = (
 @pytest.fixture(scope="session")
 def studies() -> ModuleType:
     """Makers of whole studies."""
-    path = ROOT / "tests" / "report" / "dashboard" / "study.py"
+    path = ROOT / "tests" / "render" / "dashboard" / "study.py"
     spec = importlib.util.spec_from_file_location("dashboard_study", path)
     assert spec is not None
     assert spec.loader is not None

@@ -78,9 +78,7 @@ def again(judge, shown, run, **settings):
 
 
 def kappa(first, found, condition):
-    return agreement.fleiss_kappa(
-        [[first[t.feature].grade, t.grade] for t in found if t.condition == condition]
-    ).estimate
+    return agreement.fleiss_kappa([[first[t.feature].grade, t.grade] for t in found if t.condition == condition]).value
 
 
 def test_a_deterministic_judge_agrees_with_itself_and_a_random_one_by_chance_only(context):

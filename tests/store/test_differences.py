@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from harness.reports.differences import group_difference, independent_difference, mean_interval, paired_difference
-from harness.stats import Interval, share
+from harness.stats import Estimate, share
 
 
 def test_paired_difference_is_bonett_and_prices_interval() -> None:
@@ -15,7 +15,7 @@ def test_paired_difference_is_bonett_and_prices_interval() -> None:
     p12, p21 = 13 / 102, 4 / 102  # with one pseudo-item each
     half = scipy_stats.norm.ppf(0.975) * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / 102)
     found = paired_difference(a, b)
-    assert found.estimate == pytest.approx(0.09)
+    assert found.value == pytest.approx(0.09)
     assert (found.low, found.high) == pytest.approx((p12 - p21 - half, p12 - p21 + half))
 
 
@@ -34,7 +34,7 @@ def test_paired_difference_covers() -> None:
 
 def test_identical_answers_differ_by_zero_but_not_surely() -> None:
     found = paired_difference([1, 0, 1], [1, 0, 1])
-    assert found.estimate == 0
+    assert found.value == 0
     assert found.low < -0.5 < 0.5 < found.high
     with pytest.raises(ValueError, match="one length"):
         paired_difference([1, 0], [1])
@@ -43,11 +43,11 @@ def test_identical_answers_differ_by_zero_but_not_surely() -> None:
 def test_independent_difference_of_shares_is_newcombes() -> None:
     """Newcombe 1998, method 10, example (a): 56/70 and 48/80 differ by 0.20, 0.0524 to 0.3339."""
     found = independent_difference(share(56, 70), share(48, 80))
-    assert (found.estimate, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
 
 
 def test_an_unbounded_part_makes_the_difference_unbounded() -> None:
-    found = independent_difference(Interval(1.0, -math.inf, math.inf), Interval(0.5, 0.4, 0.6))
+    found = independent_difference(Estimate(1.0, -math.inf, math.inf), Estimate(0.5, 0.4, 0.6))
     assert (found.low, found.high) == (-math.inf, math.inf)
 
 

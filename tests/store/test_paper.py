@@ -11,7 +11,7 @@ from harness.records import Explanation, Feature
 from harness.reports import queries
 from harness.reports.query_paper import _TESTS, PaperRow, ratio_from_counts
 from harness.reports.verdicts import Word, judge_count, judge_equal, judge_number, judge_pattern, judge_top
-from harness.stats import Interval
+from harness.stats import Estimate
 from harness.store import tables
 from harness.store.claims import paper
 from harness.store.writer import Store
@@ -51,37 +51,37 @@ def test_the_papers_own_recoveries_are_hardly_resolved() -> None:
     ("ours", "same", "word"),
     [
         (None, True, "not tested"),
-        (Interval(0.5, 0.45, 0.55), False, "not tested"),
-        (Interval(0.5, 0.45, 0.55), True, "reproduced"),
-        (Interval(0.42, 0.37, 0.47), True, "consistent"),
-        (Interval(0.2, 0.15, 0.25), True, "contradicted"),
-        (Interval(0.5, 0.3, 0.7), True, "not resolved at this n"),
-        (Interval(0.5, -INF, INF), True, "not resolved at this n"),
-        (Interval(0.1, 0.0, 0.35), True, "contradicted"),  # wide, but it excludes all that the paper's counts allow
+        (Estimate(0.5, 0.45, 0.55), False, "not tested"),
+        (Estimate(0.5, 0.45, 0.55), True, "reproduced"),
+        (Estimate(0.42, 0.37, 0.47), True, "consistent"),
+        (Estimate(0.2, 0.15, 0.25), True, "contradicted"),
+        (Estimate(0.5, 0.3, 0.7), True, "not resolved at this n"),
+        (Estimate(0.5, -INF, INF), True, "not resolved at this n"),
+        (Estimate(0.1, 0.0, 0.35), True, "contradicted"),  # wide, but it excludes all that the paper's counts allow
     ],
 )
-def test_the_rule_for_numbers(ours: Interval | None, same: bool, word: Word) -> None:
-    assert judge_number(ours, Interval(0.5, 0.4, 0.6), same_model=same).word == word
+def test_the_rule_for_numbers(ours: Estimate | None, same: bool, word: Word) -> None:
+    assert judge_number(ours, Estimate(0.5, 0.4, 0.6), same_model=same).word == word
 
 
 @pytest.mark.parametrize(
     ("found", "words"),
     [
         (None, ("not tested", "not tested")),
-        (Interval(0.2, 0.1, 0.3), ("reproduced", "consistent")),
-        (Interval(-0.2, -0.3, -0.1), ("contradicted", "contradicted")),
-        (Interval(0.2, -0.1, 0.5), ("not resolved at this n", "not resolved at this n")),
-        (Interval(0.2, -INF, INF), ("not resolved at this n", "not resolved at this n")),
+        (Estimate(0.2, 0.1, 0.3), ("reproduced", "consistent")),
+        (Estimate(-0.2, -0.3, -0.1), ("contradicted", "contradicted")),
+        (Estimate(0.2, -0.1, 0.5), ("not resolved at this n", "not resolved at this n")),
+        (Estimate(0.2, -INF, INF), ("not resolved at this n", "not resolved at this n")),
     ],
 )
-def test_the_rule_for_patterns(found: Interval | None, words: tuple[Word, Word]) -> None:
+def test_the_rule_for_patterns(found: Estimate | None, words: tuple[Word, Word]) -> None:
     assert tuple(judge_pattern(found, same_model=same).word for same in (True, False)) == words
 
 
 def test_the_rule_for_what_is_roughly_equal() -> None:
     found = {(-0.05, 0.05): "reproduced", (-0.2, 0.05): "not resolved at this n", (0.12, 0.3): "contradicted"}
     for (low, high), word in found.items():
-        assert judge_equal(Interval((low + high) / 2, low, high), same_model=True).word == word
+        assert judge_equal(Estimate((low + high) / 2, low, high), same_model=True).word == word
 
 
 def test_the_rules_for_counts_and_layers() -> None:

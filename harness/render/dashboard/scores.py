@@ -52,11 +52,11 @@ def accuracy_interval(row: ScoreRow) -> tuple[float | None, float | None]:
         return None, None
     yes = stats.share(sum(t and r is not None and r >= 0.5 for t, r in row.ratings), row.n_positive)
     no = stats.share(sum(not t and r is not None and r < 0.5 for t, r in row.ratings), row.n_negative)
-    estimate = (yes.estimate + no.estimate) / 2
+    estimate = (yes.value + no.value) / 2
     if not math.isclose(estimate, row.balanced_accuracy, abs_tol=1e-6):
         return None, None
-    low = math.hypot(yes.estimate - yes.low, no.estimate - no.low) / 2
-    high = math.hypot(yes.high - yes.estimate, no.high - no.estimate) / 2
+    low = math.hypot(yes.value - yes.low, no.value - no.low) / 2
+    high = math.hypot(yes.high - yes.value, no.high - no.value) / 2
     return max(0.0, estimate - low), min(1.0, estimate + high)
 
 
