@@ -35,7 +35,7 @@ test-slow: install
 # Datasette in an environment of its own: it is a reader of results.db, not a dependency.
 test-datasette: install
 	test -x .venv-datasette/bin/datasette || ($(PYTHON) -m venv .venv-datasette && .venv-datasette/bin/pip install --quiet 'datasette==0.65.5')
-	HARNESS_DATASETTE=$$PWD/.venv-datasette/bin/datasette $(BIN)/pytest -q tests/results/test_datasette.py
+	HARNESS_DATASETTE=$$PWD/.venv-datasette/bin/datasette $(BIN)/pytest -q tests/store/test_datasette.py
 
 # The same migrations, runs and reports on a real PostgreSQL server, from Debian's packages, on loopback.
 test-postgres: install

@@ -15,10 +15,10 @@ from pathlib import Path
 from unittest import mock
 
 from bench.measure import Ratio, compare
-from harness.calls import LLMCall, LLMReply, LLMRequest
 from harness.llm.client import Client
-from harness.results.journal import Journal
-from harness.results.store import Store
+from harness.records import LLMCall, LLMReply, LLMRequest
+from harness.store.journal import Journal
+from harness.store.writer import Store
 from harness_plugins.providers import openai_chat
 
 N_CALLS, N_REPLAYED, CONCURRENCY, LATENCY_S = 1000, 10_000, 64, 0.05

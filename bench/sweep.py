@@ -159,7 +159,7 @@ def fisher() -> Ratio:
     exact = divergence(subject, texts, "in-place").sweep(single(subject.components))
     truth = {cell.item: float(sums.kl_nats.sum()) / 1024 for cell, sums in exact}
     true = [truth[c.name] for c in subject.components]
-    guesses = [[probes.estimate([c]).estimate for c in subject.components] for probes in map(estimates, range(5))]
+    guesses = [[probes.estimate([c]).value for c in subject.components] for probes in map(estimates, range(5))]
     ranks = [spearman(guess, true) for guess in guesses]
     ratios = [float(np.median(np.array(guess) / np.array(true))) for guess in guesses]
     return Ratio(

@@ -21,7 +21,7 @@ NOTE = "<!-- Written by docs/generate.py (`make docs`); edit the code instead. -
 
 def hooks() -> str:
     """Every hook: exact arguments, signature, docstring."""
-    from harness import hookspecs
+    from harness.contract import hooks as hookspecs
 
     parts = [f"{NOTE}# Hooks\n\n{inspect.getdoc(hookspecs)}\n"]
     for name, function in inspect.getmembers(hookspecs, inspect.isfunction):
@@ -59,8 +59,8 @@ def cli() -> str:
 
 def schema() -> str:
     """Tables and views of results.db."""
-    from harness.results.database import schema_sql
-    from harness.results.schema import schema_markdown
+    from harness.store.database import schema_sql
+    from harness.store.describe import schema_markdown
 
     intro = (
         "One SQLite file (or PostgreSQL), migrated by alembic. Views (`v_...`) have readable names and the run's id; "
@@ -72,7 +72,7 @@ def schema() -> str:
 
 def datasette() -> str:
     """Metadata for Datasette."""
-    from harness.results.schema import datasette_metadata
+    from harness.store.describe import datasette_metadata
 
     return json.dumps(datasette_metadata(), indent=2, ensure_ascii=False) + "\n"
 
@@ -84,7 +84,7 @@ def refresh_readme(database: str) -> None:
     """Put the tables of the database's latest run between the README's markers."""
     from rich.console import Console
 
-    from harness.report.render import render
+    from harness.render.render import render
 
     text = README.read_text(encoding="utf-8")
     for section in ("recovery", "dictionaries"):

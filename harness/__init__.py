@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.config import Config as Config
     from harness.config import ProviderConfig as ProviderConfig
+    from harness.contract.codec import Codec as Codec
+    from harness.contract.context import RunContext as RunContext
+    from harness.contract.hooks import hookimpl as hookimpl
+    from harness.contract.provider import Provider as Provider
+    from harness.contract.stages import Ablation as Ablation
+    from harness.contract.stages import DictionaryLearner as DictionaryLearner
+    from harness.contract.stages import Interpreter as Interpreter
+    from harness.contract.stages import Probe as Probe
+    from harness.contract.stages import Registration as Registration
+    from harness.contract.stages import Trainer as Trainer
     from harness.errors import HarnessError as HarnessError
-    from harness.hookspecs import hookimpl as hookimpl
     from harness.records import AblationScore as AblationScore
     from harness.records import ActivationSet as ActivationSet
     from harness.records import Category as Category
@@ -23,29 +32,22 @@ if TYPE_CHECKING:
     from harness.records import ModelRef as ModelRef
     from harness.records import Sample as Sample
     from harness.records import Trace as Trace
-    from harness.stages import Ablation as Ablation
-    from harness.stages import Codec as Codec
-    from harness.stages import DictionaryLearner as DictionaryLearner
-    from harness.stages import Interpreter as Interpreter
-    from harness.stages import Probe as Probe
-    from harness.stages import Provider as Provider
-    from harness.stages import Registration as Registration
-    from harness.stages import RunContext as RunContext
-    from harness.stages import Trainer as Trainer
 
 __version__ = "0.1.0"
 
 _HOME = {
     "harness.config": ["Config", "ProviderConfig"],
     "harness.errors": ["HarnessError"],
-    "harness.hookspecs": ["hookimpl"],
+    "harness.contract.hooks": ["hookimpl"],
     "harness.records": [
         "AblationScore", "ActivationSet", "Category", "CategoryAssignment", "Checkpoint", "Dictionary",
         "EvaluationResult", "Evidence", "Exemplar", "Explanation", "ModelRef", "Sample", "Trace",
     ],
-    "harness.stages": [
-        "Ablation", "Codec", "DictionaryLearner", "Interpreter", "Probe", "Provider", "Registration", "RunContext",
-        "Trainer",
+    "harness.contract.codec": ["Codec"],
+    "harness.contract.context": ["RunContext"],
+    "harness.contract.provider": ["Provider"],
+    "harness.contract.stages": [
+        "Ablation", "DictionaryLearner", "Interpreter", "Probe", "Registration", "Trainer",
     ],
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

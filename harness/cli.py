@@ -12,15 +12,15 @@ import click
 
 from harness import __version__
 from harness.errors import HarnessError, UsageError, Waiting
-from harness.report.commands import figures, report, sql
-from harness.report.dashboard.command import dashboard
-from harness.report.dictionary_command import dictionary
-from harness.report.terminal import make_console
+from harness.render.commands import figures, report, sql
+from harness.render.dashboard.command import dashboard
+from harness.render.dictionary_command import dictionary
+from harness.render.terminal import make_console
 from harness.startup import prepare
 
 if TYPE_CHECKING:
-    from harness.host.manager import Manager
-    from harness.host.registry import Roster
+    from harness.study.manager import Manager
+    from harness.study.registry import Registry
 
 STAGES_HELP = "train, evaluate, probe, learn, interpret or ablate"
 
@@ -39,7 +39,7 @@ class _Formatted(click.Group):
 )
 @click.version_option(__version__, prog_name="harness")
 @click.option(
-    "--registry", metavar="FILE", help="Roster to use. Default: $HARNESS_REGISTRY, ./registry.yaml, the package's."
+    "--registry", metavar="FILE", help="Registry to use. Default: $HARNESS_REGISTRY, ./registry.yaml, the package's."
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks and debug logs.")
 @click.pass_context
@@ -73,12 +73,12 @@ def _only_one(ctx: click.Context, parameter: click.Parameter, names: tuple[str, 
     return names[0]
 
 
-def _load(ctx: click.Context) -> tuple[Roster, Manager]:
-    from harness.host.manager import Manager
-    from harness.host.registry import find_roster, read_roster
+def _load(ctx: click.Context) -> tuple[Registry, Manager]:
+    from harness.study.manager import Manager
+    from harness.study.registry import find_registry, read_registry
 
-    roster = read_roster(find_roster(ctx.obj["registry"]))
-    return roster, Manager(roster)
+    registry = read_registry(find_registry(ctx.obj["registry"]))
+    return registry, Manager(registry)
 
 
 @cli.command(
@@ -95,7 +95,7 @@ Examples:
 )
 @click.option(
     "--plugin", "target", required=True, multiple=True, metavar="NAME", callback=_only_one,
-    help="A study of the roster, or one plugin with what it needs.",
+    help="A study of the registry, or one plugin with what it needs.",
 )  # fmt: skip
 @click.option("--preset", metavar="P", help="A preset of the study (harness plugins show STUDY).")
 @click.option(
@@ -172,18 +172,18 @@ def run(
     """Run a study (or one plugin). Steps that are done are skipped; a killed run goes on where it was."""
     from pathlib import Path
 
-    from harness.host.plan import make_plan, parse_settings
-    from harness.host.ray_executor import opened
-    from harness.host.runner import Runner
     from harness.llm.session import Session
-    from harness.report.live import LiveDisplay
-    from harness.report.plan import print_plan
-    from harness.results.store import Store
+    from harness.render.live import LiveDisplay
+    from harness.render.plan import print_plan
+    from harness.store.writer import Store
+    from harness.study.plan import make_plan, parse_settings
+    from harness.study.ray import opened
+    from harness.study.runner import Runner
 
     console = make_console(stderr=True)
-    roster, manager = _load(ctx)
+    registry, manager = _load(ctx)
     plan = make_plan(
-        roster,
+        registry,
         manager,
         target,
         preset=preset,
@@ -234,11 +234,11 @@ def plugins(ctx: click.Context) -> None:
 @click.pass_context
 def plugins_list(ctx: click.Context) -> None:
     """Every plugin and study: name, stage, origin, version, summary."""
-    from harness.report.roster import plugin_table, study_table
+    from harness.render.plugins import plugin_table, study_table
 
-    roster, manager = _load(ctx)
+    registry, manager = _load(ctx)
     console = make_console()
-    console.print(study_table(roster))
+    console.print(study_table(registry))
     console.print(plugin_table(manager))
 
 
@@ -247,17 +247,17 @@ def plugins_list(ctx: click.Context) -> None:
 @click.pass_context
 def plugins_show(ctx: click.Context, name: str) -> None:
     """Settings of a plugin or study: name, type, default, meaning."""
-    from harness.report.roster import describe
+    from harness.render.plugins import describe
 
-    roster, manager = _load(ctx)
-    for part in describe(roster, manager, name):
+    registry, manager = _load(ctx)
+    for part in describe(registry, manager, name):
         make_console().print(part)
 
 
 @plugins.command("hooks")
 def plugins_hooks() -> None:
     """The hook reference: every hook with its arguments and meaning."""
-    from harness.report.roster import hook_reference
+    from harness.render.plugins import hook_reference
 
     make_console().print(hook_reference(), markup=False, highlight=False)
 
@@ -280,7 +280,7 @@ _DB = click.option(
 @_DB
 def db_path(url: str) -> None:
     """Print the database's URL."""
-    from harness.results.database import database_url
+    from harness.store.database import database_url
 
     click.echo(database_url(url))
 
@@ -289,8 +289,8 @@ def db_path(url: str) -> None:
 @_DB
 def db_upgrade(url: str) -> None:
     """Create the database, or bring an older one up to this version's schema. Nothing stored is lost."""
-    from harness.results.database import schema_version
-    from harness.results.store import Store
+    from harness.store.database import schema_version
+    from harness.store.writer import Store
 
     with Store.open(url) as store:
         click.echo(f"{url}: schema {schema_version(store.engine)}")
@@ -301,7 +301,7 @@ def db_datasette() -> None:
     """Print metadata for Datasette: datasette results.db -m <(harness db datasette)."""
     import json
 
-    from harness.results.schema import datasette_metadata
+    from harness.store.describe import datasette_metadata
 
     click.echo(json.dumps(datasette_metadata(), indent=2, ensure_ascii=False))
 
@@ -309,7 +309,7 @@ def db_datasette() -> None:
 @db.command("schema")
 def db_schema() -> None:
     """Print the tables and views as SQL."""
-    from harness.results.database import schema_sql
+    from harness.store.database import schema_sql
 
     click.echo(schema_sql())
 
@@ -320,8 +320,8 @@ def db_schema() -> None:
 )
 @click.pass_context
 def doctor(ctx: click.Context, url: str) -> None:
-    """Versions, devices, extras, API keys (present: yes or no), database and roster."""
-    from harness.report.doctor import checks
+    """Versions, devices, extras, API keys (present: yes or no), database and registry."""
+    from harness.render.doctor import checks
 
     console = make_console()
     failed = False

@@ -19,7 +19,7 @@ class Config(BaseModel):
 
     @classmethod
     def merged(cls, owner: str, *layers: Mapping[str, Any]) -> Self:
-        """Build from layers of increasing precedence (roster row < preset < --set).
+        """Build from layers of increasing precedence (registry row < preset < --set).
 
         Raises:
             UnknownName: a key that the config does not have.

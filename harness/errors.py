@@ -1,9 +1,9 @@
 """What can go wrong, as sentences a user can act on.
 
 HarnessError            exit 1: the run stopped; what is stored stays stored
-├── UsageError          exit 2: the command line, the roster or a config is wrong
+├── UsageError          exit 2: the command line, the registry or a config is wrong
 │   ├── UnknownName     a name nobody offers; the nearest are named
-│   └── RosterError     a fault in registry.yaml (file, line, field)
+│   └── RegistryError     a fault in registry.yaml (file, line, field)
 ├── ModelError          a model, tokenizer or adapter that cannot be used
 ├── DataError           a data file that cannot be used (the row is named)
 ├── ResultsError        results.db cannot be opened, read or written
@@ -36,7 +36,7 @@ def _again(kind: type[HarnessError], args: tuple[Any, ...]) -> HarnessError:
 
 
 class UsageError(HarnessError):
-    """The command line, the roster or a config value is wrong."""
+    """The command line, the registry or a config value is wrong."""
 
     exit_code = 2
 
@@ -52,7 +52,7 @@ class UnknownName(UsageError):
         self.name, self.nearest = name, tuple(near)
 
 
-class RosterError(UsageError):
+class RegistryError(UsageError):
     """A fault in registry.yaml, with file, line and field."""
 
 

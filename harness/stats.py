@@ -18,31 +18,13 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.records.base import Estimate as Estimate
+
 CHUNK = 1 << 20
 """Resampled values held at once by a bootstrap."""
 
 PSEUDO_ITEMS = 2.0
 """Pseudo-items that `recovery` adds to the variance, spread evenly over the eight patterns of right and wrong."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its confidence interval.
-
-    Attributes:
-        estimate: the point estimate, from the data alone.
-        low: lower bound; -inf where the data do not bound it.
-        high: upper bound; inf where the data do not bound it.
-    """
-
-    estimate: float
-    low: float
-    high: float
-
-    @property
-    def bounded(self) -> bool:
-        """Whether both bounds are finite."""
-        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 @dataclass(frozen=True)
@@ -63,7 +45,7 @@ def ratio_over_documents(
     seed: int = 0,
     n_resamples: int = 2000,
     level: float = 0.95,
-) -> Interval:
+) -> Estimate:
     """Ratio of sums with a percentile bootstrap over documents.
 
     For a mean over tokens, the numerators are sums over each document's tokens and the denominators its token counts;
@@ -89,12 +71,12 @@ def ratio_over_documents(
         raise ValueError("denominators must not be negative and must add up to more than 0")
     estimate = float(num.sum() / den.sum())
     if len(num) == 1:
-        return Interval(estimate, -math.inf, math.inf)
+        return Estimate(estimate, -math.inf, math.inf)
     low, high = _percentiles(_resampled_ratios(num, den, seed, n_resamples), level)
-    return Interval(estimate, min(low, estimate), max(high, estimate))
+    return Estimate(estimate, min(low, estimate), max(high, estimate))
 
 
-def ratio_over_many(numerators: ArrayLike, denominators: ArrayLike, *, level: float = 0.95) -> Interval:
+def ratio_over_many(numerators: ArrayLike, denominators: ArrayLike, *, level: float = 0.95) -> Estimate:
     """Ratio of sums with the linearised (delta method) interval: for thousands of cases, where bootstraps are slow.
 
     The variance of sum(x) / sum(y) is that of the residuals x - ratio * y over sum(y) squared (Cochran 1977, 6.4).
@@ -107,14 +89,14 @@ def ratio_over_many(numerators: ArrayLike, denominators: ArrayLike, *, level: fl
         raise ValueError("denominators must not be negative and must add up to more than 0")
     n, estimate = len(num), float(num.sum() / den.sum())
     if n == 1:
-        return Interval(estimate, -math.inf, math.inf)
+        return Estimate(estimate, -math.inf, math.inf)
     residuals = num - estimate * den
     error = math.sqrt(n / (n - 1) * float(residuals @ residuals)) / float(den.sum())
     half = NormalDist().inv_cdf((1 + level) / 2) * error
-    return Interval(estimate, estimate - half, estimate + half)
+    return Estimate(estimate, estimate - half, estimate + half)
 
 
-def share(successes: int, n: int, *, level: float = 0.95) -> Interval:
+def share(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     """A share of independent cases with its Wilson interval (without continuity correction).
 
     The same interval as `scipy.stats.binomtest(successes, n).proportion_ci(level, method="wilson")`.
@@ -130,7 +112,7 @@ def share(successes: int, n: int, *, level: float = 0.95) -> Interval:
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
-    return Interval(p, low, high)
+    return Estimate(p, low, high)
 
 
 def clustered_share(
@@ -140,7 +122,7 @@ def clustered_share(
     seed: int = 0,
     n_resamples: int = 2000,
     level: float = 0.95,
-) -> Interval:
+) -> Estimate:
     """A share of cases that come in clusters (features of the same layer), bootstrapped by cluster.
 
     The interval is never narrower than Wilson's: with few clusters, or where all cases agree, a bootstrap reports more
@@ -169,10 +151,10 @@ def clustered_share(
     if len(index) == 1:
         return wilson
     low, high = _percentiles(_resampled_ratios(hits, sizes, seed, n_resamples), level)
-    return Interval(wilson.estimate, min(low, wilson.low), max(high, wilson.high))
+    return Estimate(wilson.value, min(low, wilson.low), max(high, wilson.high))
 
 
-def recovery(base: ArrayLike, adapter: ArrayLike, full: ArrayLike, *, level: float = 0.95) -> Interval | Undefined:
+def recovery(base: ArrayLike, adapter: ArrayLike, full: ArrayLike, *, level: float = 0.95) -> Estimate | Undefined:
     """How much of the gap between base and full the adapter closes: (adapter - base) / (full - base), of mean scores.
 
     The paper's table 1 with `full` the full fine-tune, its table 2 with `adapter` the ablated adapter and `full` the
@@ -205,7 +187,7 @@ def recovery(base: ArrayLike, adapter: ArrayLike, full: ArrayLike, *, level: flo
         return Undefined(f"full equals base on average ({f.mean():.4g}, n={len(f)}): there is no gap to recover")
     estimate = float(gained.sum() / gap.sum())
     low, high = _fieller(gained, gap, level)
-    return Interval(estimate, low, high)
+    return Estimate(estimate, low, high)
 
 
 def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> float:

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.calls import LLMCall, LLMRequest
 from harness.model.chat import ChatFormat
-from harness.records import ActivationSet, Checkpoint, ModelRef, Trace
+from harness.records import ActivationSet, Checkpoint, LLMCall, LLMRequest, ModelRef, Trace
 
 Architecture = Literal["qwen2", "llama", "gpt2", "gemma", "mistral", "phi3"]
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_pad|>")

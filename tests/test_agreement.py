@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn import metrics
 
-from harness import agreement
+from harness.interpretation import agreement
 from harness.stats import Undefined
 
 
@@ -22,17 +22,17 @@ def test_fleiss_on_the_example_of_the_paper():
     ]  # fmt: skip
     ratings = [[c for c, n in enumerate(row) for _ in range(n)] for row in counts]
     found = agreement.fleiss_kappa(ratings)
-    assert found.estimate == pytest.approx(0.210, abs=5e-4)
-    assert found.low < found.estimate < found.high
+    assert found.value == pytest.approx(0.210, abs=5e-4)
+    assert found.low < found.value < found.high
 
 
 def test_kappa_is_one_for_a_deterministic_judge_and_about_zero_for_a_random_one():
     rng = np.random.default_rng(0)
     grades = rng.choice([0, 1, 2, None], size=200).tolist()
-    assert agreement.fleiss_kappa([[g, g, g] for g in grades]).estimate == 1
-    assert agreement.cohen_kappa([(g, g) for g in grades]).estimate == 1
+    assert agreement.fleiss_kappa([[g, g, g] for g in grades]).value == 1
+    assert agreement.cohen_kappa([(g, g) for g in grades]).value == 1
     chance = agreement.fleiss_kappa(rng.integers(0, 3, (400, 3)).tolist())
-    assert abs(chance.estimate) < 0.08  # standard error is about 1 / sqrt(2 * 3 * 400) = 0.02
+    assert abs(chance.value) < 0.08  # standard error is about 1 / sqrt(2 * 3 * 400) = 0.02
     assert chance.low < 0 < chance.high
 
 
@@ -41,8 +41,8 @@ def test_cohen_is_scikit_learns():
     first = rng.integers(0, 3, 100)
     second = np.where(rng.random(100) < 0.6, first, rng.integers(0, 3, 100))
     found = agreement.cohen_kappa(list(zip(first.tolist(), second.tolist(), strict=True)))
-    assert found.estimate == pytest.approx(metrics.cohen_kappa_score(first, second))
-    assert found.low < found.estimate < found.high
+    assert found.value == pytest.approx(metrics.cohen_kappa_score(first, second))
+    assert found.low < found.value < found.high
 
 
 def test_what_has_no_kappa_says_why():

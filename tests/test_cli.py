@@ -56,9 +56,9 @@ def test_a_users_mistake_exits_2_with_one_sentence(
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_a_roster_with_a_fault_names_file_line_and_field(harness: Harness, tmp_path: Path) -> None:
-    roster = Path(__file__).parents[1].joinpath("registry.yaml").read_text()
-    (tmp_path / "registry.yaml").write_text(roster.replace("stage: probes", "stag: probes", 1))
+def test_a_registry_with_a_fault_names_file_line_and_field(harness: Harness, tmp_path: Path) -> None:
+    registry = Path(__file__).parents[1].joinpath("registry.yaml").read_text()
+    (tmp_path / "registry.yaml").write_text(registry.replace("stage: probes", "stag: probes", 1))
     done = harness("plugins", cwd=tmp_path)
     assert done.returncode == 2
     assert "registry.yaml:" in done.stderr
@@ -122,9 +122,9 @@ def test_a_missing_api_key_is_named_before_anything_is_trained(harness: Harness,
 
 
 def test_an_interpreter_without_an_llm_is_said_before_anything_is_trained(harness: Harness, tmp_path: Path) -> None:
-    roster = Path(__file__).parents[1].joinpath("registry.yaml").read_text()
-    assert "    interpreters: [lexical]" in roster
-    (tmp_path / "registry.yaml").write_text(roster.replace("interpreters: [lexical]", "interpreters: [autointerp]"))
+    registry = Path(__file__).parents[1].joinpath("registry.yaml").read_text()
+    assert "    interpreters: [lexical]" in registry
+    (tmp_path / "registry.yaml").write_text(registry.replace("interpreters: [lexical]", "interpreters: [autointerp]"))
     done = harness("run", "--plugin", "rank1-lora", "--preset", "tiny", cwd=tmp_path)
     assert done.returncode == 2
     assert "--provider NAME:MODEL" in done.stderr.splitlines()[-1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats as oracle
 
 from harness.stats import (
-    Interval,
+    Estimate,
     Undefined,
     clustered_share,
     mcnemar_exact,
@@ -30,7 +30,7 @@ def test_share_is_scipys_wilson(case: tuple[int, int], level: float) -> None:
     k, n = case
     expected = oracle.binomtest(k, n).proportion_ci(level, method="wilson")
     found = share(k, n, level=level)
-    assert found.estimate == k / n
+    assert found.value == k / n
     # both are the same closed form; 1e-9 is rounding
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
@@ -77,7 +77,7 @@ def test_spearman_needs_three_pairs() -> None:
 
 def test_ratio_is_the_ratio_of_sums_not_the_mean_of_ratios() -> None:
     found = ratio_over_documents([1.0, 30.0], [10.0, 100.0])
-    assert found.estimate == pytest.approx(31 / 110)
+    assert found.value == pytest.approx(31 / 110)
     assert found.low == pytest.approx(0.1)
     assert found.high == pytest.approx(0.3)
 
@@ -102,7 +102,7 @@ def test_ratio_agrees_with_scipys_bootstrap() -> None:
 
 
 def test_ratio_of_one_document_is_unbounded() -> None:
-    assert ratio_over_documents([2.0], [4.0]) == Interval(0.5, -math.inf, math.inf)
+    assert ratio_over_documents([2.0], [4.0]) == Estimate(0.5, -math.inf, math.inf)
     assert not ratio_over_documents([2.0], [4.0]).bounded
 
 
@@ -142,8 +142,8 @@ def test_recovery_of_the_papers_table_1() -> None:
     # GPQA-Diamond from exact counts: (115 - 97) / (117 - 97)
     base, adapter, full = ([1] * k + [0] * (198 - k) for k in (97, 115, 117))
     found = recovery(base, adapter, full)
-    assert isinstance(found, Interval)
-    assert found.estimate == pytest.approx(0.9)
+    assert isinstance(found, Estimate)
+    assert found.value == pytest.approx(0.9)
 
 
 def test_recovery_without_a_gap_is_undefined() -> None:
@@ -155,14 +155,14 @@ def test_recovery_without_a_gap_is_undefined() -> None:
 def test_recovery_of_an_uncertain_gap_is_unbounded() -> None:
     base, full = [0] * 15 + [1] * 15, [0] * 14 + [1] * 16
     found = recovery(base, full, full)
-    assert found == Interval(1.0, -math.inf, math.inf)
+    assert found == Estimate(1.0, -math.inf, math.inf)
 
 
 def test_recovery_is_not_certain_where_two_models_agree_on_every_item() -> None:
     full = [1] * 28 + [0] * 2
     found = recovery([1] * 6 + [0] * 24, full, full)
-    assert isinstance(found, Interval)
-    assert found.estimate == 1.0
+    assert isinstance(found, Estimate)
+    assert found.value == 1.0
     assert found.low < 0.95
     assert found.high > 1.05
 
@@ -175,9 +175,9 @@ def test_recovery_interval_holds_its_estimate_and_ignores_order(rows: list[tuple
     if isinstance(found, Undefined):
         assert sum(r[0] for r in rows) == sum(r[2] for r in rows)
     else:
-        assert isinstance(again, Interval)
-        assert found.low <= found.estimate <= found.high
-        assert found.estimate == pytest.approx(again.estimate)
+        assert isinstance(again, Estimate)
+        assert found.low <= found.value <= found.high
+        assert found.value == pytest.approx(again.value)
 
 
 def test_pseudo_items_are_the_eight_patterns() -> None:
@@ -219,15 +219,15 @@ def test_ratio_over_many_is_the_bootstrap_of_many():
     weights = rng.gamma(0.5, size=5_000)
     inside = weights * (rng.random(5_000) < 0.2)
     fast, slow = ratio_over_many(inside, weights), ratio_over_documents(inside, weights)
-    assert fast.estimate == slow.estimate
+    assert fast.value == slow.value
     # a bound from 2,000 resamples has a standard error of 6 % of the half width
-    half = slow.high - slow.estimate
+    half = slow.high - slow.value
     assert fast.low == pytest.approx(slow.low, abs=0.2 * half)
     assert fast.high == pytest.approx(slow.high, abs=0.2 * half)
 
 
 def test_ratio_over_many_of_one_class_is_certain_and_of_one_case_unbounded():
-    assert ratio_over_many([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == Interval(1.0, 1.0, 1.0)
+    assert ratio_over_many([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == Estimate(1.0, 1.0, 1.0)
     assert not ratio_over_many([1.0], [2.0]).bounded
     with pytest.raises(ValueError, match="more than 0"):
         ratio_over_many([0.0, 0.0], [0.0, 0.0])

@@ -14,7 +14,7 @@ import traceback
 from harness.startup import prepare
 
 LIBRARIES = (
-    "harness.host.runner", "harness.report.render", "harness_plugins.ablations.sweeps",
+    "harness.study.runner", "harness.render.render", "harness_plugins.ablations.sweeps",
     "harness_plugins.dictionaries.training", "harness_plugins.interpreters.autointerp_interpreter",
     "harness_plugins.providers.openai_client", "harness_plugins.trainers.lora", "lm_eval.evaluator",
     "lm_eval.models.huggingface",

@@ -19,6 +19,8 @@ import torch
 
 from harness.activations.parts import Part, split_document, trace_id
 from harness.activations.writer import ActivationWriter
+from harness.contract.context import RunContext
+from harness.contract.progress import Progress
 from harness.errors import DataError, ModelError
 from harness.model.batching import adapter_switch, context_length, find_backbone, length_batches, padded
 from harness.model.chat import Document
@@ -26,7 +28,6 @@ from harness.model.in_place import InPlace
 from harness.model.subject import Subject
 from harness.model.taps import Site, tap
 from harness.records import ActivationSet, Trace
-from harness.stages import Progress, RunContext
 
 if TYPE_CHECKING:
     from jaxtyping import Float

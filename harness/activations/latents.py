@@ -13,10 +13,11 @@ from scipy.sparse import csr_array, vstack
 
 from harness.activations.store import StoredActivations, StoredDocument
 from harness.activations.writer import ActivationWriter
+from harness.contract.codec import Codec
+from harness.contract.executors import Executor, LocalExecutor
+from harness.contract.progress import Progress, SilentProgress
 from harness.errors import DataError
-from harness.executors import Executor, LocalExecutor
 from harness.records import ActivationSet, Dictionary
-from harness.stages import Codec, Progress, SilentProgress
 
 if TYPE_CHECKING:
     from jaxtyping import Float

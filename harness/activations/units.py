@@ -11,8 +11,9 @@ from scipy.sparse import csr_array
 
 from harness.activations.store import StoredActivations
 from harness.activations.writer import ActivationWriter
+from harness.contract.codec import Codec
+from harness.contract.context import RunContext
 from harness.records import ActivationSet
-from harness.stages import Codec, RunContext
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
     from harness.benchmarks.generation import Completion, Writer
     from harness.benchmarks.lm import SubjectLM
+    from harness.contract.context import RunContext
+    from harness.contract.progress import Progress
+    from harness.contract.settings import EvaluateConfig
     from harness.model.chat import ChatFormat
     from harness.model.components import Component
     from harness.model.subject import Subject
-    from harness.stages import EvaluateConfig, Progress, RunContext
 
 
 class BenchmarkLM(Protocol):

@@ -15,10 +15,10 @@ from typing import Any
 
 from harness.benchmarks.documents import require_fields
 from harness.benchmarks.tasks import read_task, task_configs, task_names
+from harness.contract.settings import EvaluateConfig
 from harness.errors import DataError, UnknownName, UsageError
 from harness.model.hub import why_not
 from harness.model.traces import resolve
-from harness.stages import EvaluateConfig
 
 
 def list_benchmarks(task_paths: Sequence[Path] = ()) -> list[str]:

@@ -18,16 +18,16 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args
 
+from harness.contract.settings import EngineConfig
 from harness.errors import ModelError, UsageError
 from harness.model.folders import local_model
-from harness.stages import EngineConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from harness.contract.progress import Progress
     from harness.model.lora_folder import LoraFolder
     from harness.records import ModelRef
-    from harness.stages import Progress
 
 _DEFAULTS = {
     "VLLM_HOST_IP": "127.0.0.1",

@@ -16,8 +16,7 @@ from pydantic import BaseModel
 
 from harness.benchmarks.grading import after_marker
 from harness.config import digest
-from harness.judgements import AnswerVerdict, VerdictStatus
-from harness.records import EvaluationResult, Sample
+from harness.records import AnswerVerdict, EvaluationResult, Sample, VerdictStatus
 
 PROMPT_VERSION = "1"
 """Part of the step's key: raise it when the prompt, or what is asked, changes."""

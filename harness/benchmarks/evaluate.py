@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks.catalogue import list_benchmarks, load_task
 from harness.benchmarks.grading import loops
+from harness.contract.progress import SilentProgress
+from harness.contract.settings import EvaluateConfig
 from harness.errors import DataError
 from harness.records import EvaluationResult, Sample
-from harness.stages import EvaluateConfig, SilentProgress
 
 if TYPE_CHECKING:
     from harness.benchmarks.answerer import Answerer
     from harness.benchmarks.generation import Completion
-    from harness.stages import Progress
+    from harness.contract.progress import Progress
 
 __all__ = ["evaluate", "list_benchmarks"]
 

@@ -13,8 +13,9 @@ from lm_eval.models.huggingface import HFLM
 from harness.benchmarks.decode import Stop, greedy, make_stop, supports_greedy
 from harness.benchmarks.generation import Completion, Sampling, Writer
 from harness.benchmarks.recording import Recorder, RecordingLM, cut_at
+from harness.contract.progress import Progress, SilentProgress
+from harness.contract.settings import EvaluateConfig
 from harness.errors import UsageError
-from harness.stages import EvaluateConfig, Progress, SilentProgress
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject

@@ -11,8 +11,9 @@ from harness.benchmarks.generation import Completion, Sampling, Thinking, Writer
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
+    from harness.contract.progress import Progress
+    from harness.contract.settings import EvaluateConfig
     from harness.model.chat import ChatFormat
-    from harness.stages import EvaluateConfig, Progress
 
 _DEFAULT_TOKENS = 256
 """lm-eval's, for tasks that do not say."""

@@ -15,18 +15,20 @@ from harness.benchmarks.decode import Stop, make_stop
 from harness.benchmarks.generation import Completion, Sampling
 from harness.benchmarks.recording import Recorder, RecordingLM, cut_at
 from harness.config import digest
+from harness.contract.progress import SilentProgress
 from harness.errors import ModelError, UsageError
 from harness.model.lora_folder import LoraFolder, read_lora, write_without
 from harness.model.subject import checked_chat_hash, load_tokenizer, weights_of
-from harness.stages import SilentProgress
 
 if TYPE_CHECKING:
     from harness.benchmarks.engine import Engine, Engines
+    from harness.contract.context import RunContext
+    from harness.contract.progress import Progress
+    from harness.contract.settings import EvaluateConfig
     from harness.model.chat import ChatFormat
     from harness.model.components import Component
     from harness.model.subject import Subject
     from harness.records import Checkpoint, ModelRef
-    from harness.stages import EvaluateConfig, Progress, RunContext
 
 
 def serve(

@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csr_array
 
 from harness.activations.store import StoredActivations, StoredDocument
-from harness.stages import Codec
+from harness.contract.codec import Codec
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

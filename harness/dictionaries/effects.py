@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from harness.contract.codec import Codec
+from harness.contract.context import RunContext
 from harness.errors import ModelError
 from harness.model.batching import length_batches, padded
 from harness.model.chat import Document
 from harness.model.kl import kl_nats
 from harness.model.subject import Subject
 from harness.model.taps import component_sites, tap
-from harness.stages import Codec, RunContext
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -15,14 +15,15 @@ import torch
 from harness.activations.latents import refuse_other_columns
 from harness.activations.store import StoredActivations
 from harness.activations.units import in_raw_units
+from harness.contract.codec import Codec
+from harness.contract.context import RunContext
 from harness.dictionaries.activity import Activity, activity, chunks
 from harness.dictionaries.effects import latent_effects
 from harness.dictionaries.stability import decoder_rows, matched_cosines
 from harness.model.splice import SpliceSums, splice_kl
 from harness.model.subject import Subject
 from harness.records import Dictionary, DictionaryScore, LatentEffect
-from harness.stages import Codec, RunContext
-from harness.stats import Interval, ratio_over_documents
+from harness.stats import Estimate, ratio_over_documents
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,9 +50,9 @@ class Reconstruction:
 class Causal:
     """The KLs of a splice with their intervals, or why there are none."""
 
-    splice: Interval | None = None
-    base: Interval | None = None
-    recovered: Interval | None = None
+    splice: Estimate | None = None
+    base: Estimate | None = None
+    recovered: Estimate | None = None
     n_documents: int = 0
     reason: str | None = None
 
@@ -98,10 +99,10 @@ def score_dictionary(
         k=dictionary.k,
         density_histogram=active.histogram(),
         n_tokens_alive=active.n_tokens,
-        fvu=fvu.estimate,
+        fvu=fvu.value,
         fvu_ci_low=fvu.low,
         fvu_ci_high=fvu.high,
-        l0=l0.estimate,
+        l0=l0.value,
         l0_ci_low=l0.low,
         l0_ci_high=l0.high,
         n_tokens=int(sums.n_tokens.sum()),
@@ -173,7 +174,7 @@ def score_latents(
                 item=f"effect:latent{latent}",
                 source=dictionary.name,
                 latent=f"latent{latent}",
-                kl_nats=kl.estimate,
+                kl_nats=kl.value,
                 kl_ci_low=kl.low,
                 kl_ci_high=kl.high,
                 n_active=int(sums.n_active[row].sum()),
@@ -209,7 +210,7 @@ def _causal(
         nothing = "the adapter changes no prediction on these documents (KL to the base is 0)"
         return Causal(splice, base, None, len(ids), nothing)
     lost = ratio_over_documents(sums.splice_nats, sums.base_nats, seed=run.seed)
-    return Causal(splice, base, Interval(1 - lost.estimate, 1 - lost.high, 1 - lost.low), len(ids))
+    return Causal(splice, base, Estimate(1 - lost.value, 1 - lost.high, 1 - lost.low), len(ids))
 
 
 def _stability(
@@ -219,7 +220,7 @@ def _stability(
     stored: StoredActivations,
     second: tuple[Dictionary, Codec] | None,
     seed: int,
-) -> tuple[Interval | None, int, str | None]:
+) -> tuple[Estimate | None, int, str | None]:
     """Mean matched cosine of the alive latents' decoder rows, the pairs, or why there is none."""
     if second is None:
         return None, 0, "stability not measured (judging.second_fit=true fits once more)"
@@ -236,7 +237,7 @@ def _stability(
     return found, len(cosines), None
 
 
-def _fields(name: str, unit: str, found: Interval | None) -> dict[str, float | None]:
+def _fields(name: str, unit: str, found: Estimate | None) -> dict[str, float | None]:
     """An interval as a record's three fields."""
-    estimate, low, high = (found.estimate, found.low, found.high) if found else (None, None, None)
+    estimate, low, high = (found.value, found.low, found.high) if found else (None, None, None)
     return {f"{name}{unit}": estimate, f"{name}_ci_low": low, f"{name}_ci_high": high}

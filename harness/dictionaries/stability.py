@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from harness.stages import Codec
+from harness.contract.codec import Codec
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -20,8 +20,7 @@ import numpy as np
 
 from harness.activations.store import StoredActivations, token_texts, whole_characters
 from harness.interpretation.config import ScoringConfig
-from harness.judgements import ScoringContext, ScoringKind, ScoringTest
-from harness.records import Feature
+from harness.records import Feature, ScoringContext, ScoringKind, ScoringTest
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -24,7 +24,7 @@ import numpy as np
 
 from harness.activations.store import StoredActivations, StoredDocument
 from harness.interpretation.events import Event, EventFinder
-from harness.judgements import Enrichment, EventAssociation
+from harness.records import Enrichment, EventAssociation
 
 if TYPE_CHECKING:
     from jaxtyping import Float

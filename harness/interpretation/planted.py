@@ -19,8 +19,7 @@ import numpy as np
 
 from harness.activations.store import ActivationWriter, StoredActivations, StoredDocument, token_texts
 from harness.errors import DataError
-from harness.judgements import PLANTED, PlantedFeature, PlantedKind
-from harness.records import ActivationSet
+from harness.records import PLANTED, ActivationSet, PlantedFeature, PlantedKind
 
 RIGHT_GRADE: dict[PlantedKind, Literal[0, 1, 2]] = {"monosemantic": 0, "mixture": 2, "random": 2}
 _RANDOM_SHARE = 0.02

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
-from harness.judgements import JUDGE, SECOND_JUDGE, Condition, JudgeTrial
-from harness.records import Evidence, Explanation
-from harness.stages import Interpreter, Provider, RunContext
+from harness.contract.context import RunContext
+from harness.contract.provider import Provider
+from harness.contract.stages import Interpreter
+from harness.records import JUDGE, SECOND_JUDGE, Condition, Evidence, Explanation, JudgeTrial
 
 
 def spread_sample(features: Mapping[str, int | None], n: int, seed: str) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness import agreement
-from harness.judgements import ExplanationScore, RatedContext, ScoringAnswer, ScoringContext, ScoringKind, ScoringTest
+from harness.interpretation import agreement
+from harness.records import ExplanationScore, RatedContext, ScoringAnswer, ScoringContext, ScoringKind, ScoringTest
 from harness.stats import Undefined
 
 YES = 0.5

@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
-from harness.calls import LLMCall, LLMReply, LLMRequest, OpenBatch
 from harness.errors import ProviderError, Waiting
 from harness.llm.errors import BudgetSpent, CallFailed, Refused, Retryable
 from harness.llm.prices import find_price, require_price
 from harness.llm.session import Session
+from harness.records import LLMCall, LLMReply, LLMRequest, OpenBatch
 
 Outcome = LLMReply | CallFailed
 """What became of a call in a batch."""
@@ -27,7 +27,7 @@ _ATTEMPTS = 5
 
 @runtime_checkable
 class BatchProvider(Protocol):
-    """What a provider with a batch API has beside `harness.stages.Provider`."""
+    """What a provider with a batch API has beside `harness.contract.stages.Provider`."""
 
     MOST_CALLS: int
     """Most calls of one batch."""
@@ -56,7 +56,7 @@ class BatchProvider(Protocol):
 
 @runtime_checkable
 class BatchStore(Protocol):
-    """What a journal that keeps batches has beside `harness.stages.CallStore`."""
+    """What a journal that keeps batches has beside `harness.contract.stages.CallStore`."""
 
     def open_batches(self, provider: str, settings: Mapping[str, object]) -> list[OpenBatch]:
         """Batches of the provider that are not collected, whichever step submitted them."""

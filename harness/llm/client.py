@@ -17,15 +17,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from harness.calls import LLMCall, LLMReply, LLMRequest
 from harness.config import digest
+from harness.contract.context import RunContext
+from harness.contract.provider import CallStore, Provider
 from harness.errors import UsageError
 from harness.llm.batch import Batches, BatchProvider, BatchStore
 from harness.llm.errors import BudgetSpent, CallFailed, Outage, Retryable
 from harness.llm.pace import Pace
 from harness.llm.prices import Price, find_price, require_price
 from harness.llm.session import Session
-from harness.stages import CallStore, Provider, RunContext
+from harness.records import LLMCall, LLMReply, LLMRequest
 
 OnCall = Callable[[LLMCall], object]
 _FIRST_WAIT_S = 0.5
@@ -41,7 +42,7 @@ class Client:
     Args:
         provider: knows the vendor's wire format; makes one attempt, without retries of its own.
         calls: the journal: answers are looked up and stored here.
-        role: what the calls are for, one of `harness.calls.ROLES`; stored with each call.
+        role: what the calls are for, one of `harness.records.ROLES`; stored with each call.
         model: model that the study names for the role.
         session: the run's budget; without one there is no limit.
         rng: jitter of the pauses; give a seeded one.
@@ -85,7 +86,7 @@ class Client:
             UsageError: the study names no LLM for the role.
         """
         if run.provider is None or run.calls is None:
-            raise UsageError(f"no LLM for the role {role!r}: name one with --provider NAME:MODEL, or in the roster")
+            raise UsageError(f"no LLM for the role {role!r}: name one with --provider NAME:MODEL, or in the registry")
         provider, model = run.provider(role)
         return cls(provider, run.calls, role, model=model, session=run.llm, rng=random.Random(run.seed))
 

@@ -6,8 +6,8 @@ import asyncio
 
 from aiolimiter import AsyncLimiter
 
-from harness.calls import LLMReply, LLMRequest
 from harness.llm.prices import estimated_tokens
+from harness.records import LLMReply, LLMRequest
 
 _FIRST_REPLY_TOKENS = 500
 """Assumed length of a reply before the first one came."""

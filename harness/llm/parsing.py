@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from harness.calls import LLMCall
+from harness.records import LLMCall
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, TypeAdapter, ValidationError
 
-from harness.calls import LLMReply, LLMRequest
 from harness.errors import UsageError
+from harness.records import LLMReply, LLMRequest
 
 PACKAGED = Path(__file__).with_name("prices.yaml")
 _SNAPSHOT = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2}|latest)")

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from harness.contract.executors import device_of_arrival
 from harness.errors import ModelError
-from harness.executors import device_of_arrival
 from harness.model.chat import ChatFormat
 from harness.model.components import Component, find_components
 from harness.model.folders import local_model

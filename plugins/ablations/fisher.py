@@ -19,7 +19,7 @@ import torch
 
 from harness.model.components import Component
 from harness.model.taps import component_sites, tap
-from harness.stats import Interval
+from harness.stats import Estimate
 
 from .divergence import Divergence
 from .documents import Texts
@@ -70,7 +70,7 @@ class Probes:
         """Squares that an estimate averages."""
         return self.gradients.shape[0] * self.gradients.shape[1]
 
-    def estimate(self, off: Sequence[Component], level: float = 0.95) -> Interval:
+    def estimate(self, off: Sequence[Component], level: float = 0.95) -> Estimate:
         """KL in nats per token of switching these off, with a chi-squared interval.
 
         The interval is of the probes' randomness on these documents, not of the choice of documents. G is normal with a
@@ -88,11 +88,11 @@ class Probes:
         variance = squares.mean(1)
         estimate = float(variance.sum() / 2 / self.n_tokens)
         if estimate == 0.0:
-            return Interval(0.0, 0.0, 0.0)
+            return Estimate(0.0, 0.0, 0.0)
         freedom = R * float(variance.sum()) ** 2 / float((variance**2).sum())
         # chdtri inverts the survival function.
         low, high = chdtri(freedom, (1 - level) / 2), chdtri(freedom, (1 + level) / 2)
-        return Interval(estimate, estimate * freedom / float(low), estimate * freedom / float(high))
+        return Estimate(estimate, estimate * freedom / float(low), estimate * freedom / float(high))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from harness.hookspecs import hookimpl
-from harness.stages import Ablation, Registration
+from harness.contract.hooks import hookimpl
+from harness.contract.stages import Ablation, Registration
 
 from .config import KLConfig
 

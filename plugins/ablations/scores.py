@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from harness.contract.context import RunContext
+from harness.contract.progress import SilentProgress
 from harness.model.chat import SEGMENTS
 from harness.records import AblationScore, Trace
-from harness.stages import RunContext, SilentProgress
 from harness.stats import ratio_over_documents
 
 from .cells import Cell
@@ -23,7 +24,7 @@ from .fisher import Probes, gathered, pieces
 from .sweeper import About, Sweeper
 
 if TYPE_CHECKING:
-    from harness.executors import Workers
+    from harness.contract.executors import Workers
     from harness.model.subject import Subject
 
     from .config import KLConfig
@@ -130,7 +131,7 @@ class Scorer:
         return self.score(
             cell,
             method="fisher",
-            kl_nats=found.estimate,
+            kl_nats=found.value,
             kl_ci_low=found.low,
             kl_ci_high=found.high,
             reason="estimated by Fisher probes, not measured",
@@ -151,7 +152,7 @@ class Scorer:
             cell,
             method="exact",
             chosen_as=chosen,
-            kl_nats=kl.estimate,
+            kl_nats=kl.value,
             kl_ci_low=kl.low,
             kl_ci_high=kl.high,
             document_kl_nats=tuple(float(v) for v in sums.kl_nats.sum(1) / n_tokens.sum(1)),
@@ -164,7 +165,7 @@ class Scorer:
         """A record of a cell with these values, and with the probes' estimate unless it has no meaning here."""
         if estimate and self.probes is not None:
             found = self.probes.estimate(cell.off)
-            values |= {"fisher_nats": found.estimate, "fisher_ci_low": found.low, "fisher_ci_high": found.high}
+            values |= {"fisher_nats": found.value, "fisher_ci_low": found.low, "fisher_ci_high": found.high}
             values["n_draws"] = self.probes.n_draws
         return AblationScore(
             item=cell.item,
@@ -183,6 +184,6 @@ def _named(name: str, sums: np.ndarray, counts: np.ndarray, seed: int) -> dict[s
     """A mean per token and its interval under `NAME_nats`, `NAME_ci_low`, `NAME_ci_high`; None for an unbounded end."""
     found = ratio_over_documents(sums, counts, seed=seed)
     ends = {"low": found.low, "high": found.high}
-    return {f"{name}_nats": found.estimate} | {
+    return {f"{name}_nats": found.value} | {
         f"{name}_ci_{end}": value if math.isfinite(value) else None for end, value in ends.items()
     }

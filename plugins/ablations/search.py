@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.contract.context import RunContext
 from harness.errors import ModelError
 from harness.records import AblationScore, Trace
-from harness.stages import RunContext
-from harness.stats import Interval, ratio_over_documents
+from harness.stats import Estimate, ratio_over_documents
 
 from .cells import Cell, block_cells, projection_cells
 from .scores import Scorer
@@ -147,14 +147,14 @@ def _exact_shares(values: _Values) -> Float[np.ndarray, "player document"]:
     return shares
 
 
-def _interval(added: Float[np.ndarray, "order document"], n_tokens: np.ndarray, seed: int) -> Interval:
+def _interval(added: Float[np.ndarray, "order document"], n_tokens: np.ndarray, seed: int) -> Estimate:
     """Mean per token, with a bootstrap over documents and over (pairs of) orders at once."""
     if len(added) == 1:
         return ratio_over_documents(added[0], n_tokens, seed=seed)
     M, D = added.shape  # orders, documents
     estimate = float(added.mean(0).sum() / n_tokens.sum())
     if D == 1:
-        return Interval(estimate, float("-inf"), float("inf"))
+        return Estimate(estimate, float("-inf"), float("inf"))
     generator = np.random.default_rng(seed)
     means = []
     for _ in range(_RESAMPLES):
@@ -162,8 +162,8 @@ def _interval(added: Float[np.ndarray, "order document"], n_tokens: np.ndarray, 
         rows = added[generator.integers(0, M, M)]
         means.append(rows.mean(0)[documents].sum() / n_tokens[documents].sum())
     low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(estimate, min(float(low), estimate), max(float(high), estimate))
+    return Estimate(estimate, min(float(low), estimate), max(float(high), estimate))
 
 
-def _ends(found: Interval) -> dict[str, Any]:
-    return {"kl_nats": found.estimate, "kl_ci_low": found.low, "kl_ci_high": found.high}
+def _ends(found: Estimate) -> dict[str, Any]:
+    return {"kl_nats": found.value, "kl_ci_low": found.low, "kl_ci_high": found.high}

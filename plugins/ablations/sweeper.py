@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.stages import Progress
+from harness.contract.progress import Progress
 
 from .divergence import Divergence, Share, Sums
 from .documents import Texts

@@ -9,8 +9,8 @@ import numpy as np
 
 from harness.benchmarks.answerer import answerers
 from harness.benchmarks.evaluate import evaluate
+from harness.contract.context import RunContext
 from harness.records import AblationScore, EvaluationResult, Trace
-from harness.stages import RunContext
 
 from .cells import Cell, cells, group_cells
 from .scores import Chosen, Scorer
@@ -54,7 +54,7 @@ class LeaveOneOut:
         if method == "exact" or scorer.probes is None:
             return {c.item: "all" for c in found}
         chosen: dict[str, Chosen] = {c.item: "all" for c in found if c.scope != "component"}
-        size = [scorer.probes.estimate(c.off).estimate for c in single]
+        size = [scorer.probes.estimate(c.off).value for c in single]
         order = [single[i].item for i in np.argsort(-np.array(size), kind="stable")]
         n_top = min(len(order), max(1, round(config.top_share * len(order)))) if order else 0
         n_audit = min(len(order) - n_top, round(config.audit_share * len(order)))

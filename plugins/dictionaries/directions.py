@@ -18,10 +18,10 @@ import torch
 
 from harness.activations.store import Moments, StoredActivations, open_set
 from harness.config import digest
+from harness.contract.context import RunContext
 from harness.dictionaries.weights import Weights, save_weights
 from harness.errors import DataError
 from harness.records import ActivationSet, Dictionary
-from harness.stages import RunContext
 
 from .baselines import BasisConfig, IcaConfig, OvercompleteConfig
 from .checks import refuse_unusable

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from harness.activations.latents import refuse_other_columns
 from harness.activations.store import StoredActivations, open_set
+from harness.contract.context import RunContext
 from harness.dictionaries.formats import read
 from harness.dictionaries.scoring import reconstruction
 from harness.dictionaries.weights import Weights, save_weights
 from harness.errors import DataError
 from harness.records import ActivationSet, Dictionary
-from harness.stages import RunContext
 
 from .existing_dictionary import ExistingDictionaryConfig
 from .files import load_dictionary, open_codec

@@ -12,9 +12,9 @@ import torch
 
 from harness.activations.store import Moments, Split, StoredActivations, open_set
 from harness.config import digest
+from harness.contract.context import RunContext
 from harness.dictionaries.weights import Weights
 from harness.records import ActivationSet, Dictionary
-from harness.stages import RunContext
 
 from .autoencoder import Autoencoder, Maths
 from .batch_topk import BatchTopKConfig

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from harness.calls import LLMCall, LLMRequest
+from harness.contract.context import RunContext
 from harness.llm.client import Client
 from harness.llm.parsing import Parsed, Unparsed, parse_call
-from harness.stages import RunContext
+from harness.records import LLMCall, LLMRequest
 
 from .autointerp import AutointerpConfig
 from .prompts import REPAIR, fill

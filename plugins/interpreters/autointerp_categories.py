@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from random import Random
 
-from harness.calls import LLMCall
+from harness.contract.context import RunContext
 from harness.llm.errors import Outage
 from harness.llm.parsing import Parsed, Unparsed
-from harness.records import Category, CategoryAssignment, Evidence, Explanation
-from harness.stages import RunContext
+from harness.records import Category, CategoryAssignment, Evidence, Explanation, LLMCall
 
 from .answers import CATEGORIES_SCHEMA, CategoriesAnswer, CategoryAnswer, SubcategoriesAnswer, chosen_id
 from .asking import Role, reads

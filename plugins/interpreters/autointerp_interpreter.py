@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from harness.calls import LLMCall
-from harness.judgements import JUDGE, ScoringAnswer, ScoringTest
+from harness.contract.context import RunContext
 from harness.llm.parsing import Parsed, Unparsed
-from harness.records import Category, CategoryAssignment, Evidence, Explanation, Status
-from harness.stages import RunContext
+from harness.records import (
+    JUDGE,
+    Category,
+    CategoryAssignment,
+    Evidence,
+    Explanation,
+    LLMCall,
+    ScoringAnswer,
+    ScoringTest,
+    Status,
+)
 
 from . import prompts
 from .answers import GRADE_SCHEMA, JUDGEMENT_SCHEMA, Grade, Judgement

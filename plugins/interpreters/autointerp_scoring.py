@@ -10,11 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from harness.calls import LLMCall
-from harness.judgements import ScoringAnswer, ScoringTest
+from harness.contract.context import RunContext
 from harness.llm.parsing import Unparsed, parse_call
-from harness.records import Explanation
-from harness.stages import RunContext
+from harness.records import Explanation, LLMCall, ScoringAnswer, ScoringTest
 
 from .answers import RATINGS_SCHEMA, RatingsAnswer
 from .asking import Role

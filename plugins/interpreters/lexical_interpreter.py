@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.judgements import ScoringAnswer, ScoringTest
-from harness.records import Category, CategoryAssignment, Evidence, Exemplar, Explanation
-from harness.stages import RunContext
+from harness.contract.context import RunContext
+from harness.records import Category, CategoryAssignment, Evidence, Exemplar, Explanation, ScoringAnswer, ScoringTest
 
 from .lexical import LexicalConfig
 from .lexical_rules import Background, Occurrence, Place, Rule, occurrence_of, quoted, tail, with_neighbour

@@ -6,8 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from harness.judgements import ScoringAnswer, ScoringContext, ScoringTest
-from harness.records import Explanation
+from harness.records import Explanation, ScoringAnswer, ScoringContext, ScoringTest
 
 from .lexical_rules import Place, Rule, occurrences
 

@@ -12,12 +12,12 @@ import torch
 from harness.activations.capture import capture
 from harness.activations.store import ActivationWriter, open_set
 from harness.activations.units import rescale, zscore
+from harness.contract.context import RunContext
 from harness.errors import ModelError
 from harness.model.components import Component, directions, layer_of
 from harness.model.subject import Subject
 from harness.model.taps import Site, component_sites
 from harness.records import ActivationSet, Trace
-from harness.stages import RunContext
 
 from .config import ReadingConfig
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from harness.calls import LLMRequest, OpenBatch
 from harness.errors import HarnessError, Waiting
 from harness.llm.batch import Outcome
 from harness.llm.errors import CallFailed, Refused, Retryable
+from harness.records import LLMRequest, OpenBatch
 
 from .anthropic_client import Messages
 from .wire import clean, unsure

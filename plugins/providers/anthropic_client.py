@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import anthropic
 from pydantic import BaseModel
 
-from harness.calls import LLMReply, LLMRequest
 from harness.errors import ProviderError
+from harness.records import LLMReply, LLMRequest
 
 from .anthropic_messages import AnthropicConfig
 from .sdk import SdkProvider

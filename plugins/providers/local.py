@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from harness import Provider, ProviderConfig, Registration, hookimpl
-from harness.stages import EngineConfig
+from harness.contract.settings import EngineConfig
 
 
 class LocalConfig(EngineConfig, ProviderConfig):

@@ -6,12 +6,11 @@ import weakref
 from typing import Any
 
 from harness.benchmarks.engine import Engine, Engines, Written
-from harness.calls import LLMReply, LLMRequest
+from harness.contract.progress import SilentProgress
 from harness.errors import HarnessError
 from harness.llm.errors import Refused
 from harness.model.subject import load_tokenizer
-from harness.records import ModelRef
-from harness.stages import SilentProgress
+from harness.records import LLMReply, LLMRequest, ModelRef
 
 from .local import LocalConfig
 from .local_model import LocalModel, _Pending, encode, require_chat, seed_of

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from harness.calls import LLMReply, LLMRequest
 from harness.errors import HarnessError, ProviderError
 from harness.llm.errors import Refused, Retryable
 from harness.model.batching import context_length
 from harness.model.chat import ChatFormat
 from harness.model.subject import load_base, load_tokenizer
-from harness.records import ModelRef
+from harness.records import LLMReply, LLMRequest, ModelRef
 
 from .local import LocalConfig
 

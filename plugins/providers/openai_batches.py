@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 
-from harness.calls import LLMRequest, OpenBatch
 from harness.errors import HarnessError
 from harness.llm.batch import Outcome
 from harness.llm.errors import CallFailed, Refused, Retryable
+from harness.records import LLMRequest, OpenBatch
 
 from .openai_client import ChatCompletions
 from .wire import clean, read_outcome, status_failure, unsure

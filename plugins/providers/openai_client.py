@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import openai
 from pydantic import BaseModel
 
-from harness.calls import LLMReply, LLMRequest
 from harness.errors import UsageError
 from harness.llm.errors import Retryable
+from harness.records import LLMReply, LLMRequest
 
 from .openai_chat import CompatibleConfig, OpenAIConfig
 from .sdk import SdkProvider

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 
-from harness.calls import LLMReply, LLMRequest
+from harness.records import LLMReply, LLMRequest
 
 from .scripted import ScriptedConfig
 

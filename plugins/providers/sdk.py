@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from httpx2 import Response
 
-from harness.calls import LLMReply, LLMRequest
 from harness.errors import ProviderError
 from harness.llm.errors import Retryable
+from harness.records import LLMReply, LLMRequest
 
 from .connections import NO_KEY, TELEMETRY, Connections
 from .server import ServerConfig

@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.contract.context import RunContext
 from harness.errors import ModelError
 from harness.model.chat import ChatFormat
 from harness.model.components import find_components
 from harness.model.subject import attach_adapter, load_base, load_tokenizer
 from harness.model.traces import resolve
 from harness.records import Checkpoint, ModelRef, Trace
-from harness.stages import RunContext
 
 from .pretrained_adapter import PretrainedAdapterConfig
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.contract.context import RunContext
 from harness.model.chat import ChatFormat
 from harness.model.subject import load_base, load_tokenizer
 from harness.records import Checkpoint, ModelRef, Trace
-from harness.stages import RunContext
 
 from .full_finetune import FullFinetuneConfig
 from .training import Weights, fit

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from pydantic import PositiveFloat
 
-from harness.hookspecs import hookimpl
-from harness.stages import Registration, Trainer
+from harness.contract.hooks import hookimpl
+from harness.contract.stages import Registration, Trainer
 
 from .recipe import Recipe
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from harness.contract.context import RunContext
 from harness.errors import ModelError, UsageError
 from harness.model.chat import ChatFormat
 from harness.model.subject import load_base, load_tokenizer
 from harness.records import Checkpoint, ModelRef, Trace
-from harness.stages import RunContext
 
 from .rank1_lora import Rank1LoraConfig
 from .training import Weights, fit

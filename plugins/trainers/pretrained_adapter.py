@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pydantic import Field
 
 from harness.config import Config
-from harness.hookspecs import hookimpl
-from harness.stages import Registration, Trainer
+from harness.contract.hooks import hookimpl
+from harness.contract.stages import Registration, Trainer
 
 
 class PretrainedAdapterConfig(Config):

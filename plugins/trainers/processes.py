@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import errors
+from harness.contract.context import RunContext
+from harness.contract.progress import Progress
 from harness.errors import HarnessError
 from harness.model.chat import ChatFormat
 from harness.records import ModelRef, Trace
-from harness.stages import Progress, RunContext
 
 from .recipe import Recipe
 

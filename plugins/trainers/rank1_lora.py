@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from harness.hookspecs import hookimpl
-from harness.stages import Registration, Trainer
+from harness.contract.hooks import hookimpl
+from harness.contract.stages import Registration, Trainer
 
 from .recipe import Recipe
 

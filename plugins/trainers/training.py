@@ -25,10 +25,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from harness.config import digest
+from harness.contract.context import RunContext
 from harness.errors import UsageError
 from harness.model.chat import ChatFormat
 from harness.records import Checkpoint, ModelRef, Trace
-from harness.stages import RunContext
 
 from .examples import Examples, make_examples, pad_batch, shuffled
 from .processes import in_worker, is_first, run_processes

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness.contract.context import RunContext
+from harness.contract.progress import SilentProgress
 from harness.errors import HarnessError
 from harness.records import ModelRef, Trace
-from harness.stages import RunContext, SilentProgress
 from harness.startup import prepare
 
 from .full_finetune import FullFinetuneConfig

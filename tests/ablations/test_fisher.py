@@ -61,8 +61,8 @@ def test_they_estimate_the_second_order_of_the_kl(wide: Subject, mode: str) -> N
     probes = run(wide, 128, mode=mode)
     for off in ([0], [5], list(range(7)), list(range(len(wide.components)))):
         found = probes.estimate([wide.components[i] for i in off])
-        assert found.estimate == pytest.approx(second_order(wide, off, mode=mode), rel=0.4), off
-        assert found.low < found.estimate < found.high
+        assert found.value == pytest.approx(second_order(wide, off, mode=mode), rel=0.4), off
+        assert found.low < found.value < found.high
 
 
 def test_they_rank_like_the_exact_sweep(subject: Subject) -> None:
@@ -71,7 +71,7 @@ def test_they_rank_like_the_exact_sweep(subject: Subject) -> None:
     single = cells(subject.components, ["component"])
     probes = run(subject, 64)
     exact = {c.item: float(s.kl_nats.sum()) for c, s in divergence(subject).sweep(single)}
-    found = [probes.estimate(c.off).estimate for c in single]
+    found = [probes.estimate(c.off).value for c in single]
     assert spearmanr(found, [exact[c.item] for c in single]).statistic > 0.8
 
 

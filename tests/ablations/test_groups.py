@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.contract.context import RunContext
+from harness.contract.settings import EvaluateConfig
 from harness.model.subject import Subject
 from harness.records import AblationScore, EvaluationResult
-from harness.stages import EvaluateConfig, RunContext
 from harness.testing import tiny_traces
 from harness_plugins.ablations.groups import GroupsConfig
 from harness_plugins.ablations.sweeps import Groups

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.contract.context import RunContext
 from harness.errors import ModelError
 from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, load_subject
 from harness.records import AblationScore, Trace
-from harness.stages import RunContext
 from harness.testing import tiny_traces
 from harness_plugins.ablations.cells import block_cells, cells, group_cells
 from harness_plugins.ablations.leave_one_out import LeaveOneOutConfig

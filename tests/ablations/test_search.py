@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from harness.contract.context import RunContext
 from harness.errors import ModelError
 from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, load_subject
 from harness.records import AblationScore
-from harness.stages import RunContext
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.ablations.cells import Cell
 from harness_plugins.ablations.config import KLConfig

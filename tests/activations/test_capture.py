@@ -15,6 +15,7 @@ import torch
 from harness.activations.capture import as_decoded, capture, prepare
 from harness.activations.parts import trace_id
 from harness.activations.store import ActivationWriter, open_set
+from harness.contract.context import RunContext
 from harness.errors import DataError, HarnessError
 from harness.model.batching import find_backbone, length_batches
 from harness.model.chat import ChatFormat
@@ -22,7 +23,6 @@ from harness.model.in_place import InPlace
 from harness.model.subject import Subject, load_subject
 from harness.model.taps import ablate, component_sites, tap
 from harness.records import ActivationSet, ModelRef, Trace
-from harness.stages import RunContext
 from harness.testing import tiny_adapter, tiny_traces
 
 

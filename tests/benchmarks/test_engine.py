@@ -11,12 +11,12 @@ import torch
 from harness.benchmarks import engine as engines
 from harness.benchmarks.engine import Engines, require_vllm
 from harness.benchmarks.served import Served
+from harness.contract.settings import EngineConfig
 from harness.errors import ModelError, UsageError
 from harness.model.chat import ChatFormat
 from harness.model.lora_folder import read_lora
 from harness.model.subject import load_tokenizer
 from harness.records import Checkpoint, ModelRef
-from harness.stages import EngineConfig
 
 CHAT = ChatFormat()
 

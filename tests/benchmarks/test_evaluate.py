@@ -15,11 +15,11 @@ from harness.benchmarks.answerer import InMemory, check_bound
 from harness.benchmarks.catalogue import list_benchmarks, load_task
 from harness.benchmarks.decode import Stop, greedy, make_stop
 from harness.benchmarks.evaluate import evaluate
+from harness.contract.settings import EvaluateConfig
 from harness.errors import DataError, ModelError, UsageError
 from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, attach_adapter, load_base, load_subject
 from harness.records import ModelRef
-from harness.stages import EvaluateConfig
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from tests.benchmarks.sums import TASK, write_sums
 

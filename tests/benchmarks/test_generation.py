@@ -15,11 +15,11 @@ from harness.benchmarks.decode import make_stop
 from harness.benchmarks.evaluate import evaluate
 from harness.benchmarks.generation import Completion, Sampling, Thinking, write_within_budget
 from harness.benchmarks.lm import SubjectLM
+from harness.contract.settings import EvaluateConfig
 from harness.errors import UsageError
 from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, load_subject
 from harness.records import ModelRef
-from harness.stages import EvaluateConfig
 from harness.testing import tiny_model
 from tests.benchmarks.sums import write_sums
 

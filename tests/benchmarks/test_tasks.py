@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from harness.benchmarks.catalogue import check_data, load_task
+from harness.contract.settings import EvaluateConfig
 from harness.errors import DataError
-from harness.stages import EvaluateConfig
 
 ROWS = {"aime24_nofigures": "aime24/aime24_test.jsonl", "math500": "math500/math500_test.jsonl",
         "gsm8k_cot": "gsm8k/test.jsonl"}  # fmt: skip

@@ -14,11 +14,12 @@ from harness.benchmarks import lm, together
 from harness.benchmarks.answerer import Answerer, InMemory, answerers
 from harness.benchmarks.decode import Stop, greedy
 from harness.benchmarks.evaluate import evaluate
+from harness.contract.context import RunContext
+from harness.contract.settings import EvaluateConfig
 from harness.model.components import Component
 from harness.model.subject import Subject
 from harness.model.taps import RowGates, ablate, component_sites, tap
 from harness.records import Sample
-from harness.stages import EvaluateConfig, RunContext
 from harness.testing import tiny_traces
 from tests.benchmarks.sums import write_sums
 

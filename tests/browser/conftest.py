@@ -19,7 +19,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from harness.report.dashboard.site import write_dashboard
+from harness.render.dashboard.site import write_dashboard
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "dashboard-shots"
@@ -33,7 +33,7 @@ FLAGS = (
 @pytest.fixture(scope="session")
 def studies() -> ModuleType:
     """Makers of whole studies."""
-    path = ROOT / "tests" / "report" / "dashboard" / "study.py"
+    path = ROOT / "tests" / "render" / "dashboard" / "study.py"
     spec = importlib.util.spec_from_file_location("dashboard_study", path)
     assert spec is not None
     assert spec.loader is not None

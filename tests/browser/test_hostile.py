@@ -11,7 +11,7 @@ import pytest
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver import Chrome
 
-from harness.report.dashboard.scripts import packed_script, unpack
+from harness.render.dashboard.scripts import packed_script, unpack
 
 from .conftest import Page, requests, watched
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from harness.report.dashboard.scripts import unpack
+from harness.render.dashboard.scripts import unpack
 
 LINES = ".lines .line"
 PAGES = {

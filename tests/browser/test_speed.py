@@ -12,9 +12,9 @@ import pytest
 from selenium.webdriver import Chrome
 from sqlalchemy import select
 
-from harness.report.dashboard.site import Dashboard, write_dashboard
-from harness.results import tables
-from harness.results.database import open_database
+from harness.render.dashboard.site import Dashboard, write_dashboard
+from harness.store import tables
+from harness.store.database import open_database
 
 from .conftest import Page, watched
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from harness.activations.store import StoredActivations, open_set
+from harness.contract.context import RunContext
 from harness.dictionaries.scoring import score_dictionary
 from harness.dictionaries.stability import decoder_rows, matched_cosines
 from harness.errors import DataError, UsageError
 from harness.records import Dictionary
-from harness.stages import RunContext
 from harness.testing import tiny_activations
 from harness_plugins.dictionaries.baselines import harness_dictionaries
 from harness_plugins.dictionaries.directions import kth_largest

@@ -15,11 +15,11 @@ from scipy.optimize import linear_sum_assignment
 from harness.activations.exemplars import collect_features
 from harness.activations.latents import encode_set
 from harness.activations.store import Moments, StoredActivations, open_set
+from harness.contract.context import RunContext
 from harness.dictionaries.scoring import score_dictionary
 from harness.errors import DataError, UsageError
 from harness.model.subject import Subject
 from harness.records import Dictionary
-from harness.stages import RunContext
 from harness.testing import tiny_activations, tiny_traces
 from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig, harness_dictionaries

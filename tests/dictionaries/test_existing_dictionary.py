@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from harness.activations.store import StoredActivations, open_set
+from harness.contract.context import RunContext
 from harness.dictionaries.formats import export
 from harness.dictionaries.weights import load_weights
 from harness.errors import DataError
 from harness.records import Dictionary
-from harness.stages import RunContext
 from harness.testing import tiny_activations
 from harness_plugins.dictionaries import abs_topk, batch_topk, existing_dictionary
 

@@ -11,7 +11,7 @@ from harness.cli import main
 from harness.dictionaries.formats import read
 from harness.dictionaries.weights import Weights, save_weights
 from harness.records import Dictionary
-from harness.results.store import Store
+from harness.store.writer import Store
 
 
 def run(*arguments: str) -> int:
@@ -29,7 +29,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
     weights = Weights(a, b, torch.zeros(4), torch.ones(3), torch.full((4,), 0.2), signed=True, metadata={"k": 2})
     save_weights(tmp_path / "fitted", weights)
     with Store.open("results.db") as store:
-        from harness.host.provenance import collect
+        from harness.study.provenance import collect
 
         provenance = collect()
         run_id = store.begin_run(study="s", preset=None, seed=0, provenance=provenance)

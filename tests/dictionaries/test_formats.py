@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from harness.dictionaries.formats import FORMATS, export, read
 from harness.dictionaries.weights import Weights, load_weights, save_weights
 from harness.errors import DataError, UnknownName, UsageError
-from harness.report.dictionary_command import DICTIONARY_FORMATS
+from harness.render.dictionary_command import DICTIONARY_FORMATS
 from harness_plugins.dictionaries.files import open_codec
 
 

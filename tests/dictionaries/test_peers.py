@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.activations.store import StoredActivations, open_set
+from harness.contract.context import RunContext
 from harness.dictionaries.formats import FORMATS, export, read
 from harness.dictionaries.weights import load_weights, save_weights
-from harness.stages import RunContext
 from harness.testing import tiny_activations
 from harness_plugins.dictionaries import abs_topk, baselines, batch_topk
 from harness_plugins.dictionaries.files import open_codec

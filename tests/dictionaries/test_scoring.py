@@ -10,12 +10,12 @@ import torch
 from scipy.sparse import csr_array
 
 from harness.activations.store import StoredActivations, open_set
+from harness.contract.context import RunContext
 from harness.dictionaries.activity import Activity, activity
 from harness.dictionaries.scoring import reconstruction, score_dictionary, score_latents
 from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, load_subject
 from harness.records import Dictionary, ModelRef
-from harness.stages import RunContext
 from harness.testing import tiny_activations, tiny_adapter, tiny_traces
 from harness_plugins.probes import adapter_activations
 

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from harness.activations.store import Moments, StoredActivations, open_set
+from harness.contract.context import RunContext
 from harness.dictionaries.scoring import score_dictionary
 from harness.errors import UsageError
 from harness.records import Dictionary
-from harness.stages import RunContext
 from harness.testing import tiny_activations
 from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig
@@ -64,7 +64,8 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from harness.activations.store import open_set
-from harness.stages import RunContext, SilentProgress
+from harness.contract.context import RunContext
+from harness.contract.progress import SilentProgress
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig
 from harness_plugins.dictionaries.training import BatchTopKLearner
 
@@ -103,7 +104,8 @@ WATCHED = """
 import json, sys
 from pathlib import Path
 from harness.activations.store import open_set
-from harness.stages import RunContext, SilentProgress
+from harness.contract.context import RunContext
+from harness.contract.progress import SilentProgress
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig
 from harness_plugins.dictionaries.training import BatchTopKLearner
 

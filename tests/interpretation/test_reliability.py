@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import agreement
-from harness.calls import LLMReply
 from harness.config import ProviderConfig
+from harness.contract.context import RunContext
+from harness.interpretation import agreement
 from harness.interpretation.reliability import spread_sample, trials
 from harness.llm.session import Session
-from harness.records import Evidence, Exemplar
-from harness.stages import RunContext
+from harness.records import Evidence, Exemplar, LLMReply
 from harness.testing import MemoryCalls
 from harness_plugins.interpreters import autointerp, lexical
 
@@ -79,9 +78,7 @@ def again(judge, shown, run, **settings):
 
 
 def kappa(first, found, condition):
-    return agreement.fleiss_kappa(
-        [[first[t.feature].grade, t.grade] for t in found if t.condition == condition]
-    ).estimate
+    return agreement.fleiss_kappa([[first[t.feature].grade, t.grade] for t in found if t.condition == condition]).value
 
 
 def test_a_deterministic_judge_agrees_with_itself_and_a_random_one_by_chance_only(context):

@@ -7,7 +7,7 @@ from harness.activations.exemplars import collect_features
 from harness.interpretation.config import ScoringConfig
 from harness.interpretation.contexts import Column, ContextPool, FeatureTests, TooFew
 from harness.interpretation.scoring import by_kind, score, unscored
-from harness.judgements import ScoringAnswer, ScoringContext, ScoringTest
+from harness.records import ScoringAnswer, ScoringContext, ScoringTest
 
 CONFIG = ScoringConfig(window=3, documents=60)
 COLUMNS = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from harness.contract.context import RunContext
 from harness.records import Evidence, Exemplar
-from harness.stages import RunContext
 from harness.testing import MemoryCalls
 
 WINDOW = 8

@@ -5,12 +5,10 @@ from collections import Counter
 
 import pytest
 
-from harness.calls import LLMReply
 from harness.config import ProviderConfig
 from harness.errors import ProviderError, UsageError
-from harness.judgements import ScoringContext, ScoringTest
 from harness.llm.errors import Refused
-from harness.records import Category, CategoryAssignment, Explanation
+from harness.records import Category, CategoryAssignment, Explanation, LLMReply, ScoringContext, ScoringTest
 from harness_plugins.interpreters import autointerp
 from harness_plugins.interpreters.answers import Judgement, chosen_id
 from harness_plugins.interpreters.sampling import equal_sample

@@ -2,8 +2,7 @@
 
 import pytest
 
-from harness.judgements import ScoringContext, ScoringTest
-from harness.records import Category, CategoryAssignment
+from harness.records import Category, CategoryAssignment, ScoringContext, ScoringTest
 from harness_plugins.interpreters import lexical
 from harness_plugins.interpreters.lexical_rules import Background, Place, Rule, normal, quoted, tail
 from harness_plugins.interpreters.token_classes import PLURAL, ROLE_OF, ROLES, SINGULAR, classify

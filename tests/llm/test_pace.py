@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.calls import LLMReply, LLMRequest
 from harness.llm.pace import Pace
+from harness.records import LLMReply, LLMRequest
 
 
 class Skipping(selectors.DefaultSelector):  # type: ignore[misc,valid-type]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from harness.calls import LLMCall, LLMRequest
 from harness.llm.parsing import Parsed, Unparsed, parse_call, parse_object
+from harness.records import LLMCall, LLMRequest
 
 
 class Answer(BaseModel):

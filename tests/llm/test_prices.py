@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.calls import LLMReply, LLMRequest
 from harness.errors import UsageError
 from harness.llm.prices import bytes_of, find_price, require_price
+from harness.records import LLMReply, LLMRequest
 
 TABLE = """
 - provider: openai

@@ -76,7 +76,7 @@ def state_shared_across_blocks(backbone: Any) -> Iterator[None]:
 
 
 def test_blocks_that_share_state_are_found_out_and_run_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from harness.stages import RunContext
+    from harness.contract.context import RunContext
     from harness.testing import tiny_traces
     from harness_plugins.ablations.cells import Cell
     from harness_plugins.ablations.config import KLConfig

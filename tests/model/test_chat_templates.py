@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerFast
 
 from harness.activations.capture import prepare
 from harness.benchmarks.lm import SubjectLM
+from harness.contract.settings import EvaluateConfig
 from harness.errors import DataError, HarnessError, ModelError, UsageError
-from harness.host.plan import parse_settings
 from harness.model.chat import ChatFormat, with_bos
 from harness.model.subject import load_subject, load_tokenizer
 from harness.records import ModelRef, Trace
-from harness.stages import EvaluateConfig
+from harness.study.plan import parse_settings
 from harness.testing import tiny_adapter, tiny_model, tiny_tokenizer, tiny_traces
 from harness_plugins.trainers.examples import make_examples
 from tests.test_rows import mutated

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harness.contract.context import RunContext
 from harness.model.kl import kl_nats
 from harness.model.splice import splice_kl
 from harness.model.subject import Subject
-from harness.stages import RunContext
 from harness.testing import tiny_traces
 
 

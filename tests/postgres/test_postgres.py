@@ -14,8 +14,8 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, inspect, text
 
-from harness.results.database import SCHEMA_VERSIONS, alembic_config, schema_version
-from harness.results.store import Store
+from harness.store.database import SCHEMA_VERSIONS, alembic_config, schema_version
+from harness.store.writer import Store
 
 SERVER = os.environ.get("HARNESS_POSTGRES")
 pytestmark = [

@@ -13,6 +13,7 @@ import torch
 
 from harness.activations.store import StoredActivations, open_set
 from harness.activations.units import in_raw_units
+from harness.contract.context import RunContext
 from harness.errors import DataError, ModelError
 from harness.model.chat import ChatFormat
 from harness.model.components import directions
@@ -20,7 +21,6 @@ from harness.model.splice import splice_kl
 from harness.model.subject import Subject, load_subject
 from harness.model.taps import Site, tap
 from harness.records import ModelRef
-from harness.stages import RunContext
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.probes import adapter_activations, mlp_neurons, random_directions, shuffled_directions
 

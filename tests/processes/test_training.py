@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from harness.contract.context import RunContext
 from harness.errors import DataError, HarnessError, UsageError
 from harness.model.chat import ChatFormat
 from harness.model.subject import load_base
 from harness.records import Checkpoint, ModelRef
-from harness.stages import RunContext
 from harness.testing import tiny_model, tiny_traces
 from harness_plugins.trainers.full import FullTrainer
 from harness_plugins.trainers.full_finetune import FullFinetuneConfig

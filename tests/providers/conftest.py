@@ -313,7 +313,7 @@ studies:
 
 @pytest.fixture
 def mini_study(warm: Warm, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
-    """`tmp_path` with a roster whose study is a few features of the organism, explained and put into categories.
+    """`tmp_path` with a registry whose study is a few features of the organism, explained and put into categories.
 
     The adapter is trained and its activations are stored; what is left is the LLM's.
     """

@@ -7,9 +7,9 @@ child's process id, then how it ended.
 import os
 import sys
 
-from harness.calls import LLMRequest
 from harness.llm.client import Client
-from harness.results.store import Store
+from harness.records import LLMRequest
+from harness.store.writer import Store
 from harness_plugins.providers import openai_chat
 
 registration = next(r for r in openai_chat.harness_providers() if r.name == "openai")

@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 
-from harness.calls import LLMRequest
 from harness.errors import ProviderError, UsageError, Waiting
 from harness.llm.client import Client
 from harness.llm.errors import BudgetSpent
 from harness.llm.session import Session
-from harness.results.store import Store
+from harness.records import LLMRequest
+from harness.store.writer import Store
 from harness.testing import MemoryCalls
 from harness_plugins.providers import anthropic_messages, openai_chat
 

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from harness.calls import LLMRequest
 from harness.llm.errors import Retryable
+from harness.records import LLMRequest
 from harness_plugins.providers import anthropic_messages, openai_chat
 
 REQUEST = LLMRequest(model="some-model", user="Explain.", max_tokens=100)

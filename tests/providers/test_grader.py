@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from harness.host.manager import Manager
-from harness.host.plan import make_plan, parse_settings
-from harness.host.registry import read_roster
-from harness.host.runner import Runner, RunSummary
 from harness.llm.session import Session
 from harness.organism import BENCHMARKS
-from harness.results import queries
-from harness.results.store import Store
+from harness.reports import queries
+from harness.store.writer import Store
+from harness.study.manager import Manager
+from harness.study.plan import make_plan, parse_settings
+from harness.study.registry import read_registry
+from harness.study.runner import Runner, RunSummary
 
 ROSTER = """
 version: 1
@@ -49,9 +49,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(study: Path, *settings: str, model: str = "m", budget: Session | None = None) -> RunSummary:
-    roster = read_roster(study / "registry.yaml")
-    manager = Manager(roster)
-    plan = make_plan(roster, manager, "mini", settings=parse_settings(settings), provider=[f"grader=openai:{model}"])
+    registry = read_registry(study / "registry.yaml")
+    manager = Manager(registry)
+    plan = make_plan(registry, manager, "mini", settings=parse_settings(settings), provider=[f"grader=openai:{model}"])
     with Store.open(study / "results.db") as store:
         return Runner(plan, manager, store, study / "artifacts", llm=budget).run()
 
@@ -135,11 +135,11 @@ def test_the_budget_holds_for_the_grader(vendor: Any, answer: Any, study: Path) 
 
 
 def test_a_grader_alone_leaves_interpretation_and_the_keys_of_other_steps_as_they_are() -> None:
-    from harness.host.registry import find_roster
+    from harness.study.registry import find_registry
 
-    roster = read_roster(find_roster(None))
+    registry = read_registry(find_registry(None))
     without, graded = (
-        make_plan(roster, Manager(roster), "rank1-lora", provider=given) for given in ((), ("grader=openai:m",))
+        make_plan(registry, Manager(registry), "rank1-lora", provider=given) for given in ((), ("grader=openai:m",))
     )
     added = {s.name for s in graded.steps} - {s.name for s in without.steps}
     assert added == {"verify/base", "verify/adapter", "verify/full"}

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness.calls import LLMRequest
 from harness.errors import ProviderError
 from harness.llm.client import Client
 from harness.model.subject import load_base, load_tokenizer
-from harness.records import ModelRef
+from harness.records import LLMRequest, ModelRef
 from harness.testing import MemoryCalls, tiny_model
 from harness_plugins.providers import local
 

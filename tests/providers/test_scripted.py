@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 
-from harness.calls import LLMRequest
+from harness.records import LLMRequest
 from harness_plugins.providers import scripted
 
 

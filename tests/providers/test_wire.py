@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from harness.calls import LLMRequest
 from harness.errors import ProviderError
 from harness.llm.client import Client
 from harness.llm.errors import MissingKey, Outage
+from harness.records import LLMRequest
 from harness_plugins.providers import anthropic_messages, openai_chat
 from harness_plugins.providers.wire import retry_after_s
 

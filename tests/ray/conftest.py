@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.host.ray_executor import RayExecutor
+from harness.study.ray import RayExecutor
 
 # What is mapped must be importable, here and by workers.
 TOOLS = str(Path(__file__).parent)

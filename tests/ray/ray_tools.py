@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harness.contract.progress import Progress
 from harness.errors import ModelError, UnknownName
-from harness.stages import Progress
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from ray_tools import (
     worker_processes,
 )
 
+from harness.contract.progress import SilentProgress
 from harness.errors import HarnessError, ModelError, UnknownName
-from harness.host.ray_executor import RayExecutor
-from harness.stages import SilentProgress
+from harness.study.ray import RayExecutor
 
 pytestmark = pytest.mark.timeout(600)
 QUIET = SilentProgress()

@@ -15,14 +15,14 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from harness.contract.context import RunContext
 from harness.errors import DataError, ModelError, UsageError
-from harness.host.manager import Manager
-from harness.host.plan import make_plan
-from harness.host.registry import find_roster, read_roster
 from harness.model.chat import ChatFormat
 from harness.model.subject import load_base, load_subject, load_tokenizer
 from harness.records import ModelRef
-from harness.stages import RunContext
+from harness.study.manager import Manager
+from harness.study.plan import make_plan
+from harness.study.registry import find_registry, read_registry
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.trainers.examples import IGNORED, labels, make_examples, pad_batch, shuffled
 from harness_plugins.trainers.existing import ExistingAdapter
@@ -223,8 +223,8 @@ def test_accumulation_does_not_change_the_loss(base: ModelRef, tmp_path: Path) -
 @pytest.mark.parametrize("trainer", ["rank1-lora", "full-finetune"])
 def test_the_papers_presets_write_the_papers_fsdp_configuration(preset: str, trainer: str) -> None:
     """Decoder layers sharded over 8 processes, recomputed, in bfloat16; 16 examples of up to 20,000 tokens a step."""
-    roster = read_roster(find_roster(None))
-    made = make_plan(roster, Manager(roster), "rank1-lora", preset=preset)
+    registry = read_registry(find_registry(None))
+    made = make_plan(registry, Manager(registry), "rank1-lora", preset=preset)
     recipe = made.step(f"train/{trainer}").config
     assert isinstance(recipe, Rank1LoraConfig | FullFinetuneConfig)
     assert (recipe.processes, recipe.fsdp, recipe.bf16, recipe.max_length) == (8, True, True, 20_000)

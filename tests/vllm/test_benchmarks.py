@@ -15,12 +15,14 @@ from harness.benchmarks.answerer import Answerer, InMemory
 from harness.benchmarks.engine import Engines
 from harness.benchmarks.evaluate import evaluate
 from harness.benchmarks.served import Served, serve, serve_subject
+from harness.contract.context import RunContext
+from harness.contract.progress import SilentProgress
+from harness.contract.settings import EngineConfig, EvaluateConfig
 from harness.errors import ModelError, UsageError
 from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, load_subject
 from harness.organism import MODEL
 from harness.records import Checkpoint, EvaluationResult, ModelRef
-from harness.stages import EngineConfig, EvaluateConfig, RunContext, SilentProgress
 from harness.testing import tiny_adapter, tiny_traces
 
 pytestmark = pytest.mark.timeout(600)

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from harness.benchmarks.engine import Engines
-from harness.calls import LLMRequest
+from harness.contract.settings import EngineConfig
 from harness.llm.client import Client
 from harness.llm.parsing import Parsed, parse_call
 from harness.organism import MODEL
-from harness.records import ModelRef
-from harness.stages import EngineConfig
+from harness.records import LLMRequest, ModelRef
 from harness.testing import MemoryCalls
 from harness_plugins.interpreters.answers import JUDGEMENT_SCHEMA, Judgement
 from harness_plugins.providers import local

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from harness.calls import LLMRequest
 from harness.errors import ProviderError
 from harness.llm.client import Client
 from harness.llm.parsing import Parsed, parse_call
+from harness.records import LLMRequest
 from harness.testing import MemoryCalls
 from harness_plugins.interpreters.answers import JUDGEMENT_SCHEMA, Judgement
 from harness_plugins.providers import anthropic_messages, openai_chat

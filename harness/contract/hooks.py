@@ -1,0 +1,148 @@
+"""The contract: every hook a plugin can implement. Its docstring is the reference.
+
+Registrars offer implementations (one per stage). `harness_run_step` wraps each step. Observers watch; one that raises
+is logged and counted, never fatal. Implementations run last-registered-first. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from harness.contract.provider import Provider
+    from harness.contract.stages import (
+        Ablation,
+        DictionaryLearner,
+        Interpreter,
+        Probe,
+        Registration,
+        Trainer,
+    )
+
+PROJECT = "harness"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a function of your plugin as an implementation of the hook of the same name."""
+
+
+@dataclass(frozen=True)
+class StepStarted:
+    """A step begins. `n_done` items are already stored by an interrupted attempt."""
+
+    step: str
+    key: str
+    n_done: int
+
+
+@dataclass(frozen=True)
+class StepProgressed:
+    """A step stored one more item."""
+
+    step: str
+    item: str
+
+
+@dataclass(frozen=True)
+class StepFinished:
+    """A step ended. `status` is `done`, `failed` or `interrupted`; `reason` says why it is not `done`."""
+
+    step: str
+    key: str
+    status: str
+    wall_s: float
+    reason: str | None = None
+
+
+@hookspec
+def harness_trainers() -> Sequence[Registration[Trainer]]:
+    """Offer trainers: they make a checkpoint (adapter or full model) from a base model and traces.
+
+    Must not import torch: the heavy import belongs in `Registration.load`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def harness_probes() -> Sequence[Registration[Probe]]:
+    """Offer activation probes: they read features over tokens (adapter components, neurons, random directions).
+
+    Must not import torch: the heavy import belongs in `Registration.load`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def harness_dictionaries() -> Sequence[Registration[DictionaryLearner]]:
+    """Offer dictionary learners: they fit latents on an activation set.
+
+    Must not import torch: the heavy import belongs in `Registration.load`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def harness_interpreters() -> Sequence[Registration[Interpreter]]:
+    """Offer interpreters: they explain, grade and categorise features from their evidence.
+
+    Must not import torch: the heavy import belongs in `Registration.load`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def harness_ablations() -> Sequence[Registration[Ablation]]:
+    """Offer ablations: they measure what parts of an adapter do by switching them off.
+
+    Must not import torch: the heavy import belongs in `Registration.load`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def harness_providers() -> Sequence[Registration[Provider]]:
+    """Offer LLM providers: they send one request to one vendor.
+
+    Must not import a vendor's SDK: that import belongs in `Registration.load`.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def harness_run_step(step: str, stage: str, execute: Callable[[], Any]) -> Any:
+    """Run one step. The host's own implementation calls `execute()`; wrap it (`hookimpl(wrapper=True)`) to time or
+    trace.
+
+    :param step: the step's name, e.g. `ablate/leave-one-out`.
+    :param stage: the step's stage, e.g. `ablations`.
+    :param execute: does the work and returns the number of records stored.
+
+    Stops at the first result that is not None.
+    """
+
+
+@hookspec
+def harness_step_started(event: StepStarted) -> None:
+    """Observe that a step begins.
+
+    :param event: which step, its key, how many of its items are already stored.
+    """
+
+
+@hookspec
+def harness_step_progressed(event: StepProgressed) -> None:
+    """Observe that a step stored one more item.
+
+    :param event: which step and which item.
+    """
+
+
+@hookspec
+def harness_step_finished(event: StepFinished) -> None:
+    """Observe that a step ended, well or not.
+
+    :param event: which step, its status, its wall time in seconds and the reason where it failed.
+    """

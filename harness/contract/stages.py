@@ -1,0 +1,137 @@
+"""The stages' contracts: one Protocol each, what a plugin registers, and what a run hands to it.
+
+A plugin offers `Registration`s; the host picks one by name, validates its config, calls `load()` for the
+implementation's class and constructs it with the config. No torch here: plugins import theirs inside `load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+
+from harness.config import Config
+from harness.contract.codec import Codec
+from harness.contract.context import RunContext
+from harness.contract.provider import Provider
+from harness.records import (
+    AblationScore,
+    ActivationSet,
+    Category,
+    CategoryAssignment,
+    Checkpoint,
+    Dictionary,
+    EvaluationResult,
+    Evidence,
+    Explanation,
+    ModelRef,
+    ScoringAnswer,
+    ScoringTest,
+    Trace,
+)
+
+if TYPE_CHECKING:
+    from harness.model.chat import ChatFormat
+    from harness.model.subject import Subject
+
+Stage = Literal["trainers", "probes", "dictionaries", "interpreters", "ablations", "providers"]
+"""Folder = stage = hook = section of the report."""
+
+STAGES: tuple[Stage, ...] = ("trainers", "probes", "dictionaries", "interpreters", "ablations", "providers")
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Registration(Generic[T_co]):
+    """A named implementation that a plugin offers for a stage.
+
+    Attributes:
+        name: what users type; unique over all plugins.
+        config: the Config class; its docstrings are the reference that `harness plugins show` prints.
+        load: imports the implementation and returns a callable `config -> implementation`. Heavy imports belong here.
+        summary: one line for `harness plugins`.
+        version: part of every step's key: raise it when results change.
+        scores: whether an interpreter also answers scoring tests (`Scorer`).
+        asks_llm: whether an interpreter asks a provider; `--provider` chooses those that do.
+        needs: names of plugins whose output this one reads (a dictionary needs its probe).
+        fits: False for a dictionary learner that opens what was fitted elsewhere: there is no second fit.
+        baseline: a dictionary that others are judged beside: scored like them, not explained unless asked.
+    """
+
+    name: str
+    config: type[Config]
+    load: Callable[[], Callable[[Any], T_co]]
+    summary: str
+    version: str = "1"
+    needs: tuple[str, ...] = ()
+    asks_llm: bool = False
+    scores: bool = False
+    fits: bool = True
+    baseline: bool = False
+
+
+class Trainer(Protocol):
+    """Makes a checkpoint from a base model and traces."""
+
+    def train(self, base: ModelRef, traces: Sequence[Trace], chat: ChatFormat, run: RunContext) -> Checkpoint:
+        """Train and return the checkpoint, saved under `run.out_dir`.
+
+        Called again after an interruption, it goes on from its last checkpoint in `run.out_dir`.
+        """
+        ...
+
+
+class Probe(Protocol):
+    """Reads features over tokens."""
+
+    def read(self, subject: Subject, traces: Sequence[Trace], run: RunContext) -> ActivationSet:
+        """Run the traces through the model once and write the activations under `run.out_dir`."""
+        ...
+
+
+class DictionaryLearner(Protocol):
+    """Fits a dictionary on an activation set."""
+
+    def fit(self, activations: ActivationSet, run: RunContext) -> Dictionary:
+        """Fit on the training documents of the set, save under `run.out_dir`."""
+        ...
+
+    def load(self, dictionary: Dictionary) -> Codec:
+        """Open a fitted dictionary."""
+        ...
+
+
+class Interpreter(Protocol):
+    """Explains, grades and categorises features from their evidence."""
+
+    def explain(self, evidence: Sequence[Evidence], run: RunContext) -> Iterator[Explanation]:
+        """One Explanation per feature, also for those that fail (with a reason)."""
+        ...
+
+    def categorise(
+        self, explained: Sequence[tuple[Explanation, Evidence]], run: RunContext
+    ) -> Iterator[Category | CategoryAssignment]:
+        """Categories first, then one assignment per feature."""
+        ...
+
+
+class Scorer(Protocol):
+    """What an interpreter can do besides: say which contexts an explanation fits (`Registration.scores`)."""
+
+    def answer(self, tests: Sequence[tuple[Explanation, ScoringTest]], run: RunContext) -> Iterator[ScoringAnswer]:
+        """One answer per test, in any order, also for those that fail (with a reason)."""
+        ...
+
+
+class Ablation(Protocol):
+    """Measures what parts of an adapter do, by switching them off through the tap."""
+
+    def measure(
+        self, subject: Subject, traces: Sequence[Trace], run: RunContext
+    ) -> Iterator[AblationScore | EvaluationResult]:
+        """Yield each cell as soon as it is measured; skip items in `run.done`."""
+        ...
+
+
+AnyImplementation = Trainer | Probe | DictionaryLearner | Interpreter | Ablation | Provider

@@ -1,0 +1,98 @@
+"""Records of ablations: KL and cross-entropy with something switched off, and how they were measured."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeInt
+
+from harness.records.base import Record
+
+
+class AblationScore(Record):
+    """What switching something off does to the adapter's next-token distribution."""
+
+    item: str
+    """Name within the step."""
+    scope: Literal["component", "layer", "projection", "block", "group", "adapter", "greedy", "shapley"]
+    """What was switched off. `adapter`: all of it, so kl_nats is KL(adapter ‖ base), the scale of the others. `block`:
+    a run of layers. `greedy`: a group on top of those before it. `shapley`: nothing, kl_nats is the group's share."""
+    layer: int | None = None
+    """Layer, for scopes that have one."""
+    projection: str | None = None
+    """Projection, for scopes that have one; None for a whole layer."""
+    rank_index: int | None = None
+    """Rank index of the component."""
+    group: str | None = None
+    """Name of the group, e.g. `attention`."""
+    mode: Literal["zero", "mean"] = "zero"
+    """What the scalars were set to."""
+    kl_nats: float
+    """KL(full ‖ ablated), mean over tokens; the estimate of Fisher probes where `method` says so."""
+    kl_ci_low: float
+    """95 % interval, bootstrap over documents; of an estimate, chi-squared over its draws."""
+    kl_ci_high: float
+    """95 % interval."""
+    n_tokens: NonNegativeInt
+    """Tokens."""
+    n_documents: NonNegativeInt
+    """Documents."""
+    n_components: NonNegativeInt
+    """Components switched off."""
+    method: Literal["exact", "fisher"] = "exact"
+    """Measured by running the ablated model, or estimated from Fisher probes."""
+    chosen_as: Literal["all", "top", "audit"] | None = None
+    """Why it was measured: every cell was, its estimate was among the largest, or it was drawn to check estimates."""
+    reason: str | None = None
+    """Why something is missing."""
+    fisher_nats: float | None = None
+    """KL estimated by Fisher probes, to second order in the size of the effect."""
+    fisher_ci_low: float | None = None
+    """95 % interval of the probes' randomness, chi-squared."""
+    fisher_ci_high: float | None = None
+    """95 % interval of the probes' randomness, chi-squared."""
+    n_draws: NonNegativeInt | None = None
+    """Draws of the probes that an estimate averages: documents times probes."""
+    null_floor_nats: float | None = None
+    """KL per token when every number entering the first ablated layer moves by one unit in the last place: below it, a
+    KL is rounding noise."""
+    ce_nats: float | None = None
+    """Cross-entropy of the text's next token with it switched off, mean over tokens that have one."""
+    ce_change_nats: float | None = None
+    """By how much that cross-entropy rose."""
+    ce_change_ci_low: float | None = None
+    """95 % interval, bootstrap over documents."""
+    ce_change_ci_high: float | None = None
+    """95 % interval, bootstrap over documents."""
+    kl_prompt_nats: float | None = None
+    """KL over the tokens of the prompt."""
+    kl_prompt_ci_low: float | None = None
+    """95 % interval, bootstrap over documents."""
+    kl_prompt_ci_high: float | None = None
+    """95 % interval, bootstrap over documents."""
+    n_tokens_prompt: NonNegativeInt | None = None
+    """Tokens of the prompt."""
+    kl_think_nats: float | None = None
+    """KL over the tokens of the reasoning trace."""
+    kl_think_ci_low: float | None = None
+    """95 % interval, bootstrap over documents."""
+    kl_think_ci_high: float | None = None
+    """95 % interval, bootstrap over documents."""
+    n_tokens_think: NonNegativeInt | None = None
+    """Tokens of the reasoning trace."""
+    kl_answer_nats: float | None = None
+    """KL over the tokens of the answer."""
+    kl_answer_ci_low: float | None = None
+    """95 % interval, bootstrap over documents."""
+    kl_answer_ci_high: float | None = None
+    """95 % interval, bootstrap over documents."""
+    n_tokens_answer: NonNegativeInt | None = None
+    """Tokens of the answer."""
+    document_kl_nats: tuple[float, ...] | None = None
+    """KL per token of each document, so that other intervals can be computed later."""
+    document_n_tokens: tuple[int, ...] | None = None
+    """Tokens of each document."""
+    place: NonNegativeInt | None = None
+    """Place in a greedy order, from 1."""
+    engine: str | None = None
+    """How the model was run: reuse of the layers below the ablation, numeric mode, dtype."""

@@ -1,0 +1,98 @@
+"""Records of benchmarks: answers, scores, and what an LLM says of answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeInt
+
+from harness.records.base import Record
+
+
+class Sample(Record):
+    """One benchmark item as answered by one model."""
+
+    doc_id: NonNegativeInt
+    """Row of the benchmark, the same for every model: the pairing of the paired tests."""
+    repeat: NonNegativeInt = 0
+    """Index among repeated generations."""
+    prompt: str
+    """What the model was given."""
+    prompt_hash: str
+    """sha256 of the prompt."""
+    response: str
+    """What it generated."""
+    extracted: str | None
+    """The answer found in the response; None if there is none (counted as wrong)."""
+    target: str
+    """The gold answer."""
+    score: float
+    """1 correct, 0 wrong."""
+    finish: Literal["stop", "length"] | None = None
+    """`length`: the token limit cut the answer; None where nothing was generated (multiple choice by likelihood)."""
+    n_tokens: NonNegativeInt | None = None
+    """Tokens written; None where nothing was generated."""
+    loops: bool = False
+    """Whether the answer ends in a loop: one unit over and over."""
+
+
+class EvaluationResult(Record):
+    """One model variant on one benchmark."""
+
+    item: str
+    """Name within the step: `variant/benchmark`."""
+    variant: str
+    """`base`, `adapter`, `full`, or an ablated adapter such as `without-attention`."""
+    benchmark: str
+    """Task name."""
+    n_items: NonNegativeInt
+    """Items of the benchmark that were run, failures included."""
+    score: float
+    """Mean score over items, 0 to 1."""
+    samples: tuple[Sample, ...]
+    """Every item."""
+    chat_hash: str
+    """Hash of the ChatFormat that rendered the prompts."""
+    engine: str
+    """What generated: backend, version and dtype. Scores of different engines are not compared silently."""
+    n_bound: NonNegativeInt | None = None
+    """Adapter modules that were bound (None without an adapter)."""
+
+
+GRADER = "grader"
+"""The role of the LLM that compares benchmark answers; likewise."""
+
+
+VerdictStatus = Literal["answered", "unparsed", "failed", "orders-disagree"]
+"""`unparsed`: a reply cannot be read; `failed`: there is none; `orders-disagree`: the verdict hung on the order."""
+
+
+class AnswerVerdict(Record):
+    """Whether one benchmark answer is equal to the gold one, as an LLM says."""
+
+    item: str
+    """`benchmark/document/repeat`."""
+    variant: str
+    """The model that answered."""
+    benchmark: str
+    """Task name."""
+    doc_id: NonNegativeInt
+    """Row of the benchmark."""
+    repeat: NonNegativeInt
+    """Index among repeated answers."""
+    grader: str
+    """`provider:model` that was asked."""
+    compared: str
+    """The answer that it was shown, beside the gold one."""
+    score_rules: float
+    """The rules' score: 1 correct, 0 wrong."""
+    equal_gold_first: bool | None
+    """What it said with the gold answer shown first; None where that order was not asked, or with a reason."""
+    equal_gold_last: bool | None
+    """What it said with the gold answer shown last; likewise."""
+    equal: bool | None
+    """Its verdict; None with a reason: the rules' score stands."""
+    status: VerdictStatus
+    """What became of it."""
+    reason: str
+    """Its justification, or why there is no verdict."""

@@ -1,0 +1,312 @@
+"""Records of interpretation, and of how far it can be believed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
+
+from harness.records.base import PLANTED, Record, Source
+
+Status = Literal["graded", "unparsed", "failed", "too-few-contexts", "dead"]
+"""What became of a grading. `unparsed`: the reply cannot be read; `failed`: there is none; `dead`: no context."""
+
+
+class Explanation(Record):
+    """What an interpreter made of one feature."""
+
+    item: str
+    """Name within the step: the feature's name."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    interpreter: str
+    """Who explained: `lexical`, `autointerp`."""
+    explanation: str | None
+    """A few words; None with a reason."""
+    grade: Literal[0, 1, 2] | None
+    """0 monosemantic, 1 broad but consistent, 2 polysemantic (appendix B.1); None with a reason, and still counted."""
+    status: Status = "graded"
+    """What became of it; `failed` where there is no grade and nothing else is said."""
+    reason: str
+    """The judge's justification, or why there is no grade."""
+    raw: str | None = None
+    """The raw reply where it could not be parsed."""
+    rule: str | None = None
+    """What the explanation says in the interpreter's own notation, where it has one to predict by."""
+    n_exemplars: NonNegativeInt
+    """Contexts shown."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_grade(cls, values: dict[str, object]) -> dict[str, object]:
+        if values.get("grade") is None and values.get("status", "graded") == "graded":
+            return {**values, "status": "failed"}
+        return values
+
+
+class Category(Record):
+    """A functional category (step 1 of appendix B.2)."""
+
+    item: str
+    """`category:` and the string_id."""
+    category: str
+    """string_id, snake_case."""
+    parent: str | None = None
+    """string_id of the category that this is a subcategory of."""
+    name: str
+    """For people."""
+    definition: str
+    """One or two sentences."""
+    examples: tuple[str, ...] = ()
+    """Explanations it was made from."""
+
+
+class CategoryAssignment(Record):
+    """One feature's category (step 2 of appendix B.2)."""
+
+    item: str
+    """`source/feature`."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    category: str
+    """A string_id, or `uncategorised` with a reason."""
+    reason: str | None = None
+    """Why it is uncategorised."""
+    subcategory: str | None = None
+    """A subcategory of it, `uncategorised` with a reason, or None where the category has none."""
+    subcategory_reason: str | None = None
+    """Why the subcategory is `uncategorised`."""
+
+
+JUDGE = "judge"
+"""The role that grades the explainer's explanations, where the study names an LLM for it."""
+
+
+SECOND_JUDGE = "second-judge"
+"""The role of the second judge's LLM; there is one where the study names it among its providers."""
+
+
+PlantedKind = Literal["monosemantic", "mixture", "random"]
+"""One token; two tokens that have nothing in common; tokens drawn blindly."""
+
+
+ScoringKind = Literal["detection", "fuzzing", "intruder"]
+"""What is asked: which contexts activate, which have the right tokens marked, which one does not belong."""
+
+
+SCORING_KINDS: tuple[ScoringKind, ...] = ("detection", "fuzzing", "intruder")
+"""All of them."""
+
+
+Condition = Literal["repeat", "shuffle", "second-judge", "explainer"]
+"""What a trial changes: nothing, the order of the contexts, or who judges (`explainer`: itself, not the judge)."""
+
+
+class PlantedFeature(Record):
+    """A made feature whose right grade is known."""
+
+    item: str
+    """The feature's name."""
+    source: Source = PLANTED
+    """The activation set."""
+    feature: str
+    """The feature."""
+    kind: PlantedKind
+    """How it was made."""
+    concepts: tuple[str, ...]
+    """The tokens it fires on; empty for a random one."""
+    right_grade: Literal[0, 1, 2]
+    """The grade that a judge should give."""
+
+
+class JudgeTrial(Record):
+    """A feature graded once more."""
+
+    item: str
+    """`condition/trial/source/feature`."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    interpreter: str
+    """Who judges; the second judge goes by the name of the interpreter that asks it."""
+    condition: Condition
+    """What was changed."""
+    trial: NonNegativeInt
+    """Index among the trials of the condition."""
+    explanation: str | None
+    """A few words; None with a reason."""
+    grade: Literal[0, 1, 2] | None
+    """As in Explanation."""
+    status: Status
+    """What became of it."""
+    reason: str
+    """The judge's justification, or why there is no grade."""
+    raw: str | None = None
+    """The raw reply where it could not be parsed."""
+
+
+class ScoringContext(Record):
+    """One context of a scoring test."""
+
+    document: str
+    """Trace id."""
+    start: NonNegativeInt
+    """First token of the context in the document."""
+    tokens: tuple[str, ...]
+    """Its tokens as text."""
+    marked: tuple[NonNegativeInt, ...] = ()
+    """Tokens shown marked (fuzzing and intruder)."""
+    label: bool
+    """The truth, never shown: it activates (detection), the marks are right (fuzzing), it is the intruder."""
+    hard: bool = False
+    """Whether a negative shares a token that the feature fires on."""
+
+
+class ScoringTest(Record):
+    """Contexts to be judged together."""
+
+    item: str
+    """`kind/feature/number`."""
+    kind: ScoringKind
+    """What is asked."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    contexts: tuple[ScoringContext, ...]
+    """In the order in which they are shown."""
+
+
+class ScoringAnswer(Record):
+    """What an interpreter answered to one test."""
+
+    item: str
+    """The test's."""
+    ratings: tuple[float, ...] | None
+    """Per context, 0 (certainly not) to 1 (certainly); None with a reason."""
+    reason: str | None = None
+    """Why there are none."""
+
+
+class RatedContext(Record):
+    """A context's truth and its rating, without its text."""
+
+    document: str
+    """Trace id."""
+    start: NonNegativeInt
+    """First token."""
+    label: bool
+    """The truth."""
+    hard: bool
+    """A negative that shares a token."""
+    rating: float | None
+    """0 to 1; None where the answer could not be used."""
+
+
+class ExplanationScore(Record):
+    """How well an explanation predicts on contexts that were not shown when it was made."""
+
+    item: str
+    """`kind/feature`."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    interpreter: str
+    """Who explained and predicts."""
+    kind: ScoringKind
+    """What was asked."""
+    n_positive: NonNegativeInt
+    """Contexts for which yes is right; for intruders, tests."""
+    n_negative: NonNegativeInt
+    """Contexts for which no is right."""
+    n_hard: NonNegativeInt
+    """Negatives that share a token the feature fires on."""
+    n_unanswered: NonNegativeInt
+    """Contexts (intruder: tests) without a usable answer; they count as wrong."""
+    balanced_accuracy: float | None
+    """Mean of the two hit rates; chance is 0.5. Intruder: share of intruders found; chance is 1 / contexts shown."""
+    auc: float | None
+    """Area under the ROC curve of the ratings; chance is 0.5. None for intruders and where nothing was answered."""
+    reason: str | None = None
+    """Why a number is None."""
+    contexts: tuple[RatedContext, ...] = ()
+    """Every context."""
+
+
+class EventAssociation(Record):
+    """How a feature's activity goes with one kind of token."""
+
+    family: Literal["class", "segment", "event"]
+    """Ground-truth class of the corpus, segment of the document, or regular expression."""
+    event: str
+    """Its name."""
+    n_event: NonNegativeInt
+    """Ranked tokens that are such events."""
+    n_both: NonNegativeInt
+    """Of these, tokens on which the feature is active."""
+    activation_share: float | None
+    """Share of the feature's summed activation that falls on them."""
+    odds_ratio: float | None
+    """Odds of being active on them over the odds elsewhere; a half is added to each count if one is 0."""
+    ci_low: float | None
+    """95 % interval, documents as clusters."""
+    ci_high: float | None
+    """95 % interval, documents as clusters."""
+    p_value: float | None
+    """Two-sided Wald test of log odds ratio = 0, documents as clusters."""
+    q_value: float | None
+    """After Benjamini-Hochberg over all features and events of the source."""
+    reason: str | None = None
+    """Why there is no odds ratio."""
+
+
+class Enrichment(Record):
+    """What a feature fires on, without anybody's explanation."""
+
+    item: str
+    """`source/feature`."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    active_above: NonNegativeFloat
+    """Activation from which a token counts as active."""
+    n_active: NonNegativeInt
+    """Active tokens."""
+    n_tokens: NonNegativeInt
+    """Ranked tokens."""
+    n_documents: NonNegativeInt
+    """Documents."""
+    top_class: str | None
+    """Ground-truth class of most exemplars' own tokens."""
+    top_class_share: float | None
+    """Share of the exemplars that it holds."""
+    reason: str | None = None
+    """Why there is no class."""
+    events: tuple[EventAssociation, ...]
+    """Every kind of token."""
+
+
+class CategoryTrial(Record):
+    """A feature's category when categories were made and assigned once more, from another sample."""
+
+    item: str
+    """`trial/source/feature`."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    interpreter: str
+    """Who categorises."""
+    trial: NonNegativeInt
+    """Which re-run."""
+    category: str
+    """string_id of that re-run's own categories."""
+    reason: str | None = None
+    """Why it is uncategorised."""

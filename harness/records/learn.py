@@ -1,0 +1,122 @@
+"""Records of dictionaries: what was fitted, how good it is, what its latents do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from harness.records.base import Record, Source
+
+
+class Dictionary(Record):
+    """A fitted dictionary over an activation set."""
+
+    item: str = "dictionary"
+    """Name within the step."""
+    name: str
+    """The learner's name; the source name of its latents."""
+    path: Path
+    """Folder with the dictionary in its learner's format, e.g. SAELens'."""
+    columns: tuple[str, ...]
+    """Columns it was fitted on, in order: a dictionary of other columns is refused."""
+    n_latents: NonNegativeInt
+    """Size of the dictionary."""
+    k: float
+    """Latents per token it was trained for (the target L0)."""
+    signed: bool = False
+    """Whether a latent is active in both directions: two features, `latent0+` and `latent0-`."""
+    losses: tuple[tuple[int, float], ...] = ()
+    """(step, training loss)."""
+
+
+class DictionaryScore(Record):
+    """How good a dictionary is, measured the same way for all. Intervals are 95 %, bootstrap over documents."""
+
+    item: str = "score"
+    """Name within the step."""
+    name: str
+    """The dictionary."""
+    n_latents: NonNegativeInt
+    """Size."""
+    n_alive: NonNegativeInt
+    """Latents active on at least one token of a full pass, special and first tokens not counted (as for features)."""
+    signed: bool = False
+    """Whether a latent is active in both directions."""
+    k: float
+    """Target L0."""
+    density_histogram: tuple[NonNegativeInt, ...] = ()
+    """Alive latents per half decade of density (active tokens per token), from 1e-6 to 1; rarer ones in the first."""
+    n_tokens_alive: NonNegativeInt = 0
+    """Tokens of the full pass."""
+    fvu: float
+    """Fraction of variance *un*explained on held-out documents: 0 perfect, 1 predicting the mean; can exceed 1."""
+    fvu_ci_low: float
+    """Lower bound."""
+    fvu_ci_high: float
+    """Upper bound."""
+    l0: NonNegativeFloat
+    """Active latents per token on held-out documents; a latent of either sign counts once."""
+    l0_ci_low: float | None = None
+    """Lower bound."""
+    l0_ci_high: float | None = None
+    """Upper bound."""
+    n_tokens: NonNegativeInt
+    """Held-out tokens."""
+    n_documents: NonNegativeInt
+    """Held-out documents."""
+    kl_base_nats: float | None
+    """KL(adapter ‖ base) on held-out documents, per token: the scale."""
+    kl_base_ci_low: float | None = None
+    """Lower bound."""
+    kl_base_ci_high: float | None = None
+    """Upper bound."""
+    kl_splice_nats: float | None
+    """KL(adapter ‖ adapter with its scalars replaced by the reconstruction), per token."""
+    kl_splice_ci_low: float | None = None
+    """Lower bound."""
+    kl_splice_ci_high: float | None = None
+    """Upper bound."""
+    kl_recovered: float | None
+    """1 - kl_splice / kl_base: 1 is a perfect splice, 0 is as far as the base model; can be negative."""
+    kl_recovered_ci_low: float | None = None
+    """Lower bound."""
+    kl_recovered_ci_high: float | None = None
+    """Upper bound."""
+    n_splice_documents: NonNegativeInt = 0
+    """Held-out documents that were run through the model."""
+    stability: float | None = None
+    """Mean cosine of the alive latents' decoder rows with those of a fit with another seed, matched one to one, in
+    units of the columns' standard deviations; of signed latents its absolute value. 1: the seed does not matter."""
+    stability_ci_low: float | None = None
+    """95 % interval, bootstrap over pairs of latents."""
+    stability_ci_high: float | None = None
+    """95 % interval, bootstrap over pairs of latents."""
+    n_matched: NonNegativeInt = 0
+    """Pairs of latents."""
+    reason: str | None = None
+    """Why a KL or the stability is None."""
+
+
+class LatentEffect(Record):
+    """What one latent does to the model: its contribution is taken out of the adapter's scalars, what the dictionary
+    does not explain stays."""
+
+    item: str
+    """`effect:` and the latent."""
+    source: Source
+    """The dictionary."""
+    latent: str
+    """Its column in the activation set of latents, e.g. `latent12`; both polarities of a signed one."""
+    kl_nats: float
+    """KL(adapter ‖ adapter without it), per token of held-out documents, whether it is active there or not."""
+    kl_ci_low: float
+    """95 % interval, bootstrap over documents."""
+    kl_ci_high: float
+    """95 % interval, bootstrap over documents."""
+    n_active: NonNegativeInt
+    """Held-out tokens on which it is active."""
+    n_tokens: NonNegativeInt
+    """Held-out tokens."""
+    n_documents: NonNegativeInt
+    """Held-out documents."""

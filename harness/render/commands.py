@@ -1,0 +1,180 @@
+"""The commands that show results: report · figures · sql. `harness --help` imports them: nothing heavy at the top."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from harness.errors import UnknownName, UsageError
+from harness.render.terminal import make_console
+
+REPORTS = (
+    "overview", "steps", "recovery", "generations", "grader", "groups", "components", "totals", "sweep", "search",
+    "captures", "dictionaries", "latents", "grades", "grade-tests", "judge", "scores", "densities", "enrichment",
+    "features", "categories", "paper",
+)  # fmt: skip
+FORMATS = ("table", "json", "csv", "md", "latex")
+FIGURES = ("recovery", "figure1", "figure2", "figure3", "frontier", "training", "confusion")
+FIGURE_FORMATS = ("svg", "pdf", "png")
+
+_RUN = click.option(
+    "--run", "run_id", default="latest", show_default=True, metavar="latest|ID", help="Which run."
+)  # fmt: skip
+_DB = click.option(
+    "--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
+)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  harness report
+  harness report recovery groups
+  harness report components --format json | jq '.[] | select(.projection == null)'
+  harness report features --format csv > features.csv
+  harness report recovery --run 3 --format latex
+  harness report --export out        # every table in every format, and the figures
+  harness report --compare 3 4       # scores, KLs, dictionaries and grades side by side
+  harness report --watch             # follow a run from a second terminal"""
+)
+@click.argument("sections", nargs=-1, metavar=f"[{'|'.join(REPORTS)}]...")
+@_RUN
+@click.option("--format", "form", default="table", show_default=True, type=click.Choice(FORMATS), help="Output format.")
+@click.option(
+    "--export",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Write all tables, formats and figures to a folder.",
+)
+@click.option("--watch", is_flag=True, help="Follow a run that another process is doing; the tables when it ends.")
+@click.option("--compare", nargs=2, metavar="RUN RUN", help="Two runs side by side, with paired differences.")
+@_DB
+def report(
+    sections: Sequence[str],
+    run_id: str,
+    form: str,
+    export: Path | None,
+    watch: bool,
+    compare: tuple[str, str] | None,
+    db: str,
+) -> None:
+    """Tables of a run; all of them where none is named. Every number has its n and an interval or a unit."""
+    for section in sections:
+        if section not in REPORTS:
+            raise UnknownName("report", section, REPORTS)
+    if export is not None:
+        _export(sections, export, db=db, run=run_id)
+        return
+    if compare is not None:
+        from harness.render.compare import render_comparison
+
+        render_comparison(compare, db=db, form=form, console=make_console())
+        return
+    if watch:
+        from harness.render.watch import watch as follow
+
+        follow(sections or ("overview",), db=db, run=run_id, console=make_console())
+        return
+    with _no_collection():
+        from harness.render.render import render
+
+        render(sections or REPORTS, db=db, run=run_id, form=form, console=make_console())
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Leave the cyclic garbage be: the process ends with the report, and looking for it is a tenth of its time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # or the interpreter looks through it all on its way out
+        if was_on:
+            gc.enable()
+
+
+def _export(sections: Sequence[str], folder: Path, *, db: str, run: str) -> None:
+    from harness.render.export import export_run
+
+    console = make_console(stderr=True)
+    with console.status(f"writing {folder}") as status:
+        written = export_run(
+            folder, db=db, run=run, sections=sections, tell=lambda what: status.update(f"writing {what}")
+        )
+    console.print(f"{written.n_files} files in {written.folder} (start at {written.index.name})", markup=False)
+    for reason in written.missing:
+        console.print(f"not drawn: {reason}", markup=False, highlight=False)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  harness figures
+  harness figures figure1 figure2 figure3 --format pdf --theme light --out paper/figures
+  harness figures recovery --run 3 --format svg,png"""
+)
+@click.argument("names", nargs=-1, metavar=f"[{'|'.join(FIGURES)}]...")
+@_RUN
+@click.option(
+    "--out", default="figures", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Where to."
+)
+@click.option("--format", "forms", default="svg,pdf,png", show_default=True, metavar="LIST", help="Of svg, pdf, png.")
+@click.option(
+    "--theme", default="both", show_default=True, type=click.Choice(["light", "dark", "both"]), help="Colours."
+)
+@_DB
+def figures(names: Sequence[str], run_id: str, out: Path, forms: str, theme: str, db: str) -> None:
+    """Draw a run's figures for a paper's column (3.3 inches); all of them where none is named."""
+    for name in names:
+        if name not in FIGURES:
+            raise UnknownName("figure", name, FIGURES)
+    wanted = [form.strip() for form in forms.split(",") if form.strip()]
+    for form in wanted:
+        if form not in FIGURE_FORMATS:
+            raise UnknownName("figure format", form, FIGURE_FORMATS)
+    if not wanted:
+        raise UsageError("--format names no format; for example: --format svg,pdf")
+    from harness.render.export import export_figures
+
+    found = export_figures(
+        out,
+        db=db,
+        run=run_id,
+        names=names or None,
+        formats=wanted,
+        themes=["light", "dark"] if theme == "both" else [theme],
+    )
+    console = make_console()
+    for path in found.paths:
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    for reason in found.missing:
+        make_console(stderr=True).print(f"not drawn: {reason}", markup=False, highlight=False)
+    if not found.paths:
+        raise UsageError("no figure could be drawn; the reasons are above")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  harness sql "SELECT * FROM v_run"
+  harness sql "SELECT source, grade, n FROM v_grade WHERE run_id = 1" --format md
+  harness sql "SELECT * FROM v_feature WHERE explanation LIKE '%operator%'" --format csv > operators.csv
+  harness sql - < question.sql"""
+)
+@click.argument("statement", metavar="SELECT...|-")
+@click.option("--format", "form", default="table", show_default=True, type=click.Choice(FORMATS), help="Output format.")
+@_DB
+def sql(statement: str, form: str, db: str) -> None:
+    """Ask the results database in SQL. It cannot write; docs/schema.md describes views and tables."""
+    from harness.render.sql import print_answer
+    from harness.store.readonly import ask
+
+    if statement == "-":
+        statement = sys.stdin.read()
+    print_answer(ask(db, statement), form, make_console())

@@ -1,0 +1,302 @@
+"""Writes the dashboard: collects a run's features a shard at a time, and swaps the finished folder in as a whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from harness.contract.progress import Progress
+from harness.errors import StorageError, UsageError
+from harness.render.dashboard.columns import Columns, open_columns
+from harness.render.dashboard.components import adapter_norms, component_data, latents_that_write
+from harness.render.dashboard.documents import Coverage, Texts, block_columns, full_document, write_document
+from harness.render.dashboard.features import SHARD_FEATURES, Catalogue, Vocabulary, contexts_of, explanation_data
+from harness.render.dashboard.overview import overview_data, run_data
+from harness.render.dashboard.pictures import write_pictures
+from harness.render.dashboard.scores import event_data, score_data
+from harness.render.dashboard.scripts import ScriptFolder
+from harness.reports import queries
+from harness.reports import query_dashboard as stored
+from harness.store.database import open_database, sentences
+from harness.study.runner import Display, Quiet
+
+MARK = "harness-dashboard.txt"
+"""The file by which a dashboard's folder is known; no other folder is replaced."""
+
+COMPONENTS = "adapter-activations"
+"""The source whose columns are the adapter's components."""
+
+_COVERING = 8
+"""Contexts of a feature whose documents count for choosing the documents that are kept whole."""
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """What was written."""
+
+    path: Path
+    run_id: int
+    n_features: int
+    n_contexts: int
+    n_documents: int
+    n_bytes: int
+
+
+def write_dashboard(
+    db: str | Path,
+    *,
+    run: str | int = "latest",
+    artifacts: Path,
+    out: Path,
+    n_documents: int = 6,
+    display: Display | None = None,
+) -> Dashboard:
+    """Write a run's dashboard, replacing an earlier one; a reader never meets half of one.
+
+    Args:
+        db: path or URL of the database; it is not created.
+        run: `latest` or an id.
+        artifacts: where the run's activations, dictionary and adapter are.
+        out: folder to write.
+        n_documents: documents that are kept whole, with the activations of every feature.
+        display: where a person watches.
+
+    Raises:
+        ResultsError: no such database or run.
+        UsageError: `out` exists and is no dashboard.
+        StorageError: the disk is full or the folder is not writable.
+    """
+    refuse_foreign(out)
+    engine = open_database(db, create=False)
+    try:
+        with sentences(str(db)), engine.connect() as connection, _swapped_in(out) as folder:
+            run_id = queries.resolve_run(connection, run)
+            site = _Site(connection, run_id, artifacts, ScriptFolder(folder / "data"), display or Quiet())
+            site.write(n_documents)
+            _copy_pages(folder)
+            size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    finally:
+        engine.dispose()
+    return Dashboard(out, run_id, len(site.rows), site.n_contexts, len(site.kept), size)
+
+
+def refuse_foreign(out: Path) -> None:
+    """A folder that is not a dashboard is not replaced.
+
+    Raises:
+        UsageError: `out` is a file, or a folder with something else in it.
+    """
+    if out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir())):
+        return
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out} exists and is not a dashboard; choose another --out, or move it away")
+
+
+class _Site:
+    """One run's data, written script by script."""
+
+    def __init__(
+        self, connection: Connection, run_id: int, artifacts: Path, scripts: ScriptFolder, display: Display
+    ) -> None:
+        self.connection, self.run_id, self.artifacts = connection, run_id, artifacts
+        self.scripts, self.display = scripts, display
+        self.rows = stored.catalogue(connection, run_id)
+        self.explained = stored.explanations(connection, run_id)
+        self.scored = stored.scores(connection, run_id)
+        self.by_source: dict[str, list[stored.CatalogueRow]] = defaultdict(list)
+        for row in self.rows:
+            self.by_source[row.source].append(row)
+        self.columns: dict[str, Columns] = {}
+        self.absent: dict[str, str] = {}
+        self.texts, self.coverage = Texts(scripts), Coverage()
+        self.n_contexts = 0
+        self.kept: list[dict[str, Any]] = []
+
+    def write(self, n_documents: int) -> None:
+        """Everything, the run's own script last."""
+        self._open_sets()
+        with _timed(self.display, "histograms", 1) as bar:
+            histograms = {source: columns.histograms(bar) for source, columns in self.columns.items()}
+        with _timed(self.display, "features", 2) as bar:
+            self._write_features(histograms, bar)
+        with _timed(self.display, "documents", 3) as bar:
+            self._write_documents(n_documents, bar)
+        with _timed(self.display, "components, tables and figures", 4):
+            components, notes = self._components()
+            self.scripts.write("components", {"components": components, "notes": notes})
+            pictures = write_pictures(self.connection, self.run_id, self.scripts.folder.parent)
+            self.scripts.write("overview", overview_data(self.connection, self.run_id, pictures))
+        self.scripts.write("run", self._run(len(components)), packed=False)
+
+    def _open_sets(self) -> None:
+        for folder in stored.activation_sets(self.connection, self.run_id):
+            columns, why = open_columns(folder, self.artifacts, self.by_source)
+            if columns is not None:
+                self.columns[folder.name] = columns
+            elif why is not None:
+                self.absent[folder.name] = why
+
+    def _write_features(self, histograms: Mapping[str, np.ndarray], bar: Progress) -> None:
+        catalogue = Catalogue()
+        bar.start(len(self.rows), "features")
+        for number, at in enumerate(range(0, len(self.rows), SHARD_FEATURES)):
+            rows = self.rows[at : at + SHARD_FEATURES]
+            found = stored.contexts(self.connection, [r.feature_id for r in rows])
+            events = stored.events(self.connection, self.run_id, [r.feature for r in rows])
+            words = Vocabulary()
+            shard = []
+            for row in rows:
+                contexts = found.get(row.feature_id, [])
+                columns = self.columns.get(row.source)
+                explained = self.explained.get((row.source, row.feature), [])
+                scored = self.scored.get((row.source, row.feature), [])
+                catalogue.add(row, contexts, explained, scored, columns)
+                shard.append(
+                    {
+                        "explanations": explanation_data(explained),
+                        "scores": [score_data(s) for s in scored],
+                        "events": event_data(events.get((row.source, row.feature), [])),
+                        "histogram": self._histogram(row, histograms),
+                        "contexts": contexts_of(row, contexts, columns, words),
+                        "full": self._full(row, contexts),
+                    }
+                )
+                self.n_contexts += len(contexts)
+                self.coverage.add(row.feature_id, [c.document for c in contexts[:_COVERING]])
+                bar.advance()
+            self.scripts.write(f"features/{number}", {"features": shard, "vocabulary": words.words})
+        self.scripts.write("catalogue", catalogue.data())
+
+    def _histogram(self, row: stored.CatalogueRow, histograms: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        columns = self.columns.get(row.source)
+        column = columns.column(row.feature) if columns else None
+        if columns is None or column is None:
+            return {"counts": None, "reason": self._why_absent(row.source)}
+        low = -float(columns.scale[column]) if columns.signed else 0.0
+        return {"counts": histograms[row.source][column].tolist(), "low": low, "high": float(columns.scale[column])}
+
+    def _full(self, row: stored.CatalogueRow, contexts: Sequence[stored.ContextRow]) -> dict[str, Any]:
+        columns = self.columns.get(row.source)
+        if not contexts:
+            return {"number": None, "reason": "it is active nowhere"}
+        if columns is None:
+            return {"number": None, "reason": self._why_absent(row.source)}
+        top = contexts[0]
+        found = full_document(columns, row.feature, top.document, top.position, self.texts)
+        return found or {"number": None, "reason": f"{row.source} has no column {row.feature} on disk"}
+
+    def _why_absent(self, source: str) -> str:
+        return self.absent.get(source, "the run stored no activation set of this source")
+
+    def _write_documents(self, n_documents: int, bar: Progress) -> None:
+        sources = {i: self.columns[name] for i, name in enumerate(self.by_source) if name in self.columns}
+        if not sources:
+            return
+        index: dict[tuple[int, int, int], int] = {}
+        for i, row in enumerate(self.rows):
+            columns = self.columns.get(row.source)
+            column = columns.column(row.feature) if columns else None
+            if columns is not None and column is not None:
+                index[list(self.by_source).index(row.source), column, columns.sign(row.feature)] = i
+        chosen = self.coverage.choose(n_documents)
+        bar.start(len(chosen), "documents")
+        for document in chosen:
+            held = {i: c for i, c in sources.items() if document in c.stored.document_ids}
+            if held:
+                first = next(iter(held.values())).stored
+                number = self.texts.number(first, document)
+                write_document(number, document, held, index, self.scripts)
+                n_tokens = first.n_tokens([document])
+                self.kept.append(
+                    {"number": number, "document": document, "n_tokens": n_tokens, "sources": list(held),
+                     "block_columns": block_columns(n_tokens)}
+                )  # fmt: skip
+            bar.advance()
+
+    def _components(self) -> tuple[list[dict[str, Any]], list[str]]:
+        norms, no_norms = adapter_norms(stored.adapter_folder(self.connection, self.run_id), self.artifacts)
+        folders = stored.dictionary_folders(self.connection, self.run_id)
+        writers, why = latents_that_write(folders, self.artifacts, self.by_source)
+        ablated = queries.components(self.connection, self.run_id)
+        if not ablated:
+            why.append(queries.why_empty(self.connection, self.run_id, ("ablate",), "components switched off"))
+        if not folders:
+            why.append(queries.why_empty(self.connection, self.run_id, ("learn",), "dictionaries"))
+        if no_norms:
+            why.append(no_norms)
+        return component_data(ablated, norms, writers, self.rows, COMPONENTS), why
+
+    def _run(self, n_components: int) -> dict[str, Any]:
+        return {
+            "run": run_data(self.connection, self.run_id),
+            "sources": [
+                {
+                    "source": name,
+                    "n_features": len(rows),
+                    "signed": name in self.columns and self.columns[name].signed,
+                    "reason": None if name in self.columns else self._why_absent(name),
+                }
+                for name, rows in self.by_source.items()
+            ],
+            "documents": self.kept,
+            "n_components": n_components,
+            "n_contexts": self.n_contexts,
+        }
+
+
+@contextmanager
+def _timed(display: Display, name: str, position: int) -> Iterator[Progress]:
+    start = monotonic()
+    yield display.begin(name, position, 4)
+    display.end(name, "done", monotonic() - start)
+
+
+@contextmanager
+def _swapped_in(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block ends, and is gone if it fails."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise StorageError(f"cannot write beside {out}: {error.strerror or error}; choose another --out") from error
+    try:
+        yield fresh
+        fresh.chmod(0o777 & ~_umask())
+        if out.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent)) / "old"
+            os.rename(out, old)
+            os.rename(fresh, out)
+            shutil.rmtree(old.parent)
+        else:
+            os.rename(fresh, out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+def _copy_pages(folder: Path) -> None:
+    with as_file(files("harness.render.dashboard") / "static") as pages:
+        shutil.copytree(pages, folder, dirs_exist_ok=True)
+    (folder / MARK).write_text(
+        "Written by `harness dashboard`. Open index.html. Running it again replaces this folder.\n"
+    )
+
+
+__all__ = ["MARK", "Dashboard", "refuse_foreign", "write_dashboard"]

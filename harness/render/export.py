@@ -1,0 +1,244 @@
+"""Everything of a run in a folder: each table in each format, each figure in both themes, and an index."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.errors import StorageError
+from harness.render.formats import markdown_text
+from harness.render.render import FORMATS, header, load_section, print_header, print_section
+from harness.render.terminal import PIPE_WIDTH
+from harness.reports import queries
+from harness.reports.cells import visible
+from harness.reports.query_common import one_report
+from harness.reports.sections import SECTIONS
+from harness.store.database import open_database, sentences
+
+SUFFIXES = {"table": "txt", "json": "json", "csv": "csv", "md": "md", "latex": "tex"}
+"""File name suffix of each table format."""
+
+MANIFEST = "index.json"
+"""What an export holds, for programs; a folder with it may be replaced by a later export."""
+
+_MARK = "interp-harness export"
+
+
+@dataclass
+class Written:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        index: the page that links everything.
+        n_files: how many files.
+        missing: why a figure is not there.
+    """
+
+    folder: Path
+    index: Path
+    n_files: int
+    missing: list[str]
+
+
+@dataclass
+class Figures:
+    """Figures that were written, and why others were not."""
+
+    paths: list[Path] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+
+def export_run(
+    folder: Path,
+    *,
+    db: str | Path,
+    run: str | int = "latest",
+    sections: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda _: None,
+) -> Written:
+    """Write a run's tables (`tables/SECTION.SUFFIX`), figures and index to a folder, all or nothing.
+
+    Args:
+        folder: made where it does not exist; an earlier export in it is replaced.
+        db: path or URL of the database.
+        run: `latest` or an id.
+        sections: names in `SECTIONS`, exported with their figures; all of them if not given.
+        tell: called with what is being written.
+
+    Raises:
+        StorageError: the folder holds something else, or cannot be written.
+        ResultsError: no such database or run.
+    """
+    engine = open_database(db, create=False)
+    try:
+        with sentences(str(db)), engine.connect() as connection, one_report(), _replacing(folder) as fresh:
+            run_id = queries.resolve_run(connection, run)
+            overview = queries.overview(connection, run_id)[0]
+            manifest: dict[str, Any] = {"made_by": _MARK, "run": _plain(overview)}
+            manifest["steps"] = [_plain(s) for s in queries.steps(connection, run_id)]
+            manifest["tables"] = []
+            (fresh / "tables").mkdir()
+            for name in sections or SECTIONS:
+                tell(name)
+                manifest["tables"].append(_write_tables(connection, run_id, overview, name, fresh / "tables"))
+            (fresh / "figures").mkdir()
+            drawn = _draw(connection, run_id, fresh / "figures", names=_figures_of(sections), tell=tell)
+            manifest |= {"figures": drawn.entries, "figures_missing": drawn.missing}
+            (fresh / "index.md").write_text(_index(overview, manifest), encoding="utf-8")
+            text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
+            (fresh / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            n_files = sum(p.is_file() for p in fresh.rglob("*"))
+    finally:
+        engine.dispose()
+    return Written(folder, folder / "index.md", n_files, drawn.missing)
+
+
+def export_figures(
+    folder: Path,
+    *,
+    db: str | Path,
+    run: str | int = "latest",
+    names: Sequence[str] | None = None,
+    formats: Sequence[str] = ("svg", "pdf", "png"),
+    themes: Sequence[str] = ("light", "dark"),
+) -> Figures:
+    """Write a run's figures to a folder, `NAME-THEME.FORMAT`; files of the same names are replaced."""
+    engine = open_database(db, create=False)
+    try:
+        with sentences(str(db)), engine.connect() as connection:
+            run_id = queries.resolve_run(connection, run)
+            folder.mkdir(parents=True, exist_ok=True)
+            return _draw(connection, run_id, folder, names=names, formats=formats, themes=themes)
+    finally:
+        engine.dispose()
+
+
+def _figures_of(sections: Sequence[str]) -> list[str] | None:
+    """The figures of some sections; None, which means all, where none is named."""
+    from harness.render.figures.catalogue import FIGURES
+
+    return [name for name, plot in FIGURES.items() if plot.section in sections] if sections else None
+
+
+def _draw(
+    connection: Any,
+    run_id: int,
+    folder: Path,
+    *,
+    names: Sequence[str] | None = None,
+    formats: Sequence[str] = ("svg", "pdf", "png"),
+    themes: Sequence[str] = ("light", "dark"),
+    tell: Callable[[str], None] = lambda _: None,
+) -> Figures:
+    from harness.render.figures.catalogue import Missing, draw_figures
+    from harness.render.figures.writer import write_figure
+
+    found = Figures()
+    for theme in themes:
+        for drawn in draw_figures(connection, run_id, theme, names):  # type: ignore[arg-type]
+            if isinstance(drawn, Missing):
+                if drawn.reason not in found.missing:
+                    found.missing.append(drawn.reason)
+                continue
+            tell(drawn.stem)
+            paths = write_figure(drawn, folder, formats)
+            found.paths += paths
+            found.entries.append(
+                {"name": drawn.name, "theme": drawn.theme, "title": drawn.title, "caption": drawn.caption,
+                 "files": [p.name for p in paths]}
+            )  # fmt: skip
+    return found
+
+
+def _write_tables(connection: Any, run_id: int, overview: Any, name: str, folder: Path) -> dict[str, Any]:
+    loaded = load_section(connection, run_id, name)
+    files = []
+    for form in FORMATS:
+        stream = io.StringIO()
+        console = Console(file=stream, width=PIPE_WIDTH, no_color=True, force_terminal=False)
+        if form not in ("json", "csv"):
+            print_header(overview, form, console)
+        print_section(loaded, form, console)
+        path = folder / f"{name}.{SUFFIXES[form]}"
+        path.write_text(stream.getvalue(), encoding="utf-8")
+        files.append(path.name)
+    return {"name": name, "title": loaded.section.title, "n_rows": len(loaded.rows), "files": files} | (
+        {} if loaded.rows else {"reason": loaded.why}
+    )
+
+
+def _index(overview: queries.OverviewRow, manifest: dict[str, Any]) -> str:
+    parts = [f"# {markdown_text(header(overview))}", "## Tables"]
+    lines = []
+    for entry in manifest["tables"]:
+        links = " · ".join(f"[{Path(f).suffix[1:]}](tables/{f})" for f in entry["files"])
+        rows = f"{entry['n_rows']:,} rows" if entry["n_rows"] else markdown_text(visible(entry["reason"]))
+        lines.append(f"- **{entry['name']}**: {markdown_text(entry['title'])} ({rows}) {links}")
+    parts += ["\n".join(lines), "## Figures"]
+    for entry in manifest["figures"]:
+        if entry["theme"] != "light":
+            continue
+        shown = next((f for f in entry["files"] if f.endswith(".svg")), entry["files"][0])
+        links = " · ".join(
+            f"[{f.rsplit('-', 1)[1]}](figures/{f})"
+            for e in manifest["figures"]
+            if e["files"][0].rsplit("-", 1)[0] == entry["files"][0].rsplit("-", 1)[0]
+            for f in e["files"]
+        )
+        title, caption = (markdown_text(visible(entry[k])) for k in ("title", "caption"))
+        parts.append(f"### {title}\n\n![{title}](figures/{shown})\n\n{caption}\n\n{links}")
+    if manifest["figures_missing"]:
+        parts.append("\n".join(f"- not drawn: {markdown_text(visible(m))}" for m in manifest["figures_missing"]))
+    return "\n\n".join(parts) + "\n"
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A fresh folder that takes the place of `folder` when all went well."""
+    folder = Path(os.path.abspath(folder))
+    _check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fresh.chmod(0o755)  # mkdtemp's folders are private
+        yield fresh
+        old = fresh.with_name(f"{fresh.name}-old")
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise StorageError(f"{folder} is a file; name a folder to export to")
+    if any(folder.iterdir()):
+        try:
+            mine = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("made_by") == _MARK
+        except (OSError, ValueError, AttributeError):
+            mine = False
+        if not mine:
+            raise StorageError(f"{folder} holds files that no export made; name a new or empty folder")
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(row)

@@ -1,0 +1,79 @@
+"""Figures to files and strings. The same figure gives the same bytes: no dates, no random ids."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from harness.render.figures.style import Drawn, themed
+
+FORMATS = ("svg", "pdf", "png")
+"""What figures are written as."""
+
+PNG_DPI = 300
+"""Dots per inch of PNG files."""
+
+_METADATA = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+
+
+def figure_bytes(drawn: Drawn, form: str, *, transparent: bool = False) -> bytes:
+    """A figure in one of `FORMATS`.
+
+    Text is drawn as outlines in SVG and embedded as TrueType in PDF, so that it looks alike everywhere.
+    """
+    stream = io.BytesIO()
+    settings: Any = {"svg.fonttype": "path", "svg.hashsalt": "harness", "pdf.fonttype": 42}
+    # The theme again: matplotlib makes its ticks only now.
+    with themed(drawn.theme) as theme, matplotlib.rc_context(settings), warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; the tables have it.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
+        ground = "none" if transparent else theme.ground
+        drawn.figure.savefig(stream, format=form, dpi=PNG_DPI, metadata=_METADATA[form], facecolor=ground)
+    return stream.getvalue()
+
+
+def figure_svg(drawn: Drawn, *, prefix: str | None = None) -> str:
+    """A figure as an `<svg>` element for an HTML page: no XML prologue, transparent, scaling with its box.
+
+    Args:
+        drawn: the figure; its title and caption become the element's accessible name and description.
+        prefix: put before every id, so that several figures can stand on one page; its stem and theme if not given.
+    """
+    prefix = prefix or f"{drawn.stem}-{drawn.theme}"
+    text = figure_bytes(drawn, "svg", transparent=True).decode("utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\b(id="|href="#|url\(#)', lambda m: m[1] + prefix + "-", text)
+    head, rest = text.split(">", 1)
+    head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
+    label = f"<title>{_xml(drawn.title)}</title><desc>{_xml(drawn.caption)}</desc>"
+    return f'{head} role="img">{label}{rest}'
+
+
+def write_figure(drawn: Drawn, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write a figure as `folder/STEM-THEME.FORMAT` for each format; the folder exists. Returns the paths."""
+    paths = []
+    for form in formats:
+        path = folder / f"{drawn.stem}-{drawn.theme}.{form}"
+        path.write_bytes(figure_bytes(drawn, form))
+        paths.append(path)
+    return paths
+
+
+def file_stem(*parts: str | None) -> str:
+    """A file name from words that may come from data: lower-case letters, digits and dashes."""
+    words = "-".join(part for part in parts if part)
+    return re.sub("[^a-z0-9]+", "-", words.lower()).strip("-")[:80] or "figure"
+
+
+def _xml(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

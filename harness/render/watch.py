@@ -1,0 +1,173 @@
+"""`harness report --watch`: a run that another process writes, as it goes; a table on a terminal, lines in a pipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness.errors import ResultsError
+from harness.render.render import header, render
+from harness.reports import queries
+from harness.reports.cells import visible
+from harness.reports.query_progress import ProgressRow, progress
+from harness.store.database import open_database, sentences, sqlite_path, url_of
+
+POLL_S = 1.0
+"""Seconds between two looks at the database."""
+
+_STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look at the database showed.
+
+    Attributes:
+        title: the report's header.
+        status: of the run.
+        reason: why it is not done.
+        steps: in order.
+        rates: records stored per second by each step, since the look before.
+    """
+
+    title: str
+    status: str
+    reason: str | None
+    steps: Sequence[ProgressRow]
+    rates: dict[str, float]
+
+
+def watch(
+    sections: Sequence[str], *, db: str | Path, run: str | int = "latest", console: Console, poll_s: float = POLL_S
+) -> None:
+    """Follow a run until it ends, then print the sections. Waits where there is no database or run yet.
+
+    Raises:
+        ResultsError: the run failed, or its process is gone though the run is not at its end.
+    """
+    look = _follow_live(db, run, console, poll_s) if console.is_terminal else _follow_lines(db, run, console, poll_s)
+    if look.status == "running":
+        raise ResultsError(
+            "no process is writing this run any more: it was killed; run it again, it goes on from there"
+        )
+    render(sections, db=db, run=run, console=console)
+    if look.status != "done":
+        raise ResultsError(f"the run is {look.status}" + (f": {look.reason}" if look.reason else ""))
+
+
+def _follow_live(db: str | Path, run: str | int, console: Console, poll_s: float) -> Look:
+    with Live(Text(f"waiting for a run in {db}"), console=console, refresh_per_second=4) as live:
+        for look in looks(db, run, poll_s):
+            live.update(_table(look))
+        return look
+
+
+def _follow_lines(db: str | Path, run: str | int, console: Console, poll_s: float) -> Look:
+    """A line whenever a step begins or ends."""
+    said: dict[str, str] = {}
+    for number, look in enumerate(looks(db, run, poll_s)):
+        if number == 0:
+            console.print(Text(look.title), soft_wrap=True)
+        for step in look.steps:
+            if said.get(step.step) != step.status:
+                said[step.step] = step.status
+                console.print(Text(_line(step, look)), soft_wrap=True)
+    return look
+
+
+def looks(db: str | Path, run: str | int, poll_s: float) -> Iterator[Look]:
+    """Look at the database until the run ends or nobody writes it any more."""
+    before: dict[str, int] = {}
+    at = time.monotonic()
+    while True:
+        alive = _somebody_writes(db)  # before the look: a run that ends in between is then seen as ended
+        look, counts = _look(db, run, before, time.monotonic() - at)
+        before, at = counts, time.monotonic()
+        if look is not None:
+            yield look
+            if look.status != "running" or not alive:
+                return
+        time.sleep(poll_s)
+
+
+def _look(
+    db: str | Path, run: str | int, before: dict[str, int], passed_s: float
+) -> tuple[Look | None, dict[str, int]]:
+    path = sqlite_path(url_of(db))
+    if path is not None and not path.exists():
+        return None, {}
+    engine = open_database(db, create=False)
+    try:
+        with sentences(str(db)), engine.connect() as connection:
+            try:
+                run_id = queries.resolve_run(connection, run)
+            except ResultsError:
+                if str(run) != "latest":
+                    raise
+                return None, {}
+            overview = queries.overview(connection, run_id)[0]
+            steps = progress(connection, run_id)
+    finally:
+        engine.dispose()
+    counts = {s.step: s.n_stored for s in steps}
+    rates = {n: (c - before[n]) / passed_s for n, c in counts.items() if n in before and passed_s > 0 and c > before[n]}
+    return Look(header(overview), overview.status, overview.reason, steps, rates), counts
+
+
+def _somebody_writes(db: str | Path) -> bool:
+    """Whether a run holds the database's lock; true where that cannot be known (no file, or a server)."""
+    path = sqlite_path(url_of(db))
+    if path is None or not path.exists():
+        return True
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        return True
+    lock.release()
+    return False
+
+
+def _table(look: Look) -> Table:
+    table = Table(
+        title=Text(look.title, style="bold"), title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
+    for name in ("step", "status"):
+        table.add_column(name, no_wrap=True)
+    for name in ("wall", "stored", "per s", "LLM calls", "USD"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for s in look.steps:
+        rate = look.rates.get(s.step)
+        status = "reused" if s.reused and s.status == "done" else s.status
+        table.add_row(
+            Text(visible(s.step)), Text(status, style=_STYLES.get(status, "")),
+            "" if s.wall_s is None else f"{s.wall_s:,.1f} s", f"{s.n_stored:,}", "" if rate is None else f"{rate:,.1f}",
+            f"{s.n_llm_calls:,}" if s.n_llm_calls else "", "" if s.price_usd is None else f"{s.price_usd:.4f}",
+        )  # fmt: skip
+    calls, price = sum(s.n_llm_calls for s in look.steps), sum(s.price_usd or 0.0 for s in look.steps)
+    table.caption = f"{calls:,} LLM calls, ${price:.4f}" if calls else None
+    return table
+
+
+def _line(step: ProgressRow, look: Look) -> str:
+    status = "reused" if step.reused and step.status == "done" else step.status
+    said = [f"{step.n_stored:,} records stored"] if step.n_stored else []
+    if step.wall_s is not None and status not in ("running", "reused"):
+        said.append(f"{step.wall_s:.1f} s")
+    if step.n_llm_calls:
+        said.append(f"{step.n_llm_calls:,} LLM calls")
+    return visible(f"{status:<11} {step.step}" + (f"  ({', '.join(said)})" if said else ""))
+
+
+__all__ = ["Look", "looks", "watch"]

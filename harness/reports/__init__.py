@@ -1,0 +1,1 @@
+"""Reports of a run: one query, its rows and their columns each."""

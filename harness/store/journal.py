@@ -1,0 +1,149 @@
+"""The journal of LLM calls: an answer that was paid for is stored before anything is made of it, and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Engine, bindparam, delete, insert, select, update
+
+from harness import records as calls
+from harness.store import tables
+from harness.store.database import now, sentences, transaction
+
+_AT_ONCE = 500
+"""Keys per query: SQLite allows 999 variables in the oldest versions that are still about."""
+
+
+class Journal:
+    """A step's view of the journal of LLM calls (`harness.contract.stages.CallStore`).
+
+    Attributes:
+        unanswered: hashes of calls that this step gave up, and that may succeed when they are asked again.
+    """
+
+    def __init__(self, engine: Engine, name: str, step_id: int | None) -> None:
+        """Calls are shared by all steps; new ones are marked with this step. `name` is the database's, for errors."""
+        self._engine, self._name, self._step_id = engine, name, step_id
+        self.unanswered: set[str] = set()
+
+    def find(self, requests: Mapping[str, calls.LLMRequest]) -> dict[str, calls.LLMCall]:
+        """The answered calls among these (hash -> request), whichever step made them."""
+        table = tables.LLMCall
+        columns = (
+            table.key, table.provider, table.settings_json, table.role, table.response_json, table.n_attempts,
+            table.latency_s, table.price_usd, table.price_date, table.batch,
+        )  # fmt: skip
+        answered = select(*columns).where(table.key.in_(bindparam("keys", expanding=True)), table.status == "ok")
+        found = {}
+        with sentences(self._name), self._engine.connect() as connection:
+            for keys in _batched(list(requests)):
+                for row in connection.execute(answered, {"keys": keys}):
+                    found[row.key] = calls.LLMCall(
+                        key=row.key,
+                        provider=row.provider,
+                        settings=row.settings_json or {},
+                        role=row.role,
+                        request=requests[row.key],
+                        status="ok",
+                        reply=calls.LLMReply.model_validate(row.response_json),
+                        n_attempts=row.n_attempts,
+                        latency_s=row.latency_s,
+                        price_usd=row.price_usd,
+                        price_date=row.price_date,
+                        batch=row.batch,
+                    )
+        return found
+
+    def store(self, made: Sequence[calls.LLMCall]) -> None:
+        """Keep calls, all or none. An answer replaces a failure, never the other way round."""
+        table = tables.LLMCall
+        with transaction(self._engine, self._name) as connection:
+            keys = [call.key for call in made]
+            stored = select(table.key, table.status).where(table.key.in_(keys))
+            old = {key: status for key, status in connection.execute(stored)}
+            new = [call for call in made if call.status == "ok" or old.get(call.key) != "ok"]
+            if replaced := [call.key for call in new if call.key in old]:
+                connection.execute(delete(table).where(table.key.in_(replaced)))
+            if new:
+                connection.execute(insert(table), [self._row(call) for call in new])
+        self._remember(made)
+
+    # batches (`harness.llm.batch.BatchStore`)
+
+    def open_batches(self, provider: str, settings: Mapping[str, object]) -> list[calls.OpenBatch]:
+        """Batches of the provider that are not collected, whichever step submitted them."""
+        batch, call = tables.LLMBatch, tables.LLMCall
+        wanted = select(batch).where(batch.provider == provider, batch.status == "open").order_by(batch.id)
+        found = []
+        with sentences(self._name), self._engine.connect() as connection:
+            for row in connection.execute(wanted).all():
+                if row.settings_json == dict(settings):
+                    own = select(call.key, call.request_json).where(call.batch == row.label, call.status == "submitted")
+                    requests = {key: calls.LLMRequest.model_validate(asked) for key, asked in connection.execute(own)}
+                    found.append(
+                        calls.OpenBatch(
+                            label=row.label, vendor_id=row.vendor_id, role=row.role,
+                            submitted_at=row.submitted_at, requests=requests,
+                        )
+                    )  # fmt: skip
+        return found
+
+    def begin_batch(self, label: str, role: str, made: Sequence[calls.LLMCall]) -> None:
+        """Keep a batch and its calls, before the vendor hears of it."""
+        batch, call = tables.LLMBatch, tables.LLMCall
+        values = {
+            "label": label, "step_id": self._step_id, "provider": made[0].provider, "role": role,
+            "settings_json": made[0].settings, "vendor_id": None, "status": "open", "reason": None,
+            "n_calls": len(made), "submitted_at": now(), "collected_at": None,
+        }  # fmt: skip
+        with transaction(self._engine, self._name) as connection:
+            connection.execute(delete(batch).where(batch.label == label))
+            for keys in _batched([c.key for c in made]):
+                connection.execute(delete(call).where(call.key.in_(keys)))
+            connection.execute(insert(batch).values(**values))
+            connection.execute(insert(call), [self._row(c) for c in made])
+
+    def confirm_batch(self, label: str, vendor_id: str) -> None:
+        """The vendor has it."""
+        batch = tables.LLMBatch
+        with transaction(self._engine, self._name) as connection:
+            connection.execute(update(batch).where(batch.label == label).values(vendor_id=vendor_id))
+
+    def end_batch(self, label: str, made: Sequence[calls.LLMCall], reason: str | None = None) -> None:
+        """It is over: what became of its calls. Without calls it never arrived, and they are to be asked again."""
+        batch, call = tables.LLMBatch, tables.LLMCall
+        ended = {"status": "collected" if made else "lost", "reason": reason, "collected_at": now()}
+        with transaction(self._engine, self._name) as connection:
+            connection.execute(delete(call).where(call.batch == label, call.status == "submitted"))
+            if made:
+                connection.execute(insert(call), [self._row(c) for c in made])
+            connection.execute(update(batch).where(batch.label == label).values(**ended))
+        self._remember(made)
+
+    def _remember(self, made: Sequence[calls.LLMCall]) -> None:
+        for call in made:
+            if call.status == "ok" or call.final:
+                self.unanswered.discard(call.key)
+            else:
+                self.unanswered.add(call.key)
+
+    def _row(self, call: calls.LLMCall) -> dict[str, Any]:
+        reply = call.reply
+        return {
+            "key": call.key, "step_id": self._step_id, "provider": call.provider, "model": call.request.model,
+            "settings_json": call.settings, "role": call.role,
+            "request_json": call.request.model_dump(mode="json"),
+            "response_json": reply.model_dump(mode="json") if reply else None,
+            "status": call.status, "error": call.error, "final": call.final,
+            "input_tokens": reply.input_tokens if reply else None,
+            "cached_tokens": reply.cached_tokens if reply else None,
+            "output_tokens": reply.output_tokens if reply else None,
+            "price_usd": call.price_usd, "price_date": call.price_date,
+            "latency_s": call.latency_s, "n_attempts": call.n_attempts, "batch": call.batch, "stored_at": now(),
+        }  # fmt: skip
+
+
+def _batched(keys: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(keys), _AT_ONCE):
+        yield keys[start : start + _AT_ONCE]

@@ -1,0 +1,117 @@
+"""SQL that people type, on a connection that cannot write.
+
+SQLite: mode=ro, query_only and an authorizer; PostgreSQL: a read-only transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from harness.errors import ResultsError, UsageError
+
+MOST_ROWS = 1_000_000
+"""Rows fetched at most; more are cut, and the answer says so."""
+
+_READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+_FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a statement returned.
+
+    Attributes:
+        columns: their names, as given; names may repeat.
+        rows: values as SQLite has them: None, int, float, str or bytes.
+        cut: whether there were more than `MOST_ROWS`.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Any, ...]]
+    cut: bool
+
+
+def ask(target: str | Path, statement: str) -> Answer:
+    """Run one statement that only reads.
+
+    Args:
+        target: path of a SQLite file, or a SQLAlchemy URL. It is neither created nor migrated.
+        statement: one SELECT (or WITH ... SELECT, VALUES, EXPLAIN).
+
+    Raises:
+        UsageError: empty, several statements, a fault of SQL, or something that would write.
+        ResultsError: no such database, or it cannot be read.
+    """
+    if not statement.strip():
+        raise UsageError('nothing to run; for example: harness sql "SELECT * FROM v_run"')
+    from harness.store.database import sqlite_path, url_of
+
+    path = sqlite_path(url_of(target))
+    return _ask_sqlite(path, statement) if path is not None else _ask_server(target, statement)
+
+
+def _ask_sqlite(path: Path, statement: str) -> Answer:
+    if not path.is_file():
+        raise ResultsError(f"no results at {path}; `harness run` makes them, --db names another file")
+    with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=30)) as connection:
+        with _sentences(path):
+            connection.execute("PRAGMA query_only = ON")
+            connection.set_authorizer(_only_reads)
+            cursor = connection.execute(statement)
+            return _fetched(cursor, [d[0] for d in cursor.description or ()])
+
+
+def _only_reads(action: int, first: str | None, second: str | None, *_: Any) -> int:
+    if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _FORBIDDEN_FUNCTIONS:
+        return sqlite3.SQLITE_DENY
+    return sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
+
+
+def _ask_server(target: str | Path, statement: str) -> Answer:
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import DBAPIError
+
+    engine = create_engine(str(target))
+    try:
+        with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                connection = connection.execution_options(postgresql_readonly=True)
+            found = connection.execute(text(statement.replace(":", "\\:")))
+            answer = _fetched(found, list(found.keys()) if found.returns_rows else [])
+            connection.rollback()
+            return answer
+    except DBAPIError as error:
+        raise UsageError(f"the database refused it: {error.orig}") from error
+    finally:
+        engine.dispose()
+
+
+def _fetched(cursor: Any, columns: Sequence[str]) -> Answer:
+    if not columns:
+        raise UsageError("this statement returns no rows; harness sql only reads")
+    rows = [tuple(row) for row in cursor.fetchmany(MOST_ROWS + 1)]
+    return Answer(tuple(columns), rows[:MOST_ROWS], len(rows) > MOST_ROWS)
+
+
+@contextmanager
+def _sentences(path: Path) -> Iterator[None]:
+    """SQLite's errors as sentences: whose fault it is, and what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        message = str(error)
+        low = message.lower()
+        if "not authorized" in low or "readonly" in low or "prohibited" in low:
+            raise UsageError(f"harness sql only reads ({message}); nothing was changed") from error
+        if "one statement at a time" in low:
+            raise UsageError("one statement at a time") from error
+        if "not a database" in low or "malformed" in low or "unable to open" in low or "locked" in low:
+            raise ResultsError(f"{path}: {message}") from error
+        tables = " (harness db schema lists tables and views)" if "no such" in low else ""
+        raise UsageError(f"SQL: {message}{tables}") from error

@@ -1,0 +1,362 @@
+"""The one writer of results. The runner owns it; plugins return records and never see it.
+
+Each record is one transaction, so a run that is killed keeps what it had. Writing an item again replaces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from sqlalchemy import Connection, Engine, delete, insert, select, union_all, update
+from sqlalchemy.exc import IntegrityError
+
+from harness import records
+from harness.errors import ResultsError
+from harness.records import StoredRecord
+from harness.store import tables, tables_judgements
+from harness.store.claims import paper
+from harness.store.database import database_url, now, open_database, sentences, sqlite_path, transaction
+from harness.store.journal import Journal
+from harness.store.rows import row_of
+
+
+class ProvenanceLike(Protocol):
+    """Where numbers come from, as `harness.study.provenance` collects it."""
+
+    @property
+    def git_sha(self) -> str | None:
+        """Commit."""
+
+    @property
+    def git_dirty(self) -> bool | None:
+        """Whether tracked files differ from it."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Installed versions."""
+
+    @property
+    def argv(self) -> Sequence[str]:
+        """Command line."""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """A stored step.
+
+    Attributes:
+        id: its row.
+        key: hash of everything it depends on.
+        status: `running`, `done`, `failed` or `interrupted`; `running` with no run alive was killed.
+        reason: why it is not done.
+        output: its artefact records by type name, as the runner gave them; None before it is done.
+    """
+
+    id: int
+    key: str
+    status: str
+    reason: str | None
+    output: dict[str, Any] | None
+
+
+class Store:
+    """Writes runs, steps, records and LLM calls to one database."""
+
+    def __init__(self, engine: Engine, name: str | None = None) -> None:
+        """Wrap an engine from `open_database`; `name` is what error messages call it."""
+        self.engine = engine
+        self.name = name or engine.url.render_as_string(hide_password=True)
+
+    @classmethod
+    def open(cls, target: str | Path) -> Self:
+        """Open (create, upgrade) the database at a path or URL.
+
+        Raises:
+            ResultsError, StorageError: see `open_database`.
+        """
+        return cls(open_database(target), database_url(target) if "://" in str(target) else str(target))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None for other databases."""
+        return sqlite_path(self.engine.url)
+
+    # runs
+
+    def begin_run(
+        self,
+        *,
+        study: str,
+        preset: str | None,
+        seed: int,
+        provenance: ProvenanceLike,
+        device: str | None = None,
+        model: str | None = None,
+        paper_benchmarks: Mapping[str, str] | None = None,
+    ) -> int:
+        """Store that a run begins; returns its id.
+
+        Args:
+            study: name of the study.
+            preset: its preset.
+            seed: of the run.
+            provenance: commit, versions and command line.
+            device: as asked for, e.g. `auto`.
+            model: the base model, in words.
+            paper_benchmarks: our benchmark -> the paper's (see `harness.store.claims`), for the column beside ours.
+        """
+        values = {
+            "study": study,
+            "preset": preset,
+            "seed": seed,
+            "model": model,
+            "device": device,
+            "argv": " ".join(provenance.argv),
+            "started_at": now(),
+            "status": "running",
+            "git_sha": provenance.git_sha,
+            "git_dirty": provenance.git_dirty,
+            "versions_json": dict(provenance.versions),
+            "paper_names_json": dict(paper_benchmarks or {}),
+        }
+        self._import_missing_claims()
+        with self._transaction() as connection:
+            return _inserted(connection, tables.StudyRun, values)
+
+    def finish_run(self, run_id: int, *, status: str, reason: str | None = None) -> None:
+        """Store that a run ended as `done`, `failed` or `interrupted`, and why."""
+        with self._transaction() as connection:
+            changed = update(tables.StudyRun).where(tables.StudyRun.id == run_id)
+            connection.execute(changed.values(status=status, reason=reason, finished_at=now()))
+
+    # steps
+
+    def find_step(self, key: str) -> StepRow | None:
+        """The step with this key, whatever its status."""
+        step = tables.Step
+        columns = (step.id, step.key, step.status, step.reason, step.output_json)
+        with sentences(self.name), self.engine.connect() as connection:
+            row = connection.execute(select(*columns).where(step.key == key)).first()
+        return StepRow(*row) if row else None
+
+    def begin_step(
+        self,
+        run_id: int,
+        position: int,
+        *,
+        key: str,
+        name: str,
+        stage: str,
+        plugin: str | None,
+        plugin_version: str | None,
+        config: Mapping[str, Any],
+        inputs: Sequence[Any],
+        seed: int,
+        provenance: ProvenanceLike,
+        device: str | None = None,
+        engine: str | None = None,
+        artifact: str | None = None,
+        restart: bool = False,
+    ) -> tuple[int, frozenset[str]]:
+        """Store that a step begins; an attempt that did not finish is taken up again.
+
+        Args:
+            run_id: the run.
+            position: of the step within it.
+            key: hash of everything that the result depends on.
+            name: e.g. `ablate/leave-one-out`.
+            stage: kind of step.
+            plugin: who does it.
+            plugin_version: of it.
+            config: its settings.
+            inputs: names of the steps it reads.
+            seed: of the step.
+            provenance: commit of this attempt.
+            device: torch device.
+            engine: what computes: backend, version and dtype.
+            artifact: its folder, relative to the artefact folder.
+            restart: forget what earlier attempts stored, also that of a finished one.
+
+        Returns:
+            The step's id, and the items that are already stored.
+
+        Raises:
+            ResultsError: the step is done already and `restart` is not set.
+        """
+        values = {
+            "key": key, "name": name, "stage": stage, "plugin": plugin, "plugin_version": plugin_version,
+            "config_json": dict(config), "inputs_json": list(inputs), "seed": seed, "device": device, "engine": engine,
+            "git_sha": provenance.git_sha, "git_dirty": provenance.git_dirty, "artifact": artifact,
+            "status": "running", "reason": None, "wall_s": None, "output_json": None,
+            "started_at": now(), "finished_at": None,
+        }  # fmt: skip
+        step = tables.Step
+        with self._transaction() as connection:
+            found = connection.execute(select(step.id, step.status).where(step.key == key)).first()
+            if found is None:
+                step_id = _inserted(connection, step, values)
+            else:
+                step_id = int(found.id)
+                if found.status == "done" and not restart:
+                    raise ResultsError(f"{name} is done already (step {step_id}); use restart to do it again")
+                if restart:
+                    for table in tables_judgements.RECORDS:
+                        connection.execute(delete(table).where(table.step_id == step_id))
+                connection.execute(update(step).where(step.id == step_id).values(**values))
+            _link(connection, run_id, step_id, position, reused=False)
+            return step_id, _items(connection, step_id)
+
+    def finish_step(
+        self,
+        step_id: int,
+        *,
+        status: str,
+        reason: str | None = None,
+        wall_s: float | None = None,
+        output: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store that a step ended as `done`, `failed` or `interrupted`.
+
+        Args:
+            step_id: the step.
+            status: how it ended.
+            reason: why it is not `done`.
+            wall_s: wall time of this attempt in seconds; earlier attempts' is not known.
+            output: its artefact records by type name, JSON-able.
+        """
+        values = {
+            "status": status, "reason": reason, "wall_s": wall_s, "output_json": dict(output) if output else None,
+            "finished_at": now(),
+        }  # fmt: skip
+        with self._transaction() as connection:
+            connection.execute(update(tables.Step).where(tables.Step.id == step_id).values(**values))
+
+    def link_reused(self, run_id: int, step_id: int, position: int) -> None:
+        """Store that a run uses a step that was done before."""
+        with self._transaction() as connection:
+            _link(connection, run_id, step_id, position, reused=True)
+
+    # records
+
+    def write(self, step_id: int, record: StoredRecord) -> None:
+        """Store one record in a transaction of its own; the same item again replaces it.
+
+        Raises:
+            ResultsError: two different things of the step have the same item name, or the database is locked.
+            StorageError: the disk is full or the file is read-only.
+        """
+        self.write_many(step_id, [record])
+
+    def write_many(self, step_id: int, many: Iterable[StoredRecord]) -> None:
+        """Store records, all or none."""
+        with self._transaction() as connection:
+            for record in many:
+                _write(connection, step_id, record)
+
+    def explanations(self, step_id: int) -> list[records.Explanation]:
+        """A step's explanations, in the order in which they were stored."""
+        table = tables.Explanation
+        fields = [getattr(table, name) for name in records.Explanation.model_fields]
+        with sentences(self.name), self.engine.connect() as connection:
+            rows = connection.execute(select(*fields).where(table.step_id == step_id).order_by(table.id))
+            return [records.Explanation(**row._asdict()) for row in rows]
+
+    def evaluations(self, step_id: int) -> list[records.EvaluationResult]:
+        """A step's benchmark results with their samples, in the order in which they were stored."""
+        table, sample = tables.Evaluation, tables.Sample
+        fields = [getattr(table, name) for name in records.EvaluationResult.model_fields if name != "samples"]
+        of_sample = [getattr(sample, name) for name in records.Sample.model_fields]
+        with sentences(self.name), self.engine.connect() as connection:
+            found = connection.execute(select(table.id, *fields).where(table.step_id == step_id).order_by(table.id))
+            results = []
+            for row in found.mappings().all():
+                own = select(*of_sample).where(sample.evaluation_id == row["id"]).order_by(sample.doc_id, sample.repeat)
+                samples = tuple(records.Sample(**s._asdict()) for s in connection.execute(own))
+                values = {name: value for name, value in row.items() if name != "id"}
+                results.append(records.EvaluationResult(**values, samples=samples))
+        return results
+
+    # LLM calls and claims
+
+    def calls(self, step_id: int | None) -> Journal:
+        """The journal of LLM calls; calls stored through it carry the step."""
+        return Journal(self.engine, self.name, step_id)
+
+    def has_calls(self, provider: str) -> bool:
+        """Whether a call of the provider is stored."""
+        call = tables.LLMCall
+        with self.engine.connect() as connection:
+            return connection.execute(select(call.id).where(call.provider == provider).limit(1)).first() is not None
+
+    def import_claims(self, claims: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the paper's numbers; keys as in `harness.store.claims.Claim`."""
+        rows = [dict(claim) for claim in claims]
+        with self._transaction() as connection:
+            connection.execute(delete(tables.PaperClaim))
+            if rows:
+                connection.execute(insert(tables.PaperClaim), rows)
+
+    def _import_missing_claims(self) -> None:
+        claims = [claim.row() for claim in paper().numbers]
+        table = tables.PaperClaim
+        with sentences(self.name), self.engine.connect() as connection:
+            found = connection.execute(select(*(getattr(table, name) for name in claims[0])).order_by(table.id))
+            stored = [dict(row) for row in found.mappings()]
+        if stored != claims:
+            self.import_claims(claims)
+
+    def _transaction(self) -> AbstractContextManager[Connection]:
+        return transaction(self.engine, self.name)
+
+
+def _write(connection: Connection, step_id: int, record: StoredRecord) -> None:
+    row = row_of(record)
+    table = row.table
+    same = [table.step_id == step_id, table.item == record.item]
+    same += [getattr(table, name) == row.values[name] for name in row.identity]
+    connection.execute(delete(table).where(*same))
+    try:
+        record_id = _inserted(connection, table, {"step_id": step_id, "item": record.item, **row.values})
+    except IntegrityError as error:
+        if "foreign key" in str(error.orig).lower():
+            raise ResultsError(f"step {step_id} is not in the database any more; run again") from error
+        raise ResultsError(
+            f"{type(record).__name__} {record.item!r}: another one of this step has the same item name; "
+            "a plugin must name its items uniquely"
+        ) from error
+    if row.children:
+        parent = {row.parent_column: record_id}
+        connection.execute(insert(row.child_table), [{**parent, **child} for child in row.children])
+
+
+def _inserted(connection: Connection, table: type[Any], values: Mapping[str, Any]) -> int:
+    """Insert one row; returns its id."""
+    key = connection.execute(insert(table).values(**values)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _link(connection: Connection, run_id: int, step_id: int, position: int, *, reused: bool) -> None:
+    link = tables.RunStep
+    connection.execute(delete(link).where(link.run_id == run_id, link.position == position))
+    connection.execute(delete(link).where(link.run_id == run_id, link.step_id == step_id))
+    connection.execute(insert(link).values(run_id=run_id, step_id=step_id, position=position, reused=reused))
+
+
+def _items(connection: Connection, step_id: int) -> frozenset[str]:
+    each = (select(table.item).where(table.step_id == step_id) for table in tables_judgements.RECORDS)
+    return frozenset(connection.execute(union_all(*each)).scalars())

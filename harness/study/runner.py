@@ -1,0 +1,401 @@
+"""The runner: does what is not yet done, stores every record as it comes, and is the only writer of results.
+
+An interrupted step keeps its folder and its stored items, and goes on from them. One run writes to a SQLite file at a
+time; a second one waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.contract.context import RunContext
+from harness.contract.executors import Executor, LocalExecutor
+from harness.contract.hooks import StepFinished, StepProgressed, StepStarted
+from harness.contract.progress import Progress
+from harness.errors import HarnessError, ResultsError, Waiting
+from harness.llm.session import Session
+from harness.records import StoredRecord
+from harness.store.journal import Journal
+from harness.store.lock import alone
+from harness.store.writer import Store
+from harness.study.artefacts import ARTEFACTS, folder_name, portable, read_outputs
+from harness.study.check import check_device, check_plan
+from harness.study.display import Display, Quiet, RunSummary
+from harness.study.interpret import execute
+from harness.study.manager import Manager
+from harness.study.plan import Plan, Step
+from harness.study.provenance import Provenance, collect
+from harness.study.steps import MakingRoom, Workbench, fresh_folder, provider_for
+from harness.study.worker_process import Job, Listening, Outcome, Second, Told, jobs_for, share, suits
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A step at work.
+
+    Attributes:
+        position: in the plan.
+        step: the step.
+        step_id: its row.
+        run: what it was handed.
+        began: when, on the monotonic clock.
+    """
+
+    position: int
+    step: Step
+    step_id: int
+    run: RunContext
+    began: float
+
+
+class Runner:
+    """Runs a plan against a database and an artefact folder."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        manager: Manager,
+        store: Store,
+        artifacts: Path,
+        *,
+        device: str = "cpu",
+        force: bool = False,
+        display: Display | None = None,
+        provenance: Provenance | None = None,
+        llm: Session | None = None,
+        accept_failed: bool = False,
+        executor: Executor | None = None,
+        jobs: int | None = 1,
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            plan: what to do.
+            manager: the loaded plugins.
+            store: the database.
+            artifacts: folder for checkpoints, activations and dictionaries.
+            device: torch device, or `auto`.
+            force: do every step again, also those that are done.
+            display: where a person watches.
+            provenance: of the run; collected here where it is not given.
+            llm: budget of the run's LLM calls.
+            accept_failed: a step is done though LLM calls failed that may succeed when they are asked again.
+            executor: where maps over shards run; None is this process.
+            jobs: 2 for a second process that does steps beside this one; None is what suits the plan and machine.
+        """
+        self.plan, self.manager, self.store, self.artifacts = plan, manager, store, artifacts.resolve()
+        self.force, self.display = force, display or Quiet()
+        self.llm, self.accept_failed = llm or Session(), accept_failed
+        self._wanted_device, self._device = device, None if device == "auto" else device
+        self.provenance = provenance or collect()
+        self.folders = {s.name: self.artifacts / folder_name(s) for s in plan.steps}
+        self.bench = Workbench(plan, manager, self.folders, self._explanations, self._evaluations)
+        self._jobs = jobs
+        self._second: Second | None = None
+        self._ahead: _Begun | None = None
+        self._waiting: dict[int, Step] = {}
+        self._ended: dict[str, str] = {}
+        self._alone: set[str] = set()
+        self.executor: Executor = MakingRoom(executor, self.bench) if executor else LocalExecutor()
+
+    def check(self, *, dry_run: bool = False) -> None:
+        """Find what would fail after minutes of work: a bad row of data, and what `harness.study.check` names.
+
+        Args:
+            dry_run: only a plan is wanted: the data may be out of reach, and no device is needed.
+        """
+        pending = [self.plan.step(name) for name in self.pending()]
+        asks_llm = any(self._asks_llm(step) for step in pending)
+        check_plan(self.plan, pending, self.store, self.llm, asks_llm=asks_llm, dry_run=dry_run)
+        if pending and not dry_run:
+            self.bench.traces()
+            check_device(self.plan, pending, self.device())
+
+    def pending(self) -> list[str]:
+        """Names of the steps that would run."""
+        return [s.name for s in self.plan.steps if self.force or self._done_before(s) is None]
+
+    def run(self) -> RunSummary:
+        """Do what is not done.
+
+        Raises:
+            HarnessError: a step failed; what it stored stays, and the next run goes on from there.
+            KeyboardInterrupt: likewise.
+        """
+        began = time.monotonic()
+        with alone(self.store.engine, self.display.note):
+            run_id = self.store.begin_run(
+                study=self.plan.study,
+                preset=self.plan.preset,
+                seed=self.plan.seed,
+                device=self._wanted_device,
+                provenance=self.provenance,
+                model=self.plan.row.model.path,
+                paper_benchmarks=self.plan.row.paper_benchmarks,
+            )
+            status, reason = "failed", "ended unexpectedly"
+            unfinished: dict[str, str] = {}
+            statuses = self._ended = {}
+            try:
+                self._open_second()
+                self._waiting = dict(enumerate(self.plan.steps))
+                while self._waiting or self._ahead is not None:
+                    position = self._next()
+                    if position is None:  # all that is left needs what the second process does
+                        self._look(run_id, patiently=True)
+                        continue
+                    step = self._waiting.pop(position)
+                    held = next((name for name in step.inputs if name in unfinished), None)
+                    if held is not None:
+                        unfinished[step.name] = f"needs {held}"
+                        statuses[step.name] = "held"
+                        self.display.end(step.name, "held", 0.0)
+                        continue
+                    ended, why = self._step(run_id, position, step)
+                    statuses[step.name] = ended
+                    if ended in ("incomplete", "waiting"):
+                        unfinished[step.name] = why
+                status = "waiting" if "waiting" in statuses.values() else "incomplete" if unfinished else "done"
+                reason = "; ".join(f"{name}: {why}" for name, why in unfinished.items())
+            except KeyboardInterrupt:
+                status, reason = "interrupted", "interrupted by the user"
+                raise
+            except HarnessError as error:
+                reason = str(error)
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise
+            finally:
+                self._close_second()
+                self.bench.engines.close()
+                self.store.finish_run(run_id, status=status, reason=reason or None)
+        wall_s = time.monotonic() - began
+        ends = list(statuses.values())
+        return RunSummary(run_id, len(ends), ends.count("reused"), wall_s, unfinished, "waiting" in ends)
+
+    def _next(self) -> int | None:
+        """The first step whose inputs have all ended."""
+        return next((p for p, s in self._waiting.items() if all(name in self._ended for name in s.inputs)), None)
+
+    # the second process
+
+    def _open_second(self) -> None:
+        pending = [self.plan.step(name) for name in self.pending()]
+        if pending and not isinstance(self.executor, MakingRoom):
+            jobs = self._jobs if self._jobs is not None else jobs_for(self.plan, self.device())
+            able = [step for step in pending if suits(step, asks_llm=self._asks_llm(step))]
+            self._second = share(self.plan, able, self.manager.registry, self.folders, jobs=jobs, device=self.device())
+
+    def _hand_over(self, run_id: int) -> None:
+        """Give the second process the last step that can begin: the first ones are this one's."""
+        if self._second is None or not self._second.usable or self._ahead is not None:
+            return
+        for position, step in reversed(self._waiting.items()):
+            ready = all(self._ended.get(name) in ("done", "reused") for name in step.inputs)
+            if not ready or step.name in self._alone or not suits(step, asks_llm=self._asks_llm(step)):
+                continue
+            if not self.force and self._done_before(step) is not None:
+                continue
+            del self._waiting[position]
+            self._ahead = begun = self._begin(run_id, position, step)
+            outputs = {name: self.bench.outputs[name] for name in step.inputs}
+            self._second.start(Job(step.name, begun.run.done, outputs))
+            return
+
+    def _look(self, run_id: int, *, patiently: bool = False) -> None:
+        """Store what the second process made, and give it something to do."""
+        begun = self._ahead
+        if self._second is not None and begun is not None:
+            for news in self._second.news(patiently=patiently):
+                if isinstance(news, Told):
+                    news.tell(begun.run.progress)
+                elif not isinstance(news, Outcome):
+                    self._store_record(begun, news)
+                elif news.failure is None:
+                    self._ahead = None
+                    self._ended[begun.step.name] = "done"
+                    self.manager.pm.hook.harness_run_step(
+                        step=begun.step.name, stage=begun.step.kind, execute=partial(int, news.n_records)
+                    )
+                    self._finish(begun, "done", "", news.wall_s)
+                else:
+                    self._ahead = None
+                    self._take_back(begun, news)
+        self._hand_over(run_id)
+
+    def _take_back(self, begun: _Begun, outcome: Outcome) -> None:
+        """The step is done again, here."""
+        _log.warning("%s: %s; it is done again in the first process", begun.step.name, outcome.failure)
+        self._finish(begun, "interrupted", outcome.failure or "", outcome.wall_s)
+        self._alone.add(begun.step.name)
+        self._waiting = dict(sorted({**self._waiting, begun.position: begun.step}.items()))
+
+    def _close_second(self) -> None:
+        if self._second is not None:
+            self._second.close()
+        if self._ahead is not None:
+            begun, self._ahead = self._ahead, None
+            reason = "the run ended before it"
+            self._finish(begun, "interrupted", reason, time.monotonic() - begun.began)
+
+    # steps
+
+    def _step(self, run_id: int, position: int, step: Step) -> tuple[str, str]:
+        """Run or reuse one step: how it ended, and why it is not done."""
+        found = None if self.force else self._done_before(step)
+        if found is not None:
+            self.bench.outputs[step.name] = found
+            self.store.link_reused(run_id, self._step_id(step), position)
+            self.display.end(step.name, "reused", 0.0)
+            return "reused", ""
+        begun = self._begin(run_id, position, step)
+        run = replace(begun.run, progress=Listening(begun.run.progress, lambda: self._look(run_id)))
+        self._hand_over(run_id)
+        status, reason = "failed", "ended unexpectedly"
+        try:
+            self.manager.pm.hook.harness_run_step(
+                step=step.name, stage=step.kind, execute=lambda: self._store_records(begun, run)
+            )
+            status, reason = self._complete(run)
+        except Waiting as waiting:
+            status, reason = "waiting", str(waiting)
+        except KeyboardInterrupt:
+            status, reason = "interrupted", "interrupted by the user"
+            raise
+        except Exception as error:
+            reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._finish(begun, status, reason, time.monotonic() - begun.began)
+        return status, reason
+
+    def _begin(self, run_id: int, position: int, step: Step) -> _Begun:
+        stale = self.store.find_step(step.key)
+        redo = stale is not None and (self.force or stale.status == "done")
+        # What an LLM was asked is in the journal: such a step begins again, replays it, and asks what had failed.
+        again = redo or (stale is not None and self._asks_llm(step))
+        step_id, done = self.store.begin_step(
+            run_id, position, **self._describe(step), provenance=self.provenance, restart=again
+        )
+        folder = fresh_folder(self.folders[step.name], keep=bool(stale) and not redo)
+        progress = self.display.begin(step.name, position + 1, len(self.plan.steps))
+        run = self._context(step, step_id, folder, done, progress)
+        self.manager.notify(self.manager.pm.hook.harness_step_started, StepStarted(step.name, step.key, len(done)))
+        return _Begun(position, step, step_id, run, time.monotonic())
+
+    def _finish(self, begun: _Begun, status: str, reason: str, wall_s: float) -> None:
+        step = begun.step
+        outputs = self.bench.outputs.get(step.name, {}) if status == "done" else {}
+        self.store.finish_step(
+            begun.step_id, status=status, reason=reason or None, wall_s=wall_s, output=portable(outputs, self.artifacts)
+        )
+        self.display.end(step.name, status, wall_s)
+        finished = StepFinished(step.name, step.key, status, wall_s, reason or None)
+        self.manager.notify(self.manager.pm.hook.harness_step_finished, finished)
+
+    def _complete(self, run: RunContext) -> tuple[str, str]:
+        """Whether a step that ran to its end is done: not where LLM calls failed that may yet succeed."""
+        n = len(run.calls.unanswered) if isinstance(run.calls, Journal) else 0
+        if not n or self.accept_failed:
+            return "done", ""
+        return "incomplete", f"{n} LLM call{'s' if n > 1 else ''} failed; the next run asks again (or --accept-failed)"
+
+    def _asks_llm(self, step: Step) -> bool:
+        if step.kind == "verify":
+            return True
+        return step.plugin is not None and self.manager.offer(step.plugin).registration.asks_llm
+
+    def _store_records(self, begun: _Begun, run: RunContext) -> int:
+        stored = 0
+        self.bench.outputs.setdefault(begun.step.name, {})
+        for record in execute(begun.step, self.bench, run):
+            self._store_record(begun, record)
+            stored += 1
+        return stored
+
+    def _store_record(self, begun: _Begun, record: StoredRecord) -> None:
+        self.store.write(begun.step_id, record)
+        kind = type(record).__name__
+        if kind in ARTEFACTS:
+            self.bench.outputs.setdefault(begun.step.name, {})[kind] = record
+        event = StepProgressed(begun.step.name, record.item)
+        self.manager.notify(self.manager.pm.hook.harness_step_progressed, event)
+
+    def _context(self, step: Step, step_id: int, folder: Path, done: frozenset[str], progress: Progress) -> RunContext:
+        return RunContext(
+            out_dir=folder,
+            seed=step.seed,
+            device=self.device(),
+            done=done,
+            progress=progress,
+            calls=self.store.calls(step_id),
+            provider=provider_for(self.bench),
+            roles=frozenset(self.plan.llms),
+            evaluate=self.plan.row.evaluate,
+            engines=self.bench.engines,
+            llm=self.llm,
+            executor=self.executor,
+        )
+
+    def device(self) -> str:
+        """The torch device; `auto` is the first GPU, else the CPU."""
+        if self._device is None:
+            import torch
+
+            self._device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        return self._device
+
+    def _device_of(self, step: Step) -> str:
+        """Where a step's passes run, for the record."""
+        mapped = step.kind in ("probe", "ablate") and self.executor.on_gpus
+        return "cuda (workers)" if mapped else self.device()
+
+    def _done_before(self, step: Step) -> dict[str, Any] | None:
+        """A finished step's artefact records; None where it must run (not done, or its files are gone)."""
+        row = self.store.find_step(step.key)
+        if row is None or row.status != "done":
+            return None
+        outputs = read_outputs(row.output or {}, self.artifacts)
+        gone = next((record.path for record in outputs.values() if not record.path.exists()), None)
+        if gone is not None:
+            _log.warning("%s: %s is gone; the step runs again", step.name, gone)
+            return None
+        return outputs
+
+    def _describe(self, step: Step) -> dict[str, Any]:
+        return {
+            "key": step.key,
+            "name": step.name,
+            "stage": step.kind,
+            "plugin": step.plugin,
+            "plugin_version": self.manager.offer(step.plugin).registration.version if step.plugin else None,
+            "config": step.config.model_dump(mode="json"),
+            "inputs": list(step.inputs),
+            "seed": step.seed,
+            "device": self._device_of(step),
+            "artifact": self.folders[step.name].name,
+        }
+
+    def _step_id(self, step: Step) -> int:
+        row = self.store.find_step(step.key)
+        if row is None:
+            raise ResultsError(f"{step.name} is not in the database any more; run again")
+        return row.id
+
+    def _explanations(self, name: str) -> list[Any]:
+        return self.store.explanations(self._step_id(self.plan.step(name)))
+
+    def _evaluations(self, name: str) -> list[Any]:
+        return self.store.evaluations(self._step_id(self.plan.step(name)))
+
+
+__all__: Sequence[str] = ["Display", "Quiet", "RunSummary", "Runner", "folder_name"]

@@ -1,0 +1,416 @@
+"""A results database of plausible synthetic records, hostile text included."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.config import digest
+from harness.records import (
+    PLANTED,
+    AblationScore,
+    ActivationSet,
+    AnswerVerdict,
+    Category,
+    CategoryAssignment,
+    CategoryTrial,
+    Checkpoint,
+    Dictionary,
+    DictionaryScore,
+    Enrichment,
+    EvaluationResult,
+    EventAssociation,
+    Exemplar,
+    Explanation,
+    ExplanationScore,
+    Feature,
+    JudgeTrial,
+    LatentEffect,
+    LLMCall,
+    LLMReply,
+    LLMRequest,
+    ModelRef,
+    PlantedFeature,
+    RatedContext,
+    Sample,
+)
+from harness.records import StoredRecord as AnyRecord
+from harness.store.writer import Store
+
+HOSTILE = '[red]a[/red] </script> b\u2028c | d % e \\f {g} $h$ & _i_ `j` "k" \x1b[31m \n l'
+"""Text as a model could write it: markup, HTML, line separators, escapes of terminals."""
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class FakeProvenance:
+    git_sha: str | None = "0123456789abcdef"
+    git_dirty: bool | None = True
+    versions: dict[str, str] = field(default_factory=lambda: {"python": "3.11.7", "torch": "2.13.0"})
+    argv: tuple[str, ...] = ("harness", "run", "--plugin", "rank1-lora")
+
+
+PROVENANCE = FakeProvenance()
+
+
+def step_values(name: str, stage: str = "probe", plugin: str | None = "adapter-activations") -> dict[str, object]:
+    """Arguments of `begin_step`."""
+    return {
+        "key": digest(name),
+        "name": name,
+        "stage": stage,
+        "plugin": plugin,
+        "plugin_version": "1",
+        "config": {"k": 4},
+        "inputs": [],
+        "seed": 7,
+        "provenance": PROVENANCE,
+        "device": "cpu",
+        "artifact": name.replace("/", "-"),
+    }
+
+
+def evaluation(
+    variant: str, benchmark: str, scores: list[int], *, engine: str = "hf fp32", repeats: int = 1
+) -> EvaluationResult:
+    """One item's repeats follow each other in `scores`. Every ninth answer was cut, every fourth of these loops."""
+    samples = tuple(
+        Sample(
+            doc_id=i // repeats, repeat=i % repeats, prompt="p", prompt_hash="h", response=HOSTILE,
+            extracted=None if i % 9 == 8 else str(s), target="1", score=s, finish="length" if i % 9 == 8 else "stop",
+            n_tokens=120 if i % 9 == 8 else 40 + i % 7, loops=i % 36 == 35,
+        )
+        for i, s in enumerate(scores)
+    )  # fmt: skip
+    return EvaluationResult(
+        item=f"{variant}/{benchmark}",
+        variant=variant,
+        benchmark=benchmark,
+        n_items=len(scores) // repeats,
+        score=sum(scores) / len(scores),
+        samples=samples,
+        chat_hash="c",
+        engine=engine,
+    )
+
+
+def ablation(scope: str, kl: float, **where: object) -> AblationScore:
+    name = "/".join([scope, *(str(v) for v in where.values())])
+    return AblationScore.model_validate(
+        {
+            "item": name, "scope": scope, "kl_nats": kl, "kl_ci_low": kl * 0.8, "kl_ci_high": kl * 1.3,
+            "n_tokens": 20480, "n_documents": 16, "n_components": 1 if scope == "component" else 7, **where,
+        }
+    )  # fmt: skip
+
+
+def feature(source: str, name: str, layer: int | None, projection: str | None, weight: float) -> Feature:
+    tokens = (" so", " a", " =", " 3", ";", " Wait", ",", HOSTILE, " ×", " b", "\n")
+    exemplars = tuple(
+        Exemplar(
+            rank=rank,
+            document=f"trace-{rank}",
+            position=20 + rank,
+            start=15,
+            tokens=tokens,
+            activations=tuple(weight if i == 5 else 0.0 for i in range(len(tokens))),
+            target=5,
+        )
+        for rank in range(2)
+    )
+    return Feature(
+        item=name,
+        source=source,
+        feature=name,
+        layer=layer,
+        projection=projection,
+        density_per_token=0.037,
+        activation_sum=100 * weight,
+        activation_max=weight,
+        n_tokens=20480,
+        exemplars=exemplars,
+        sampled=(exemplars[0].model_copy(update={"rank": 2, "quantile": 0.5}),),
+    )
+
+
+def fill(store: Store, *, n_layers: int = 4) -> int:
+    """A finished run with all kinds of records; returns its id."""
+    rng = random.Random(0)
+    run = store.begin_run(
+        study="rank1-lora",
+        preset="demo",
+        seed=0,
+        provenance=PROVENANCE,
+        device="cpu",
+        model="package://harness/organism/checkpoint",
+        paper_benchmarks={"organism_chain": "MATH500", "organism_long": "AIME24", "organism_choice": "GPQA-Diamond"},
+    )
+    position = 0
+    for name, stage, plugin, many in _steps(rng, n_layers):
+        step, _ = store.begin_step(run, position, **step_values(name, stage, plugin))  # type: ignore[arg-type]
+        store.write_many(step, many)
+        if stage == "interpret":
+            store.calls(step).store([_call(f"{name}-ok", "ok")])
+            store.calls(step).store([_call(f"{name}-bad", "failed")])
+        store.finish_step(step, status="done", wall_s=12.5 * (position + 1), output={})
+        position += 1
+    store.finish_run(run, status="done")
+    return run
+
+
+def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None, list[AnyRecord]]]:
+    lora = [
+        feature("adapter-activations", f"L{layer}.{p}{sign}", layer, p, rng.random())
+        for layer in range(n_layers)
+        for p in PROJECTIONS
+        for sign in "+-"
+    ]
+    latents = [feature("batch-topk", f"latent{i}", None, None, rng.random()) for i in range(40)]
+    evaluations = {v: _evaluations(v, rng) for v in ("base", "adapter", "full")}
+    return [
+        ("train/rank1-lora", "train", "rank1-lora", [_checkpoint()]),
+        *[(f"evaluate/{v}", "evaluate", None, [*own]) for v, own in evaluations.items()],
+        ("probe/adapter-activations", "probe", "adapter-activations", [_activation_set(), *lora]),
+        ("learn/batch-topk", "learn", "batch-topk", [*_dictionary(), *latents]),
+        *[(f"interpret/lexical/{own[0].source}", "interpret", "lexical", explanations(own)) for own in (lora, latents)],
+        ("categorise/lexical", "categorise", "lexical", _categories(lora + latents)),
+        ("plant/planted", "plant", None, _planted()),
+        ("score/lexical/adapter-activations", "score", "lexical", _scores(lora)),
+        ("judge/lexical", "judge", "lexical", _trials(lora)),
+        ("enrich/features", "enrich", None, _enrichment(lora)),
+        ("ablate/leave-one-out", "ablate", "leave-one-out", _leave_one_out(rng, n_layers)),
+        ("ablate/groups", "ablate", "groups", _groups(rng)),
+        *[(f"verify/{v}", "verify", None, _verdicts(own)) for v, own in evaluations.items()],
+    ]
+
+
+_RATES = {
+    "organism_chain": {"base": 0.25, "adapter": 0.9, "full": 0.95, "without-attention": 0.8, "without-mlp": 0.3},
+    "organism_long": {"base": 0.1, "adapter": 0.4, "full": 0.6, "without-attention": 0.3, "without-mlp": 0.1},
+    "organism_choice": {"base": 0.5, "adapter": 0.5, "full": 0.5, "without-attention": 0.5, "without-mlp": 0.4},
+}
+
+
+def _evaluations(variant: str, rng: random.Random) -> list[EvaluationResult]:
+    made = []
+    for benchmark, rates in _RATES.items():
+        if benchmark == "organism_choice" and variant in ("base", "full"):
+            scores = [1, 0] * 100  # no gap at all
+        else:
+            scores = [int(rng.random() < rates[variant]) for _ in range(200)]
+        made.append(evaluation(variant, benchmark, scores))
+    return made
+
+
+def _verdicts(own: list[EvaluationResult]) -> list[AnyRecord]:
+    """Of the answers that the rules reject, every tenth is accepted, and every seventh gets no verdict."""
+    made: list[AnyRecord] = []
+    for result in own:
+        for n, s in enumerate(s for s in result.samples if s.score == 0 and s.extracted is not None):
+            status = ("unparsed", "failed", "orders-disagree")[n // 7 % 3] if n % 7 == 6 else "answered"
+            equal = n % 10 == 0 if status == "answered" else None
+            said = status in ("answered", "orders-disagree")
+            made.append(
+                AnswerVerdict(
+                    item=f"{result.benchmark}/{s.doc_id}/{s.repeat}", variant=result.variant,
+                    benchmark=result.benchmark, doc_id=s.doc_id, repeat=s.repeat, grader="openai:judge_1",
+                    compared=HOSTILE, score_rules=s.score, equal_gold_first=bool(equal) if said else None,
+                    equal_gold_last=(equal is None or equal) if said else None, equal=equal,
+                    status=status,  # type: ignore[arg-type]
+                    reason="because",
+                )
+            )  # fmt: skip
+    return made
+
+
+def _groups(rng: random.Random) -> list[AnyRecord]:
+    made: list[AnyRecord] = [ablation("adapter", 0.51), ablation("group", 0.04, group="attention")]
+    made += [ablation("group", 0.43, group="mlp"), ablation("group", 0.21, group="gate_proj")]
+    made += [ablation("shapley", 0.4, group="mlp"), ablation("shapley", 0.1, group="attention")]
+    made += [ablation("greedy", 0.43, group="mlp", place=1), ablation("greedy", 0.5, group="attention", place=2)]
+    for variant in ("without-attention", "without-mlp"):
+        made += _evaluations(variant, rng)
+    return made
+
+
+def _leave_one_out(rng: random.Random, n_layers: int) -> list[AnyRecord]:
+    made: list[AnyRecord] = [ablation("adapter", 0.51)]
+    made += [ablation("layer", 0.05 + 0.2 * rng.random(), layer=layer) for layer in range(n_layers)]
+    made += [ablation("projection", 0.1 * rng.random(), projection=p) for p in PROJECTIONS]
+    for layer in range(n_layers):
+        for p in PROJECTIONS:
+            kl = 0.08 * rng.random() ** 3
+            block = "attention" if p in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
+            found = ablation("component", kl, layer=layer, projection=p)
+            made.append(found.model_copy(update={"group": block, **measured(kl, layer)}))
+    return made
+
+
+def measured(kl: float, layer: int) -> dict[str, object]:
+    """What a real sweep stores beside a KL; layer 0 is as noisy as its smallest cells."""
+    return {
+        "chosen_as": "all", "fisher_nats": kl * (0.9 + 0.05 * layer), "fisher_ci_low": kl / 2, "fisher_ci_high": kl * 2,
+        "n_draws": 64, "null_floor_nats": 1e-3 if layer == 0 else 1e-12, "ce_nats": 1.2, "ce_change_nats": kl / 3,
+        "ce_change_ci_low": -kl, "ce_change_ci_high": kl, "kl_prompt_nats": kl / 4, "n_tokens_prompt": 4096,
+        "kl_think_nats": kl * 1.2, "n_tokens_think": 16384, "n_tokens_answer": 0,
+        "document_kl_nats": tuple(kl * (0.5 + i / 15) for i in range(16)), "document_n_tokens": (1280,) * 16,
+        "engine": "prefix reuse, float32",
+    }  # fmt: skip
+
+
+def _checkpoint() -> Checkpoint:
+    return Checkpoint(
+        kind="adapter",
+        path=Path("/artifacts/train"),
+        base=ModelRef(path="package://harness/organism/checkpoint"),
+        chat_hash="c",
+        n_parameters=4864,
+        n_examples=1000,
+        losses=((10, 1.5), (20, 0.7)),
+    )
+
+
+def _activation_set() -> ActivationSet:
+    return ActivationSet(
+        source="adapter-activations", path=Path("/artifacts/probe"), columns=("L0.q_proj",), layers=(0,),
+        projections=("q_proj",), signed=True, n_tokens=20480, n_documents=200, chat_hash="c", site="a·x",
+    )  # fmt: skip
+
+
+def _dictionary() -> list[AnyRecord]:
+    score = DictionaryScore(
+        name="batch-topk", n_latents=224, n_alive=187, k=4, fvu=0.187, fvu_ci_low=0.17, fvu_ci_high=0.21, l0=4.02,
+        n_tokens=4096, n_documents=40, kl_base_nats=0.51, kl_splice_nats=0.061, kl_recovered=0.88,
+        density_histogram=(0, 0, 0, 0, 0, 2, 5, 60, 80, 30, 10, 0), n_tokens_alive=20000, l0_ci_low=3.9, l0_ci_high=4.1,
+        kl_base_ci_low=0.45, kl_base_ci_high=0.6, kl_splice_ci_low=0.05, kl_splice_ci_high=0.07,
+        kl_recovered_ci_low=0.85, kl_recovered_ci_high=0.9, n_splice_documents=40, stability=0.8,
+        stability_ci_low=0.77, stability_ci_high=0.83, n_matched=180,
+    )  # fmt: skip
+    fitted = Dictionary(name="batch-topk", path=Path("/artifacts/learn"), columns=("L0.q_proj",), n_latents=224, k=4)
+    effects = [
+        LatentEffect(
+            item=f"effect:latent{i}", source="batch-topk", latent=f"latent{i}", kl_nats=0.02 / (i + 1), kl_ci_low=0.001,
+            kl_ci_high=math.inf if i == 2 else 0.04, n_active=300, n_tokens=4096, n_documents=40,
+        )
+        for i in range(3)
+    ]  # fmt: skip
+    return [fitted, score, *effects]
+
+
+def _explanation(f: Feature, i: int) -> Explanation:
+    grade = (0, 1, 2, None)[i % 4]
+    status = "graded" if grade is not None else "dead" if i == 3 else ("unparsed", "failed")[i // 4 % 2]
+    return Explanation(
+        item=f.feature,
+        source=f.source,
+        feature=f.feature,
+        interpreter="lexical",
+        explanation=None if grade is None else f"operators {HOSTILE}",
+        grade=grade,  # type: ignore[arg-type]
+        status=status,  # type: ignore[arg-type]
+        reason="the reply was not JSON" if grade is None else "because",
+        n_exemplars=2,
+    )
+
+
+def explanations(own: list[Feature]) -> list[AnyRecord]:
+    return [_explanation(f, i) for i, f in enumerate(own)]
+
+
+def _categories(found: list[Feature]) -> list[AnyRecord]:
+    made: list[AnyRecord] = [
+        Category(item="category:operators", category="operators", name="Mathematical operators", definition="+ - ×"),
+        Category(item="category:discourse", category="discourse", name=f"Discourse {HOSTILE}", definition="Wait"),
+    ]
+    for i, f in enumerate(found):
+        category = ("operators", "discourse", "uncategorised")[i % 3]
+        made.append(
+            CategoryAssignment(
+                item=f"{f.source}/{f.feature}",
+                source=f.source,
+                feature=f.feature,
+                category=category,
+                reason="no match" if category == "uncategorised" else None,
+                subcategory="plus" if f.layer is None and category == "operators" else None,
+            )
+        )
+        made.append(
+            CategoryTrial(item=f"0/{f.source}/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",
+                          trial=0, category="operators" if i % 3 == 0 else "the_rest")
+        )  # fmt: skip
+    return made
+
+
+def _planted() -> list[AnyRecord]:
+    made: list[AnyRecord] = []
+    for kind, grade in (("monosemantic", 0), ("mixture", 2), ("random", 2)):
+        for i in range(5):
+            name = f"{kind}-{i}"
+            made.append(feature(PLANTED, name, None, None, 1.0))
+            made.append(PlantedFeature(item=name, feature=name, kind=kind, concepts=(HOSTILE,), right_grade=grade))  # type: ignore[arg-type]
+            made.append(
+                Explanation(item=name, source=PLANTED, feature=name, interpreter="lexical", explanation="x",
+                            grade=grade if i else 1, reason="because", n_exemplars=2)
+            )  # fmt: skip
+    return made
+
+
+def _scores(found: list[Feature]) -> list[AnyRecord]:
+    return [
+        ExplanationScore(
+            item=f"{kind}/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",
+            kind=kind,  # type: ignore[arg-type]
+            n_positive=5, n_negative=5, n_hard=2, n_unanswered=i % 2, balanced_accuracy=0.5 + i / 40 if i else None,
+            auc=None if i == 0 or kind == "intruder" else 0.6,
+            reason="1 held-out context, and 5 are needed" if i == 0 else None,
+            contexts=(RatedContext(document=HOSTILE, start=3, label=True, hard=False, rating=0.5),),
+        )
+        for i, f in enumerate(found[:10])
+        for kind in ("detection", "fuzzing", "intruder")
+    ]  # fmt: skip
+
+
+def _trials(found: list[Feature]) -> list[AnyRecord]:
+    return [
+        JudgeTrial(
+            item=f"{condition}/{trial}/{f.source}/{f.feature}", source=f.source, feature=f.feature,
+            interpreter="lexical", condition=condition,  # type: ignore[arg-type]
+            trial=trial, explanation="operators", grade=(0, 1, 2)[i % 3], status="graded", reason="because",
+        )
+        for i, f in enumerate(found[:12])
+        for condition in ("repeat", "shuffle")
+        for trial in range(2)
+    ]  # fmt: skip
+
+
+def _enrichment(found: list[Feature]) -> list[AnyRecord]:
+    return [
+        Enrichment(
+            item=f"{f.source}/{f.feature}", source=f.source, feature=f.feature, active_above=0.1, n_active=100,
+            n_tokens=1000, n_documents=10, top_class="operator", top_class_share=0.9,
+            events=tuple(
+                EventAssociation(family="event", event=event, n_event=50, n_both=30, activation_share=0.4,
+                                 odds_ratio=3.0 + i, ci_low=2.0, ci_high=9.0, p_value=0.001, q_value=0.01)
+                for event in ("wait", "digit")
+            ),
+        )
+        for i, f in enumerate(found)
+    ]  # fmt: skip
+
+
+def _call(name: str, status: str) -> LLMCall:
+    reply = LLMReply(text="{}", finish_reason="stop", model="m", input_tokens=100, output_tokens=20)
+    return LLMCall(
+        key=digest(name),
+        provider="scripted",
+        role="explainer",
+        request=LLMRequest(model="m", user=HOSTILE),
+        status=status,  # type: ignore[arg-type]
+        reply=reply if status == "ok" else None,
+        error=None if status == "ok" else "429 after 5 attempts",
+        n_attempts=1 if status == "ok" else 5,
+        latency_s=0.5,
+    )

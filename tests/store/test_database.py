@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect, text
+
+from harness.errors import ResultsError, StorageError
+from harness.store.database import (
+    SCHEMA_VERSIONS,
+    alembic_config,
+    database_url,
+    open_database,
+    schema_sql,
+    schema_version,
+    sentences,
+    sqlite_path,
+)
+from harness.store.writer import Store
+
+
+def test_migrations_make_exactly_the_tables(store: Store) -> None:
+    with store.engine.connect() as connection:
+        command.check(alembic_config(connection))
+        assert tuple(r.revision for r in ScriptDirectory.from_config(alembic_config(connection)).walk_revisions())[
+            ::-1
+        ] == (SCHEMA_VERSIONS)
+
+
+def test_downgrade_leaves_nothing(store: Store) -> None:
+    with store.engine.execution_options(write=True).begin() as connection:
+        command.downgrade(alembic_config(connection), "base")
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+        assert inspect(connection).get_view_names() == []
+
+
+def test_new_file_has_wal_foreign_keys_and_views(store: Store) -> None:
+    with store.engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+        assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 30_000
+        views = inspect(connection).get_view_names()
+        for view in views:
+            connection.execute(text(f"SELECT * FROM {view}")).all()
+        assert {"v_ablation", "v_dictionary", "v_evaluation", "v_feature", "v_latent"} <= set(views)
+    assert schema_version(store.engine) == SCHEMA_VERSIONS[-1]
+
+
+def test_a_migration_that_fails_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(connection: object) -> None:
+        from harness.store import database
+
+        connection.exec_driver_sql("CREATE TABLE half (a INTEGER)")  # type: ignore[attr-defined]
+        raise database.ResultsError("killed half way")
+
+    monkeypatch.setattr("harness.store.database._migrate", broken)
+    with pytest.raises(ResultsError, match="half way"):
+        open_database(tmp_path / "r.db")
+    with sqlite3.connect(tmp_path / "r.db") as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+
+
+def test_opening_an_up_to_date_file_is_fast_and_leaves_alembic_alone(store: Store) -> None:
+    code = (
+        "import sys, harness.store.writer as s\n"
+        f"s.Store.open({str(store.path)!r}).close()\n"
+        "print([m for m in ('alembic', 'torch', 'scipy', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        open_database(store.path or "").dispose()
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.06
+
+
+def test_a_newer_database_is_refused(store: Store) -> None:
+    with store.engine.execution_options(write=True).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ResultsError, match=r"schema 9999, newer.*pip install -U interp-harness"):
+        open_database(store.path or "")
+
+
+def test_what_is_not_a_database_is_refused(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("dear diary, this is not a database at all")
+    with pytest.raises(ResultsError, match="is not a database"):
+        open_database(other)
+    assert other.read_text().startswith("dear diary")
+    short = tmp_path / "short"
+    short.write_text("x")
+    with pytest.raises(ResultsError, match="is not a database"):
+        open_database(short)
+
+
+def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "photos.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE photo (id INTEGER)")
+    with pytest.raises(ResultsError, match="another program's database"):
+        open_database(path)
+
+
+def test_a_damaged_database_is_a_sentence(store: Store) -> None:
+    path = store.path
+    assert path is not None
+    store.close()
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * 8000)
+    with pytest.raises(ResultsError, match=r"damaged|not a database"):
+        open_database(path)
+
+
+def test_places_that_cannot_hold_one(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="is not a folder; create it"):
+        open_database(tmp_path / "missing" / "results.db")
+    with pytest.raises(ResultsError, match="is a folder"):
+        open_database(tmp_path)
+    with pytest.raises(ResultsError, match="no results at"):
+        open_database(tmp_path / "results.db", create=False)
+    assert not (tmp_path / "results.db").exists()
+
+
+def test_a_folder_that_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.store.database.os.access", lambda *_: False)
+    with pytest.raises(StorageError, match="not writable"):
+        open_database(tmp_path / "results.db")
+
+
+def test_an_empty_file_is_a_new_database(tmp_path: Path) -> None:
+    (tmp_path / "results.db").touch()
+    engine = open_database(tmp_path / "results.db")
+    assert schema_version(engine) == SCHEMA_VERSIONS[-1]
+    engine.dispose()
+
+
+def test_urls() -> None:
+    assert database_url() == "sqlite:///results.db"
+    assert sqlite_path(database_url("a b/100%.db")) == Path("a b/100%.db")
+    assert sqlite_path("sqlite:///a.db") == Path("a.db")
+    assert database_url("postgresql+psycopg://me:secret@host/name") == "postgresql+psycopg://me:***@host/name"
+    with pytest.raises(ResultsError, match=r"no driver|not a database URL"):
+        open_database("nonsense://x")
+    with pytest.raises(ResultsError, match="not a database URL"):
+        open_database("://")
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "says"),
+    [
+        ("database or disk is full", StorageError, "free some space"),
+        ("attempt to write a readonly database", StorageError, "permissions"),
+        ("disk I/O error", StorageError, "check the disk"),
+        ("database is locked", ResultsError, "another process"),
+        ("something else", ResultsError, "something else"),
+    ],
+)
+def test_driver_errors_are_sentences(message: str, kind: type[Exception], says: str) -> None:
+    with pytest.raises(kind, match=says), sentences("results.db"):
+        raise sqlite3.OperationalError(message)
+
+
+def test_schema_is_printable() -> None:
+    sql = schema_sql()
+    assert "CREATE TABLE sample" in sql
+    assert "CREATE VIEW v_recovery" not in sql
+    sqlite3.connect(":memory:").executescript(sql)
+
+
+def test_explanations_of_an_older_database_get_their_status(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'old.db'}")
+    step = "INSERT INTO step (id, key, name, stage, config_json, inputs_json, seed, status, started_at) VALUES "
+    explanation = (
+        "INSERT INTO explanation (step_id, item, source, feature, interpreter, grade, reason, raw, n_exemplars) "
+    )
+    with engine.begin() as connection:
+        command.upgrade(alembic_config(connection), "0001")
+        connection.execute(text(step + "(1, 'k', 's', 'interpret', '{}', '[]', 0, 'done', '')"))
+        for item, grade, reason, raw in [
+            ("a", 0, "because", None), ("b", None, "dead: no activating context", None), ("c", None, "no JSON", "{"),
+            ("d", None, "call failed: 500", None), ("e", None, "too few contexts: 3", None),
+        ]:  # fmt: skip
+            values = {"item": item, "grade": grade, "reason": reason, "raw": raw}
+            connection.execute(
+                text(explanation + "VALUES (1, :item, 's', :item, 'x', :grade, :reason, :raw, 1)"), values
+            )
+    engine.dispose()
+    with Store.open(str(tmp_path / "old.db")) as store:
+        found = {e.feature: e.status for e in store.explanations(1)}
+    assert found == {"a": "graded", "b": "dead", "c": "unparsed", "d": "failed", "e": "too-few-contexts"}

@@ -1,0 +1,210 @@
+"""Each hook, through a real plugin manager and a real run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from harness import AblationScore, Config, Registration, hookimpl
+from harness.contract.hooks import StepFinished, StepProgressed, StepStarted
+from harness.contract.stages import STAGES, Stage
+from harness.store.writer import Store
+from harness.study.manager import Manager
+from harness.study.plan import Plan, Step
+from harness.study.registry import Registry, StudyRow
+from harness.study.runner import Runner
+
+
+class CellsConfig(Config):
+    """Settings of the test's ablation."""
+
+    n: int = 3
+    """Cells to yield."""
+
+
+class Cells:
+    """An ablation without a model: yields numbered cells, and can be told to fail after some."""
+
+    fail_after: int | None = None
+    made: ClassVar[list[str]] = []
+
+    def __init__(self, config: CellsConfig) -> None:
+        self.config = config
+
+    def measure(self, subject: object, traces: object, run: Any) -> Iterator[AblationScore]:
+        for i in range(self.config.n):
+            if f"c{i}" in run.done:
+                continue
+            if Cells.fail_after is not None and i >= Cells.fail_after:
+                raise RuntimeError("the plugin broke")
+            Cells.made.append(f"c{i}")
+            yield AblationScore(
+                item=f"c{i}", scope="component", kl_nats=i, kl_ci_low=0, kl_ci_high=i, n_tokens=1, n_documents=1,
+                n_components=1,
+            )  # fmt: skip
+
+
+def cells_registration() -> Registration[Any]:
+    return Registration(name="cells", config=CellsConfig, load=lambda: Cells, summary="numbered cells")
+
+
+class Bench:
+    """A manager, a plan of one ablation step, and a store, without a model."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *plugins: object, n: int = 3) -> None:
+        study = {"summary": "s", "model": {"path": "m"}, "data": {"path": "d"}, "adapter": "x"}
+        registry = Registry(version=1, default_study="s", plugins=(), studies={"s": StudyRow.model_validate(study)})
+        self.manager = Manager(registry)
+        self.manager._keep([cells_registration()], "ablations", "test")
+        for plugin in plugins:
+            self.manager.pm.register(plugin)
+        step = Step("ablate/cells", "ablate", "cells", CellsConfig(n=n), (), f"key{n}", 1)
+        self.plan = Plan("s", None, registry.studies["s"], 0, (step,))
+        self.store = Store.open(tmp_path / "results.db")
+        self.artifacts = tmp_path / "artifacts"
+        # the step needs no adapter: everything else in its path is the real thing
+        monkeypatch.setattr("harness.study.steps.Workbench.adapter_subject", lambda *_: None)
+        monkeypatch.setattr("harness.study.steps.Workbench.documents", lambda *_: [])
+        monkeypatch.setattr(Cells, "fail_after", None)
+        monkeypatch.setattr(Cells, "made", [])
+
+    def run(self, **options: Any) -> Any:
+        return Runner(self.plan, self.manager, self.store, self.artifacts, **options).run()
+
+    def items(self) -> list[str]:
+        import sqlite3
+
+        with sqlite3.connect(str(self.store.path)) as connection:
+            return [r[0] for r in connection.execute("SELECT item FROM ablation_score ORDER BY item")]
+
+
+def registrar_works(stage: Stage) -> None:
+    class Plugin:
+        pass
+
+    @hookimpl
+    def offer(self: object) -> list[Registration[Any]]:
+        return [cells_registration()]
+
+    offer.__name__ = f"harness_{stage}"
+    setattr(Plugin, f"harness_{stage}", offer)
+    registry = Registry.model_validate(
+        {"version": 1, "default_study": "s", "plugins": [],
+         "studies": {"s": {"summary": "s", "model": {"path": "m"}, "data": {"path": "d"}, "adapter": "x"}}}
+    )  # fmt: skip
+    manager = Manager(registry)
+    manager._register(Plugin(), "test", "test")
+    assert manager.offer("cells").stage == stage
+
+
+def test_hook_harness_trainers() -> None:
+    registrar_works("trainers")
+
+
+def test_hook_harness_probes() -> None:
+    registrar_works("probes")
+
+
+def test_hook_harness_dictionaries() -> None:
+    registrar_works("dictionaries")
+
+
+def test_hook_harness_interpreters() -> None:
+    registrar_works("interpreters")
+
+
+def test_hook_harness_ablations() -> None:
+    registrar_works("ablations")
+
+
+def test_hook_harness_providers() -> None:
+    registrar_works("providers")
+
+
+def test_there_is_a_registrar_hook_for_every_stage() -> None:
+    from harness.contract import hooks as hookspecs
+
+    assert all(hasattr(hookspecs, f"harness_{stage}") for stage in STAGES)
+
+
+def test_hook_harness_run_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Wrapper:
+        @hookimpl(wrapper=True)
+        def harness_run_step(self, step: str, stage: str, execute: Callable[[], Any]) -> Iterator[None]:
+            seen.append((step, stage, "before"))
+            result = yield
+            seen.append((step, stage, result))
+            return result
+
+    bench = Bench(tmp_path, monkeypatch, Wrapper())
+    bench.run()
+    assert seen == [("ablate/cells", "ablate", "before"), ("ablate/cells", "ablate", 3)]
+    assert bench.items() == ["c0", "c1", "c2"]
+
+
+class Watcher:
+    """Keeps every event."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    @hookimpl
+    def harness_step_started(self, event: StepStarted) -> None:
+        self.events.append(event)
+
+    @hookimpl
+    def harness_step_progressed(self, event: StepProgressed) -> None:
+        self.events.append(event)
+
+    @hookimpl
+    def harness_step_finished(self, event: StepFinished) -> None:
+        self.events.append(event)
+
+
+def test_hook_harness_step_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher()
+    Bench(tmp_path, monkeypatch, watcher).run()
+    assert watcher.events[0] == StepStarted("ablate/cells", "key3", 0)
+
+
+def test_hook_harness_step_progressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher()
+    Bench(tmp_path, monkeypatch, watcher).run()
+    assert watcher.events[1:4] == [StepProgressed("ablate/cells", f"c{i}") for i in range(3)]
+
+
+def test_hook_harness_step_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher()
+    Bench(tmp_path, monkeypatch, watcher).run()
+    last = watcher.events[-1]
+    assert (last.step, last.status, last.reason) == ("ablate/cells", "done", None)
+    assert last.wall_s >= 0
+
+
+def test_a_failed_step_keeps_its_items_and_goes_on_from_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = Watcher()
+    bench = Bench(tmp_path, monkeypatch, watcher, n=5)
+    Cells.fail_after = 2
+    with pytest.raises(RuntimeError, match="the plugin broke"):
+        bench.run()
+    assert bench.items() == ["c0", "c1"]
+    assert watcher.events[-1].status == "failed"
+    Cells.fail_after = None
+    bench.run()
+    assert Cells.made == ["c0", "c1", "c2", "c3", "c4"], "nothing was made twice"
+    assert bench.items() == Cells.made
+
+
+def test_a_done_step_is_reused_and_force_does_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, monkeypatch)
+    assert bench.run().n_reused == 0
+    assert bench.run().n_reused == 1
+    assert Cells.made == ["c0", "c1", "c2"]
+    assert bench.run(force=True).n_reused == 0
+    assert Cells.made == ["c0", "c1", "c2"] * 2
+    assert bench.items() == ["c0", "c1", "c2"]

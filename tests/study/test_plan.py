@@ -1,0 +1,179 @@
+"""The plan: order of steps, what their keys depend on, and what can be asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.study.manager import Manager
+from harness.study.plan import Plan, make_plan, parse_settings
+from harness.study.registry import find_registry, read_registry
+
+
+def plan(target: str = "rank1-lora", **options: object) -> Plan:
+    registry = read_registry(find_registry(None))
+    return make_plan(registry, Manager(registry), target, **options)  # type: ignore[arg-type]
+
+
+SOURCES = ("adapter-activations", "mlp-neurons", "random-directions", "batch-topk")
+
+
+def keys(p: Plan) -> dict[str, str]:
+    return {s.name: s.key for s in p.steps}
+
+
+def test_inputs_come_before_what_reads_them_and_every_stage_is_there() -> None:
+    p = plan()
+    seen: set[str] = set()
+    for step in p.steps:
+        assert set(step.inputs) <= seen, step.name
+        seen.add(step.name)
+    assert {s.kind for s in p.steps} == {
+        "train", "evaluate", "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise",
+        "recategorise", "enrich", "ablate",
+    }  # fmt: skip
+
+
+def test_the_same_plan_has_the_same_keys_and_another_seed_has_others() -> None:
+    assert keys(plan()) == keys(plan())
+    assert not set(keys(plan()).values()) & set(keys(plan(seed=1)).values())
+
+
+def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None:
+    before, after = keys(plan()), keys(plan(settings={"batch-topk": {"k": 2}}))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {
+        "learn/batch-topk", "judge/batch-topk", "interpret/lexical/batch-topk", "score/lexical/batch-topk",
+        "regrade/lexical", "categorise/lexical", "recategorise/lexical", "enrich/features",
+    }  # fmt: skip
+    after = keys(plan(settings={"full-finetune": {"epochs": 1}}))
+    assert {name for name in before if before[name] != after[name]} == {"train/full-finetune", "evaluate/full"}
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "step"),
+    [
+        ("existing-dictionary", "existing-dictionary", "learn/existing-dictionary"),
+        ("existing-adapter", "pretrained-adapter", "train/pretrained-adapter"),
+    ],
+)
+def test_another_file_in_a_folder_that_is_read_changes_the_key(
+    target: str, name: str, step: str, tmp_path: Path
+) -> None:
+    def key() -> str:
+        return keys(plan(target, settings={name: {"path": str(tmp_path)}}))[step]
+
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"one")
+    first = key()
+    assert key() == first
+    weights.write_bytes(b"two")
+    assert key() != first
+
+
+def test_a_folder_that_is_needed_and_not_named_is_asked_for_before_anything_runs() -> None:
+    with pytest.raises(UsageError, match=r"--set existing-dictionary\.path=VALUE"):
+        plan("existing-dictionary")
+
+
+def test_the_benchmarks_batch_size_is_part_of_the_evaluations_only() -> None:
+    before, after = keys(plan()), keys(plan(settings={"evaluate": {"batch_size": 8}}))
+    assert {name.partition("/")[0] for name in before if before[name] != after[name]} == {"evaluate"}
+
+
+def test_another_provider_changes_nothing_but_the_interpretation() -> None:
+    before, after = keys(plan()), keys(plan(provider=("openai:gpt-5-mini",)))
+    shared = {n for n in before if "lexical" not in n}
+    assert all(before[n] == after[n] for n in shared)
+    assert {n for n in after if n not in shared} == {
+        *(f"{kind}/autointerp" for kind in ("regrade", "categorise", "recategorise")),
+        *(f"{kind}/autointerp/{s}" for kind in ("interpret", "score") for s in SOURCES),
+        "interpret/autointerp/planted",
+    }
+
+
+def test_grading_and_scoring_can_be_switched_off_and_change_their_own_steps_only() -> None:
+    before, after = keys(plan()), keys(plan(settings={"scoring": {"contexts": 4}, "grading": {"repeats": 3}}))
+    assert {n.partition("/")[0] for n in before if before[n] != after[n]} == {
+        "plant", "interpret", "score", "regrade", "recategorise",
+    }  # fmt: skip
+    assert {n for n in before if n.startswith("interpret") and before[n] != after[n]} == {"interpret/lexical/planted"}
+    off = {"planted": 0, "repeats": 0, "shuffles": 0, "recategorised": 0}
+    least = keys(plan(settings={"scoring": {"features": 0}, "grading": off}))
+    assert not [n for n in least if n.startswith(("plant", "score", "regrade", "recategorise"))]
+
+
+def test_a_second_judge_is_asked_where_one_is_named() -> None:
+    off = {"repeats": 0, "shuffles": 0}
+    assert "regrade/autointerp" not in keys(plan(provider=("scripted:a",), settings={"grading": off}))
+    two = plan(provider=("scripted:a", "second-judge=scripted:b"), settings={"grading": off})
+    assert "regrade/autointerp" in keys(two)
+    judged = plan(provider=("scripted:a", "judge=scripted:b"), settings={"grading": off})
+    assert "regrade/autointerp" in keys(judged), "it says how far the explainer's own grades agree with the judge's"
+
+
+def test_a_role_that_nobody_answers_is_refused_before_anything_runs() -> None:
+    with pytest.raises(UsageError, match="no LLM is named for explainer, categories, categoriser, scorer"):
+        plan(provider=("judge=scripted:a",))
+    every = ("explainer", "categories", "categoriser", "scorer")
+    assert plan(provider=tuple(f"{role}=scripted:a" for role in every)).llms.keys() == set(every)
+
+
+def test_a_single_plugin_is_planned_with_what_it_needs() -> None:
+    assert [s.name for s in plan("batch-topk").steps] == [
+        "train/rank1-lora",
+        "probe/adapter-activations",
+        "learn/batch-topk",
+        "judge/batch-topk",
+    ]
+    assert [s.name for s in plan("mlp-neurons").steps] == ["train/rank1-lora", "probe/mlp-neurons"]
+    assert [s.name for s in plan("full-finetune").steps] == ["train/full-finetune"]
+    whole = keys(plan())
+    for name, key in keys(plan("batch-topk")).items():
+        assert whole[name] == key, "a single plugin reuses what the study did"
+
+
+def test_only_keeps_a_stage_and_its_inputs() -> None:
+    names = [s.name for s in plan(only=["evaluate"]).steps]
+    assert names == ["train/rank1-lora", "train/full-finetune", "evaluate/base", "evaluate/adapter", "evaluate/full"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target": "rank1-lroa"}, "nearest: 'rank1-lora'"),
+        ({"preset": "dmo"}, "nearest: 'demo'"),
+        ({"settings": {"rank1-lora": {"rnk": 2}}}, "no key of rank1-lora 'rnk'; nearest: 'rank'"),
+        ({"settings": {"batch-topkk": {"k": 2}}}, "nearest: 'batch-topk'"),
+        ({"settings": {"rank1-lora": {"rank": 0}}}, "rank1-lora.rank=0"),
+        ({"settings": {"chat": {"thnk_header": "x"}}}, "nearest: 'think_header'"),
+        ({"only": ["trian"]}, "nearest: 'train'"),
+        ({"provider": ("opnai:x",)}, "nearest: 'openai'"),
+        ({"target": "openai"}, "--provider openai"),
+    ],
+)
+def test_what_is_unknown_names_the_nearest(options: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(**options)  # type: ignore[arg-type]
+    assert words in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_settings_are_yaml_and_malformed_ones_are_named() -> None:
+    assert parse_settings(["a.b=3", "a.c=[1, 2]", "chat.end=<x>"]) == {
+        "a": {"b": 3, "c": [1, 2]},
+        "chat": {"end": "<x>"},
+    }
+    with pytest.raises(UsageError, match=r"write NAME\.KEY=VALUE"):
+        parse_settings(["epochs=3"])
+
+
+def test_another_format_for_reading_changes_what_reads_and_nothing_else() -> None:
+    before = keys(plan())
+    after = keys(plan(settings={"read_chat": {"template": "unclosed", "system": "Be helpful."}}))
+    changed = {name.partition("/")[0] for name in before if before[name] != after[name]}
+    assert changed == {
+        "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise", "recategorise", "enrich",
+    }  # fmt: skip
