@@ -18,7 +18,7 @@ from harness.errors import DataError, UsageError
 from harness.records import Dictionary
 from harness.testing import tiny_activations
 from harness_plugins.dictionaries.baselines import harness_dictionaries
-from harness_plugins.dictionaries.directions import kth_largest
+from harness_plugins.dictionaries.baselines.learners import kth_largest
 
 NAMES = ("pca", "ica", "k-means", "random-dictionary", "identity")
 SIGNED = {"pca", "ica", "identity"}

@@ -21,13 +21,13 @@ from harness.errors import DataError, UsageError
 from harness.model.subject import Subject
 from harness.records import Dictionary
 from harness.testing import tiny_activations, tiny_traces
-from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig, harness_dictionaries
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.learner import BatchTopKLearner, schedule
+from harness_plugins.dictionaries.batch_topk.units import Units, fitted, fitted_weights
 from harness_plugins.dictionaries.checks import refuse_unusable
-from harness_plugins.dictionaries.files import fitted_weights, load_dictionary, save_dictionary
+from harness_plugins.dictionaries.files import load_dictionary, save_dictionary
 from harness_plugins.dictionaries.sae import JumpRelu
-from harness_plugins.dictionaries.training import BatchTopKLearner, schedule
-from harness_plugins.dictionaries.units import Units, fitted
 from harness_plugins.probes import adapter_activations
 
 
