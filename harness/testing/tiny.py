@@ -1,14 +1,24 @@
-"""What plugin authors test with: tiny real models, adapters and traces, made in a second."""
+"""Tiny real models, adapters, traces, activations and evidence, made in a second, and a journal in memory."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.model.chat import ChatFormat
-from harness.records import ActivationSet, Checkpoint, LLMCall, LLMRequest, ModelRef, Trace
+from harness.records import (
+    ActivationSet,
+    Checkpoint,
+    Evidence,
+    Exemplar,
+    LLMCall,
+    LLMRequest,
+    ModelRef,
+    Trace,
+)
 
 Architecture = Literal["qwen2", "llama", "gpt2", "gemma", "mistral", "phi3"]
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_pad|>")
@@ -177,6 +187,36 @@ def tiny_activations(
         document = Document(name, text, tuple(range(n)), spans, tuple(["think"] * n), (False,) * n)
         store.append(document, np.asarray(values, dtype=np.float32) if isinstance(values, np.ndarray) else values)
     return store.finish()
+
+
+def tiny_evidence(n_contexts: int = 12) -> list[Evidence]:
+    """Four features, each of which is active on one word of `tiny_traces`: `First,`, `×`, `Wait,` and `Therefore`."""
+    documents = [re.findall(r"\S+ ?", trace.trace) for trace in tiny_traces(n_contexts)]
+    features = []
+    for layer, word in enumerate(("First,", "×", "Wait,", "Therefore")):
+        exemplars = []
+        for rank, words in enumerate(documents):
+            position = next(i for i, w in enumerate(words) if w.strip() == word)
+            start = max(0, position - 5)
+            window = range(start, min(len(words), position + 6))
+            exemplars.append(
+                Exemplar(
+                    rank=rank,
+                    document=f"t{rank}",
+                    position=position,
+                    start=start,
+                    tokens=tuple(words[i] for i in window),
+                    activations=tuple(float(n_contexts - rank) * (i == position) for i in window),
+                    target=position - start,
+                )
+            )
+        name = f"L{layer}.q_proj+"
+        features.append(
+            Evidence(
+                source="adapter-activations", feature=name, layer=layer, projection="q_proj", exemplars=tuple(exemplars)
+            )
+        )
+    return features
 
 
 class MemoryCalls:
