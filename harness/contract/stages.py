@@ -1,7 +1,7 @@
 """The stages' contracts: one Protocol each, what a plugin registers, and what a run hands to it.
 
-A plugin offers `Registration`s; the host picks one by name, validates its config, imports the implementation and
-constructs it with the config. No torch here: a registration names its class, and the host imports it when it is used.
+A plugin offers `Registration`s; the host picks one by name, validates its config, imports the implementation's class
+and constructs it with the config. No torch here: plugins import theirs with the implementation.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Registration(Generic[T_co]):
     Attributes:
         name: what users type; unique over all plugins.
         config: the Config class; its docstrings are the reference that `harness plugins show` prints.
-        load: `"module:Class"` of the implementation, which takes the config; imported when the plugin is first used.
-            A function without arguments that returns the class does as well.
+        load: where the implementation, a callable `config -> implementation`, is: `"package.module:Class"`, or a
+            function that imports and returns it. It may import torch.
         summary: one line for `harness plugins`.
         version: part of every step's key: raise it when results change.
         scores: whether an interpreter also answers scoring tests (`Scorer`).
@@ -65,7 +65,7 @@ class Registration(Generic[T_co]):
 
     name: str
     config: type[Config]
-    load: str | Callable[[], Callable[[Any], T_co]]
+    load: Callable[[], Callable[[Any], T_co]] | str
     summary: str
     version: str = "1"
     needs: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ class Registration(Generic[T_co]):
             object.__setattr__(self, "load", partial(_import_named, self.name, self.load))
 
     def implementation(self) -> Callable[[Any], T_co]:
-        """Import the implementation: a class, or a function that takes the config.
+        """Import the implementation: a callable `config -> implementation`.
 
         Raises:
             UsageError: `load` names a module that cannot be imported, or nothing in it.

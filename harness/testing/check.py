@@ -15,7 +15,7 @@ from harness.config import Config
 from harness.contract import stages
 from harness.contract.context import RunContext
 from harness.contract.provider import Provider
-from harness.contract.stages import Registration, Stage
+from harness.contract.stages import Registration
 from harness.records.base import Record
 from harness.testing.tiny import (
     MemoryCalls,
@@ -26,13 +26,13 @@ from harness.testing.tiny import (
     tiny_traces,
 )
 
-_PROTOCOLS: dict[Stage, type] = {
-    "trainers": stages.Trainer,
-    "probes": stages.Probe,
-    "dictionaries": stages.DictionaryLearner,
-    "interpreters": stages.Interpreter,
-    "ablations": stages.Ablation,
-    "providers": Provider,
+_PROTOCOLS: dict[str, type] = {
+    "train": stages.Trainer,
+    "probe": stages.Probe,
+    "learn": stages.DictionaryLearner,
+    "interpret": stages.Interpreter,
+    "ablate": stages.Ablation,
+    "provide": Provider,
 }
 
 
@@ -74,7 +74,7 @@ def check_plugin(
     assert first, f"{registration.name} made no record"
     assert _comparable(first, folder / "first") == _comparable(again, folder / "again"), "same seed, other records"
     assert _weights(folder / "first") == _weights(folder / "again"), "same seed, other weights or activations"
-    if stage in ("ablations", "interpreters"):
+    if stage in ("ablate", "interpret"):
         done = frozenset(_item(record) for record in first)
         run = RunContext(**{"out_dir": folder / "done", "seed": 1, **fields, "done": done})
         assert attempt(implementation, run) == [], "items in run.done were made again"
@@ -97,7 +97,7 @@ def _check_config(registration: Registration[Any], values: Mapping[str, Any]) ->
     raise AssertionError(f"{kind.__name__} takes a setting that it does not have")
 
 
-def _stage_of(name: str, implementation: Any) -> Stage:
+def _stage_of(name: str, implementation: Any) -> str:
     """The stage whose methods the implementation has, with the arguments that the host passes."""
     for stage, protocol in _PROTOCOLS.items():
         methods = {n: m for n, m in vars(protocol).items() if inspect.isfunction(m) and not n.startswith("_")}
@@ -198,13 +198,13 @@ def _complete(folder: Path) -> Attempt:
     return lambda provider, run: asyncio.run(ask(provider))
 
 
-_ATTEMPTS: dict[Stage, Callable[[Path], Attempt]] = {
-    "trainers": _train,
-    "probes": _probe,
-    "dictionaries": _learn,
-    "interpreters": _interpret,
-    "ablations": _ablate,
-    "providers": _complete,
+_ATTEMPTS: dict[str, Callable[[Path], Attempt]] = {
+    "train": _train,
+    "probe": _probe,
+    "learn": _learn,
+    "interpret": _interpret,
+    "ablate": _ablate,
+    "provide": _complete,
 }
 
 

@@ -34,7 +34,7 @@ def documents(n_tokens: int = 6000, d_in: int = 8, seed: int = 0) -> tuple[dict[
 
 def fit(name: str, stored: StoredActivations, folder: Path, *, seed: int = 0, **config: Any) -> tuple[Any, Dictionary]:
     (offer,) = [r for r in harness_dictionaries() if r.name == name]
-    learner = offer.load()(offer.config(**{"k": 2, **config}))
+    learner = offer.implementation()(offer.config(**{"k": 2, **config}))
     return learner, learner.fit(stored.set, RunContext(out_dir=folder, seed=seed))
 
 

@@ -10,7 +10,7 @@ from harness_plugins.interpreters.lexical.token_classes import PLURAL, ROLE_OF, 
 
 def make(**settings):
     (registration,) = lexical.harness_interpreters()
-    return registration.load()(registration.config(**settings))
+    return registration.implementation()(registration.config(**settings))
 
 
 @pytest.fixture(scope="module")

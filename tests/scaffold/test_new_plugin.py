@@ -51,9 +51,8 @@ def test_the_generated_test_of_every_stage_passes(packages: Path) -> None:
 
 def test_the_harness_knows_the_installed_plugins_and_their_settings(packages: Path) -> None:
     listed = run("harness.cli", "plugins", cwd=packages, PYTHONPATH=str(packages / "site"), COLUMNS="200")
-    for stage, folder in STAGES.items():
+    for stage in STAGES:
         (row,) = (line for line in listed.splitlines() if f" my-{stage} " in line)
-        assert folder in row
         assert f"entry point: my-{stage}" in row
     shown = run("harness.cli", "plugins", "show", "my-ablate", cwd=packages, PYTHONPATH=str(packages / "site"))
     assert "n_documents" in shown
