@@ -64,7 +64,7 @@ def calls() -> Ratio:
     registration = next(r for r in openai_chat.harness_providers() if r.name == "openai")
     rounds = iter(range(1000))
     with server() as url, tempfile.TemporaryDirectory() as folder:
-        provider = registration.load()(registration.config(base_url=url, concurrency=CONCURRENCY))
+        provider = registration.implementation()(registration.config(base_url=url, concurrency=CONCURRENCY))
         journal, took, cpu_s = journalled(Path(folder)), [], []
 
         def ours() -> None:
@@ -104,7 +104,7 @@ def replay() -> Ratio:
     import sqlite3
 
     registration = next(r for r in openai_chat.harness_providers() if r.name == "openai")
-    provider = registration.load()(registration.config(base_url="http://127.0.0.1:9/v1"))
+    provider = registration.implementation()(registration.config(base_url="http://127.0.0.1:9/v1"))
     requests = prompts(N_REPLAYED, 0)
     with tempfile.TemporaryDirectory() as folder:
         journal = journalled(Path(folder))

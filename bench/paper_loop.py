@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
-from harness_plugins.dictionaries.dense import DenseGradients
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.dense import DenseGradients
 
 MATHS = Maths(
     k=16, decoder="norm-aware", activation="none", centred=False, k_aux=16, aux_coefficient=1 / 32, aux_of="error"

@@ -9,8 +9,8 @@ import torch
 from bench.measure import Ratio, compare
 from bench.paper_loop import PaperLoop
 from bench.planted import Planted
-from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
-from harness_plugins.dictionaries.descent import Descent
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.descent import Descent
 from harness_plugins.dictionaries.sae import JumpRelu
 from harness_plugins.dictionaries.selection import best_precision
 

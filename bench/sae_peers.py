@@ -14,8 +14,8 @@ import torch
 
 from bench.measure import Ratio, compare
 from bench.sae import N_DEAD, PATHS, STANDARD, D, F, K, batches_of
-from harness_plugins.dictionaries.autoencoder import Autoencoder
-from harness_plugins.dictionaries.descent import Descent
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder
+from harness_plugins.dictionaries.batch_topk.descent import Descent
 
 NEEDS = ("dictionary_learning", "sae_lens")
 LR = 1e-3

@@ -22,12 +22,12 @@ from bench.paper_loop import MATHS as PAPER_MATHS
 from bench.paper_loop import PaperLoop
 from bench.planted import Planted
 from bench.sae import STANDARD, D, F
-from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
 from harness_plugins.dictionaries.batch_topk import PAPER_CODE, BatchTopKConfig
-from harness_plugins.dictionaries.checkpoint import TrainingState
-from harness_plugins.dictionaries.dense import reconstructed
-from harness_plugins.dictionaries.descent import Descent
-from harness_plugins.dictionaries.training import schedule
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.checkpoint import TrainingState
+from harness_plugins.dictionaries.batch_topk.dense import reconstructed
+from harness_plugins.dictionaries.batch_topk.descent import Descent
+from harness_plugins.dictionaries.batch_topk.learner import schedule
 
 BY_HAND = "5 to 16 minutes"
 TARGET_FVU = 0.26

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.contract.stages import Registration as Registration
     from harness.contract.stages import Trainer as Trainer
     from harness.errors import HarnessError as HarnessError
+    from harness.model.measure import measure_kl as measure_kl
     from harness.records import AblationScore as AblationScore
     from harness.records import ActivationSet as ActivationSet
     from harness.records import Category as Category
@@ -46,6 +47,7 @@ _HOME = {
     "harness.contract.codec": ["Codec"],
     "harness.contract.context": ["RunContext"],
     "harness.contract.provider": ["Provider"],
+    "harness.model.measure": ["measure_kl"],
     "harness.contract.stages": [
         "Ablation", "DictionaryLearner", "Interpreter", "Probe", "Registration", "Trainer",
     ],
@@ -79,6 +81,7 @@ __all__ = [
     "Trace",
     "Trainer",
     "hookimpl",
+    "measure_kl",
 ]
 
 

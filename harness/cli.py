@@ -16,6 +16,7 @@ from harness.render.commands import figures, report, sql
 from harness.render.dashboard.command import dashboard
 from harness.render.dictionary_command import dictionary
 from harness.render.terminal import make_console
+from harness.scaffold.command import new_plugin
 from harness.startup import prepare
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def run(
 @cli.group(invoke_without_command=True)
 @click.pass_context
 def plugins(ctx: click.Context) -> None:
-    """List plugins and studies, show one's settings, or print the hook reference."""
+    """List plugins and studies, show one's settings, print the hook reference, or begin a plugin of your own."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(plugins_list)
 
@@ -261,6 +262,8 @@ def plugins_hooks() -> None:
 
     make_console().print(hook_reference(), markup=False, highlight=False)
 
+
+plugins.add_command(new_plugin)
 
 for _command in (report, figures, sql, dashboard, dictionary):
     cli.add_command(_command)

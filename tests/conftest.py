@@ -19,8 +19,7 @@ from tests.commands import Warm, command_environment
 from tests.once import once
 
 if TYPE_CHECKING:
-    from harness.model.subject import Subject
-    from harness.records import Checkpoint, ModelRef
+    from harness.records import ModelRef
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -89,31 +88,6 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert done.returncode == 0, done.stderr
 
     return once(tmp_path_factory, "tiny-study", build)
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
-    """A random Qwen2 of two layers."""
-    from harness.testing import tiny_model
-
-    return tiny_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tiny_base: ModelRef, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A random rank-1 adapter on it."""
-    from harness.testing import tiny_adapter
-
-    return tiny_adapter(tiny_base, tmp_path_factory.mktemp("adapter"))
-
-
-@pytest.fixture
-def tiny_subject(tiny_base: ModelRef, tiny_checkpoint: Checkpoint) -> Subject:
-    """Both, loaded."""
-    from harness.model.chat import ChatFormat
-    from harness.model.subject import load_subject
-
-    return load_subject(tiny_base, ChatFormat(), tiny_checkpoint)
 
 
 @pytest.fixture(scope="session")

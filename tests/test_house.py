@@ -22,17 +22,16 @@ def test_the_packaged_registry_is_the_one_at_the_top() -> None:
     assert (ROOT / "harness" / "registry.yaml").resolve() == ROOT / "registry.yaml"
 
 
-def test_every_plugin_module_is_in_the_registry_and_lies_in_its_stages_folder() -> None:
+def test_every_plugin_is_one_folder_and_is_in_the_registry() -> None:
     rows = yaml.safe_load((ROOT / "registry.yaml").read_text())["plugins"]
     for row in rows:
-        package, folder, _ = row["module"].split(".")
-        assert (package, folder) == ("harness_plugins", row["stage"])
-    offered = {
-        f"harness_plugins.{file.parent.name}.{file.stem}"
-        for file in (ROOT / "plugins").glob("*/*.py")
-        if "@hookimpl" in file.read_text()
-    }
-    assert offered == {row["module"] for row in rows}
+        package, stage, plugin = row["module"].split(".")
+        assert (package, stage) == ("harness_plugins", row["stage"])
+        assert (ROOT / "plugins" / stage / plugin / "__init__.py").is_file(), row["module"]
+    offering = [file for file in (ROOT / "plugins").rglob("*.py") if "@hookimpl" in file.read_text()]
+    modules = {"harness_plugins." + ".".join(file.relative_to(ROOT / "plugins").parent.parts) for file in offering}
+    assert {file.name for file in offering} == {"__init__.py"}
+    assert modules == {row["module"] for row in rows}
 
 
 def test_what_is_exported_is_sorted_and_complete() -> None:

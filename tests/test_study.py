@@ -147,7 +147,7 @@ def test_every_artefact_carries_the_hash_of_the_one_chat_format(study: Path) -> 
 
 def test_a_plugin_from_an_installed_package_runs_in_the_study(study: Path, rows: Rows, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    package = Path(__file__).parent / "third_party"
+    package = Path(__file__).parent / "third_party" / "depth"
     source = tmp_path / "package"
     subprocess.run(["cp", "-r", str(package), str(source)], check=True)
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(site)]

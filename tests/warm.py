@@ -14,9 +14,9 @@ import traceback
 from harness.startup import prepare
 
 LIBRARIES = (
-    "harness.study.runner", "harness.render.render", "harness_plugins.ablations.sweeps",
-    "harness_plugins.dictionaries.training", "harness_plugins.interpreters.autointerp_interpreter",
-    "harness_plugins.providers.openai_client", "harness_plugins.trainers.lora", "lm_eval.evaluator",
+    "harness.study.runner", "harness.render.render", "harness_plugins.ablations.leave_one_out.ablation",
+    "harness_plugins.dictionaries.batch_topk.learner", "harness_plugins.interpreters.autointerp.interpreter",
+    "harness_plugins.providers.openai_chat.client", "harness_plugins.trainers.rank1_lora.trainer", "lm_eval.evaluator",
     "lm_eval.models.huggingface",
 )  # fmt: skip
 

@@ -1,19 +1,22 @@
 """The stages' contracts: one Protocol each, what a plugin registers, and what a run hands to it.
 
-A plugin offers `Registration`s; the host picks one by name, validates its config, calls `load()` for the
-implementation's class and constructs it with the config. No torch here: plugins import theirs inside `load`.
+A plugin offers `Registration`s; the host picks one by name, validates its config, imports the implementation's class
+and constructs it with the config. No torch here: plugins import theirs with the implementation.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from harness.config import Config
 from harness.contract.codec import Codec
 from harness.contract.context import RunContext
 from harness.contract.provider import Provider
+from harness.errors import UsageError
 from harness.records import (
     AblationScore,
     ActivationSet,
@@ -49,7 +52,8 @@ class Registration(Generic[T_co]):
     Attributes:
         name: what users type; unique over all plugins.
         config: the Config class; its docstrings are the reference that `harness plugins show` prints.
-        load: imports the implementation and returns a callable `config -> implementation`. Heavy imports belong here.
+        load: where the implementation, a callable `config -> implementation`, is: `"package.module:Class"`, or a
+            function that imports and returns it. It may import torch.
         summary: one line for `harness plugins`.
         version: part of every step's key: raise it when results change.
         scores: whether an interpreter also answers scoring tests (`Scorer`).
@@ -61,7 +65,7 @@ class Registration(Generic[T_co]):
 
     name: str
     config: type[Config]
-    load: Callable[[], Callable[[Any], T_co]]
+    load: Callable[[], Callable[[Any], T_co]] | str
     summary: str
     version: str = "1"
     needs: tuple[str, ...] = ()
@@ -69,6 +73,28 @@ class Registration(Generic[T_co]):
     scores: bool = False
     fits: bool = True
     baseline: bool = False
+
+    def __post_init__(self) -> None:
+        """Make `load` a function where it is a name, so that `registration.load()` returns the class either way."""
+        if isinstance(self.load, str):
+            object.__setattr__(self, "load", partial(_import_named, self.name, self.load))
+
+    def implementation(self) -> Callable[[Any], T_co]:
+        """Import the implementation: a callable `config -> implementation`.
+
+        Raises:
+            UsageError: `load` names a module that cannot be imported, or nothing in it.
+        """
+        assert callable(self.load)
+        return self.load()
+
+
+def _import_named(plugin: str, target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"plugin {plugin!r}: cannot load {target!r} (module:Class): {error}") from error
 
 
 class Trainer(Protocol):

@@ -92,7 +92,7 @@ class Manager:
 
     def implementation(self, name: str, config: Config) -> Any:
         """Import and construct a plugin's implementation. This is where torch is imported."""
-        return self.offer(name).registration.load()(config)
+        return self.offer(name).registration.implementation()(config)
 
     def notify(self, observe: Callable[..., Any], event: object) -> None:
         """Call the observers of an event. What they raise is logged and counted."""

@@ -12,42 +12,18 @@ from harness.dictionaries.weights import CONFIG, Weights, load_weights, read_con
 
 from .sae import JumpRelu
 from .signed import SignedJumpRelu
-from .units import Fitted
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = [
     "CONFIG",
-    "fitted_weights",
     "in_raw_units",
     "load_dictionary",
     "open_codec",
     "read_config",
     "save_dictionary",
 ]
-
-
-def fitted_weights(
-    model: Fitted, scale: Float[torch.Tensor, " d_in"], threshold: float, *, signed: bool = False
-) -> Weights:
-    """A trained autoencoder in raw units.
-
-    Args:
-        model: trained in units of `scale`.
-        scale: what each column was divided by.
-        threshold: the fixed threshold, in those units.
-        signed: whether codes are.
-    """
-    weights = Weights(
-        W_enc=model.W_enc.detach(),
-        W_dec=model.W_dec.detach(),
-        b_enc=model.b_enc.detach(),
-        b_dec=model.b_dec.detach(),
-        threshold=torch.full_like(model.b_enc.detach(), threshold),
-        signed=signed,
-    )
-    return in_raw_units(weights, scale)
 
 
 def save_dictionary(folder: Path, weights: Weights, metadata: dict[str, Any]) -> None:

@@ -24,8 +24,8 @@ def main(job_file: str) -> None:
     prepare()
     from harness.model.chat import ChatFormat
 
-    from .full import FullTrainer
-    from .lora import LoraTrainer
+    from .full_finetune.trainer import FullTrainer
+    from .rank1_lora.trainer import LoraTrainer
 
     job: dict[str, Any] = json.loads(Path(job_file).read_text(encoding="utf-8"))
     out_dir = Path(job["out_dir"])

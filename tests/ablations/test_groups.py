@@ -10,7 +10,7 @@ from harness.model.subject import Subject
 from harness.records import AblationScore, EvaluationResult
 from harness.testing import tiny_traces
 from harness_plugins.ablations.groups import GroupsConfig
-from harness_plugins.ablations.sweeps import Groups
+from harness_plugins.ablations.groups.ablation import Groups
 
 
 def test_groups_are_measured_and_benchmarked(subject: Subject, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from harness.records import AblationScore, Trace
 from harness.testing import tiny_traces
 from harness_plugins.ablations.cells import block_cells, cells, group_cells
 from harness_plugins.ablations.leave_one_out import LeaveOneOutConfig
-from harness_plugins.ablations.sweeps import LeaveOneOut
+from harness_plugins.ablations.leave_one_out.ablation import LeaveOneOut
 
 TRACES = tiny_traces(6)
 

@@ -20,7 +20,7 @@ from harness_plugins.ablations.config import KLConfig
 from harness_plugins.ablations.divergence import Divergence
 from harness_plugins.ablations.documents import read_texts
 from harness_plugins.ablations.group_search import GroupSearchConfig
-from harness_plugins.ablations.search import GroupSearch
+from harness_plugins.ablations.group_search.ablation import GroupSearch
 
 TRACES = tiny_traces(4)
 NAMES = ("q_proj", "v_proj", "up_proj")

@@ -37,7 +37,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredActivations:
 
 def fit(module: Any, stored: StoredActivations, folder: Path, **config: Any) -> tuple[Any, Dictionary]:
     (offer,) = module.harness_dictionaries()
-    learner = offer.load()(offer.config(**config))
+    learner = offer.implementation()(offer.config(**config))
     return learner, learner.fit(stored.set, RunContext(out_dir=folder, seed=0))
 
 

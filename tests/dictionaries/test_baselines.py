@@ -18,7 +18,7 @@ from harness.errors import DataError, UsageError
 from harness.records import Dictionary
 from harness.testing import tiny_activations
 from harness_plugins.dictionaries.baselines import harness_dictionaries
-from harness_plugins.dictionaries.directions import kth_largest
+from harness_plugins.dictionaries.baselines.learners import kth_largest
 
 NAMES = ("pca", "ica", "k-means", "random-dictionary", "identity")
 SIGNED = {"pca", "ica", "identity"}
@@ -34,7 +34,7 @@ def documents(n_tokens: int = 6000, d_in: int = 8, seed: int = 0) -> tuple[dict[
 
 def fit(name: str, stored: StoredActivations, folder: Path, *, seed: int = 0, **config: Any) -> tuple[Any, Dictionary]:
     (offer,) = [r for r in harness_dictionaries() if r.name == name]
-    learner = offer.load()(offer.config(**{"k": 2, **config}))
+    learner = offer.implementation()(offer.config(**{"k": 2, **config}))
     return learner, learner.fit(stored.set, RunContext(out_dir=folder, seed=seed))
 
 

@@ -21,13 +21,13 @@ from harness.errors import DataError, UsageError
 from harness.model.subject import Subject
 from harness.records import Dictionary
 from harness.testing import tiny_activations, tiny_traces
-from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig, harness_dictionaries
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.learner import BatchTopKLearner, schedule
+from harness_plugins.dictionaries.batch_topk.units import Units, fitted, fitted_weights
 from harness_plugins.dictionaries.checks import refuse_unusable
-from harness_plugins.dictionaries.files import fitted_weights, load_dictionary, save_dictionary
+from harness_plugins.dictionaries.files import load_dictionary, save_dictionary
 from harness_plugins.dictionaries.sae import JumpRelu
-from harness_plugins.dictionaries.training import BatchTopKLearner, schedule
-from harness_plugins.dictionaries.units import Units, fitted
 from harness_plugins.probes import adapter_activations
 
 
@@ -255,13 +255,13 @@ def test_the_probe_the_dictionary_and_the_splice_fit_together(tiny_subject: Subj
     (learner,) = harness_dictionaries()
     assert learner.needs == (probe.name,)
     run = RunContext(out_dir=tmp_path, seed=0)
-    record = probe.load()(probe.config()).read(tiny_subject, tiny_traces(20), run)
-    by_size = learner.load()(learner.config(k=2, expansion=1, steps=5, standardise="write-norm"))
+    record = probe.implementation()(probe.config()).read(tiny_subject, tiny_traces(20), run)
+    by_size = learner.implementation()(learner.config(k=2, expansion=1, steps=5, standardise="write-norm"))
     sized = by_size.fit(record, RunContext(out_dir=tmp_path / "sized", seed=0))
     scale = json.loads((sized.path / "cfg.json").read_text())["metadata"]["input_scale"]
     norms = [abs(c.scaling) * c.b_norm for c in tiny_subject.components]
     assert np.multiply(scale, norms) == pytest.approx(1)
-    fitted = learner.load()(learner.config(k=14, expansion=4, steps=600, batch_size=256))
+    fitted = learner.implementation()(learner.config(k=14, expansion=4, steps=600, batch_size=256))
     dictionary = fitted.fit(record, run)
     codec = fitted.load(dictionary)
     assert isinstance(codec, JumpRelu)

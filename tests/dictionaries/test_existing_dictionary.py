@@ -23,7 +23,7 @@ from harness_plugins.dictionaries import abs_topk, batch_topk, existing_dictiona
 
 def fit(module: Any, stored: StoredActivations, folder: Path, **config: Any) -> tuple[Any, Dictionary]:
     (offer,) = module.harness_dictionaries()
-    learner = offer.load()(offer.config(**config))
+    learner = offer.implementation()(offer.config(**config))
     return learner, learner.fit(stored.set, RunContext(out_dir=folder, seed=0))
 
 

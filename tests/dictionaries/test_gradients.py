@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
-from harness_plugins.dictionaries.dense import DenseGradients
-from harness_plugins.dictionaries.descent import Descent, choose_path
-from harness_plugins.dictionaries.survivors import SurvivorGradients
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.dense import DenseGradients
+from harness_plugins.dictionaries.batch_topk.descent import Descent, choose_path
+from harness_plugins.dictionaries.batch_topk.survivors import SurvivorGradients
 
 D, F, B = 24, 96, 64
 NONE = torch.zeros(F, dtype=torch.bool)

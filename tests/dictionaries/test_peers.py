@@ -76,7 +76,9 @@ def test_a_dictionary_fitted_here_has_the_same_codes_there(
 ) -> None:
     (offer,) = [r for r in LEARNERS[name].harness_dictionaries() if r.name == name]
     settings = {"steps": 100, "batch_size": 128} if name != "pca" else {}
-    fitted = offer.load()(offer.config(k=2, **settings)).fit(stored.set, RunContext(out_dir=tmp_path / "fit", seed=0))
+    fitted = offer.implementation()(offer.config(k=2, **settings)).fit(
+        stored.set, RunContext(out_dir=tmp_path / "fit", seed=0)
+    )
     weights = load_weights(fitted.path)
     export(weights, tmp_path / "out", form)
     x = torch.from_numpy(np.array(stored.document("d3").values))
@@ -102,7 +104,7 @@ def test_a_dictionary_made_there_has_the_same_codes_here(form: str, tmp_path: Pa
 def test_saelens_refuses_signed_latents_rather_than_dropping_them(stored: StoredActivations, tmp_path: Path) -> None:
     assert PEERS is not None
     (offer,) = abs_topk.harness_dictionaries()
-    learner = offer.load()(offer.config(k=2, steps=20, batch_size=128))
+    learner = offer.implementation()(offer.config(k=2, steps=20, batch_size=128))
     fitted = learner.fit(stored.set, RunContext(out_dir=tmp_path, seed=0))
     code = "import sys; from sae_lens import SAE; SAE.load_from_disk(sys.argv[1], device='cpu')"
     done = subprocess.run([PEERS, "-P", "-c", code, str(fitted.path)], capture_output=True, text=True, timeout=500)

@@ -68,7 +68,7 @@ def read(
     checkpoint = tiny_adapter(tiny_base, folder / "adapter", rank=request.param)
     subject = load_subject(tiny_base, ChatFormat(), checkpoint)
     (probe,) = adapter_activations.harness_probes()
-    record = probe.load()(probe.config()).read(subject, tiny_traces(24), RunContext(out_dir=folder, seed=0))
+    record = probe.implementation()(probe.config()).read(subject, tiny_traces(24), RunContext(out_dir=folder, seed=0))
     return subject, open_set(record)
 
 

@@ -22,11 +22,11 @@ from harness.dictionaries.scoring import score_dictionary
 from harness.errors import UsageError
 from harness.records import Dictionary
 from harness.testing import tiny_activations
-from harness_plugins.dictionaries.autoencoder import Autoencoder, Maths
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig
-from harness_plugins.dictionaries.descent import Descent
-from harness_plugins.dictionaries.training import BatchTopKLearner
-from harness_plugins.dictionaries.units import Units
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.descent import Descent
+from harness_plugins.dictionaries.batch_topk.learner import BatchTopKLearner
+from harness_plugins.dictionaries.batch_topk.units import Units
 
 D = 6
 SMALL = {"k": 2, "expansion": 2, "batch_size": 128, "steps": 60, "checkpoint_steps": 25}
@@ -67,7 +67,7 @@ from harness.activations.store import open_set
 from harness.contract.context import RunContext
 from harness.contract.progress import SilentProgress
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig
-from harness_plugins.dictionaries.training import BatchTopKLearner
+from harness_plugins.dictionaries.batch_topk.learner import BatchTopKLearner
 
 class Slow(SilentProgress):
     def advance(self, n=1):
@@ -107,7 +107,7 @@ from harness.activations.store import open_set
 from harness.contract.context import RunContext
 from harness.contract.progress import SilentProgress
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig
-from harness_plugins.dictionaries.training import BatchTopKLearner
+from harness_plugins.dictionaries.batch_topk.learner import BatchTopKLearner
 
 class Memory(SilentProgress):
     kb = []
@@ -167,7 +167,7 @@ def test_the_trackers_dead_latents_are_those_a_full_pass_does_not_see(
         stored, tmp_path, k=1, expansion=8, batch_size=128, steps=n_steps, lr=1e-30, dead_after_tokens=tokens,
         validation_tokens=0,
     )  # fmt: skip
-    from harness_plugins.dictionaries.training import _batches
+    from harness_plugins.dictionaries.batch_topk.learner import _batches
 
     moments = stored.moments(train)
     units = Units.of(moments, "scale")
@@ -258,8 +258,8 @@ def test_the_papers_variant_begins_as_its_code_does() -> None:
 
 def test_free_decoder_rows_are_folded_into_the_codes(tmp_path: Path) -> None:
     """Codes of the file times its unit rows are what training reconstructed, at the threshold that it ranked by."""
+    from harness_plugins.dictionaries.batch_topk.units import fitted
     from harness_plugins.dictionaries.sae import JumpRelu
-    from harness_plugins.dictionaries.units import fitted
 
     for centred in (True, False):
         generator = torch.Generator().manual_seed(0)

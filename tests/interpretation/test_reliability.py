@@ -40,7 +40,7 @@ def chance(text: str) -> int:
 
 def interpreter(plugin, **settings):
     (registration,) = plugin.harness_interpreters()
-    return registration.load()(registration.config(**settings))
+    return registration.implementation()(registration.config(**settings))
 
 
 def evidence(n=80, contexts=12):

@@ -47,12 +47,12 @@ class Fake:
 
 def make(**settings):
     (registration,) = autointerp.harness_interpreters()
-    return registration.load()(registration.config(**settings))
+    return registration.implementation()(registration.config(**settings))
 
 
 def judge(**settings):
     (registration,) = scripted.harness_providers()
-    return registration.load()(registration.config(**settings))
+    return registration.implementation()(registration.config(**settings))
 
 
 def step(request):

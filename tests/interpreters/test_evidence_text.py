@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.records import Exemplar
-from harness_plugins.interpreters.evidence_presets import PRESETS, EvidenceFormat
-from harness_plugins.interpreters.evidence_text import activations_text, marked_text, token_text
-from harness_plugins.interpreters.prompts import CATEGORISE, EXPLAIN, EXPLAIN_MARKED, fill
+from harness_plugins.interpreters.autointerp.evidence_presets import PRESETS, EvidenceFormat
+from harness_plugins.interpreters.autointerp.evidence_text import activations_text, marked_text, token_text
+from harness_plugins.interpreters.autointerp.prompts import CATEGORISE, EXPLAIN, EXPLAIN_MARKED, fill
 
 
 def exemplar(rank, tokens, activations, target):

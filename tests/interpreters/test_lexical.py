@@ -4,13 +4,13 @@ import pytest
 
 from harness.records import Category, CategoryAssignment, ScoringContext, ScoringTest
 from harness_plugins.interpreters import lexical
-from harness_plugins.interpreters.lexical_rules import Background, Place, Rule, normal, quoted, tail
-from harness_plugins.interpreters.token_classes import PLURAL, ROLE_OF, ROLES, SINGULAR, classify
+from harness_plugins.interpreters.lexical.rules import Background, Place, Rule, normal, quoted, tail
+from harness_plugins.interpreters.lexical.token_classes import PLURAL, ROLE_OF, ROLES, SINGULAR, classify
 
 
 def make(**settings):
     (registration,) = lexical.harness_interpreters()
-    return registration.load()(registration.config(**settings))
+    return registration.implementation()(registration.config(**settings))
 
 
 @pytest.fixture(scope="module")

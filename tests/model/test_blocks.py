@@ -83,7 +83,7 @@ def test_blocks_that_share_state_are_found_out_and_run_whole(tmp_path: Path, cap
     from harness_plugins.ablations.divergence import Divergence
     from harness_plugins.ablations.documents import read_texts
     from harness_plugins.ablations.leave_one_out import LeaveOneOutConfig
-    from harness_plugins.ablations.sweeps import LeaveOneOut
+    from harness_plugins.ablations.leave_one_out.ablation import LeaveOneOut
 
     base = tiny_model(tmp_path / "base")
     subject = load_subject(base, ChatFormat(), tiny_adapter(base, tmp_path / "adapter"))

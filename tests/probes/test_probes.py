@@ -29,7 +29,7 @@ MODULES = (adapter_activations, mlp_neurons, random_directions, shuffled_directi
 
 def read(module: Any, subject: Subject, folder: Path, *, seed: int = 0, **config: Any) -> StoredActivations:
     (registration,) = module.harness_probes()
-    probe = registration.load()(registration.config(**{"dtype": "float32", **config}))
+    probe = registration.implementation()(registration.config(**{"dtype": "float32", **config}))
     return open_set(probe.read(subject, tiny_traces(3), RunContext(out_dir=folder, seed=seed)))
 
 
@@ -214,7 +214,7 @@ def test_a_probe_of_the_adapter_needs_one(tiny_base: ModelRef, tmp_path: Path, m
 @pytest.mark.parametrize("module", MODULES)
 def test_no_traces_are_refused(tiny_subject: Subject, tmp_path: Path, module: Any) -> None:
     (registration,) = module.harness_probes()
-    probe = registration.load()(registration.config())
+    probe = registration.implementation()(registration.config())
     with pytest.raises(DataError, match="no trace"):
         probe.read(tiny_subject, [], RunContext(out_dir=tmp_path, seed=0))
 

@@ -21,10 +21,10 @@ from harness.model.chat import ChatFormat
 from harness.model.subject import load_base
 from harness.records import Checkpoint, ModelRef
 from harness.testing import tiny_model, tiny_traces
-from harness_plugins.trainers.full import FullTrainer
 from harness_plugins.trainers.full_finetune import FullFinetuneConfig
-from harness_plugins.trainers.lora import LoraTrainer
+from harness_plugins.trainers.full_finetune.trainer import FullTrainer
 from harness_plugins.trainers.rank1_lora import Rank1LoraConfig
+from harness_plugins.trainers.rank1_lora.trainer import LoraTrainer
 
 CHAT = ChatFormat()
 TRACES = tiny_traces(16)

@@ -13,7 +13,7 @@ from harness.store.writer import Store
 from harness_plugins.providers import openai_chat
 
 registration = next(r for r in openai_chat.harness_providers() if r.name == "openai")
-make = registration.load()
+make = registration.implementation()
 
 
 def ask(database: str) -> None:

@@ -33,7 +33,7 @@ class Run:
 
     def __init__(self, name, store, *, batch=True, **budget):
         registration = next(r for r in MODULES[name].harness_providers() if r.name == name)
-        self.provider = registration.load()(registration.config())
+        self.provider = registration.implementation()(registration.config())
         self.journal = store.calls(None)
         self.session = Session(batch=batch, **budget)
         self.client = Client(self.provider, self.journal, "explainer", model=MODELS[name], session=self.session)
@@ -146,7 +146,7 @@ def test_the_budget_bounds_a_batch(name, vendor, store):
 
 def test_who_has_no_batches_says_so(vendor, store):
     registration = next(r for r in openai_chat.harness_providers() if r.name == "openai-compatible")
-    provider = registration.load()(registration.config(base_url=f"{vendor.url}/v1"))
+    provider = registration.implementation()(registration.config(base_url=f"{vendor.url}/v1"))
     asked = [LLMRequest(model="m", user="q")]
     with pytest.raises(UsageError, match="has no batch API"):
         list(Client(provider, store.calls(None), "explainer", session=Session(batch=True)).run(asked))

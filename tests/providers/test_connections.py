@@ -22,7 +22,7 @@ def name(request):
 
 def complete(name, **settings):
     registration = next(r for r in MODULES[name].harness_providers() if r.name == name)
-    provider = registration.load()(registration.config(**settings))
+    provider = registration.implementation()(registration.config(**settings))
 
     async def once():
         try:

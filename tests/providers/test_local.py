@@ -23,7 +23,7 @@ QUESTIONS = [f"Let a = {i}; b = a + 3; what is b? Show steps." for i in range(6)
 
 def make(**settings: Any) -> Any:
     (registration,) = local.harness_providers()
-    return registration.load()(registration.config(device="cpu", **settings))
+    return registration.implementation()(registration.config(device="cpu", **settings))
 
 
 def ask(provider: Any, *requests: LLMRequest) -> list[Any]:

@@ -11,7 +11,7 @@ from harness_plugins.providers import anthropic_messages, openai_chat
 
 def load(registrations, name, **settings):
     registration = next(r for r in registrations if r.name == name)
-    return registration.load()(registration.config(**settings))
+    return registration.implementation()(registration.config(**settings))
 
 
 def evidence(n):

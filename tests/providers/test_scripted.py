@@ -10,7 +10,7 @@ from harness_plugins.providers import scripted
 
 def ask(user, **settings):
     (registration,) = scripted.harness_providers()
-    provider = registration.load()(registration.config(**settings))
+    provider = registration.implementation()(registration.config(**settings))
     return asyncio.run(provider.complete(LLMRequest(model="", user=user)))
 
 

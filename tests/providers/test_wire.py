@@ -21,7 +21,7 @@ REQUEST = LLMRequest(model="some-model", system="Be brief.", user="Explain.", ma
 
 def make(name, **settings):
     registration = next(r for r in MODULES[name].harness_providers() if r.name == name)
-    return registration.load()(registration.config(**settings))
+    return registration.implementation()(registration.config(**settings))
 
 
 @pytest.fixture(params=sorted(MODULES))

@@ -25,12 +25,12 @@ from harness.study.plan import make_plan
 from harness.study.registry import find_registry, read_registry
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.trainers.examples import IGNORED, labels, make_examples, pad_batch, shuffled
-from harness_plugins.trainers.existing import ExistingAdapter
-from harness_plugins.trainers.full import FullTrainer
 from harness_plugins.trainers.full_finetune import FullFinetuneConfig
-from harness_plugins.trainers.lora import LoraTrainer
+from harness_plugins.trainers.full_finetune.trainer import FullTrainer
 from harness_plugins.trainers.pretrained_adapter import PretrainedAdapterConfig
+from harness_plugins.trainers.pretrained_adapter.trainer import ExistingAdapter
 from harness_plugins.trainers.rank1_lora import Rank1LoraConfig
+from harness_plugins.trainers.rank1_lora.trainer import LoraTrainer
 from harness_plugins.trainers.training import _accumulation, _sharding
 
 CHAT = ChatFormat()

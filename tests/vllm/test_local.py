@@ -24,7 +24,7 @@ QUESTIONS = [f"Let a = {i}; b = a + 3; what is b? Show steps." for i in range(20
 
 def make(**settings: Any) -> Any:
     (registration,) = local.harness_providers()
-    return registration.load()(registration.config(enforce_eager=True, **settings))
+    return registration.implementation()(registration.config(enforce_eager=True, **settings))
 
 
 @pytest.fixture(scope="module")

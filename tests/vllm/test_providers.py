@@ -29,7 +29,7 @@ def make(name: str, url: str) -> Any:
         "openai-compatible": {"base_url": f"{url}/v1"},
         "anthropic": {"base_url": url, "key_required": False, "structured_output": True, "keep_limits": True},
     }
-    return registration.load()(registration.config(**settings[name]))
+    return registration.implementation()(registration.config(**settings[name]))
 
 
 @pytest.fixture(params=NAMES)

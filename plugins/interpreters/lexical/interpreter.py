@@ -1,0 +1,303 @@
+"""The lexical interpreter: the most specific rule that covers a feature's contexts and does not do so by chance.
+
+Grades follow appendix B.1. 0: one token, or one class next to one certain token (`digits after '='`), covers the
+contexts. 1: a class, two or three tokens of one class, or one certain neighbour does. 2: nothing does.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.contract.context import RunContext
+from harness.contract.stages import Interpreter, Scorer
+from harness.records import Category, CategoryAssignment, Evidence, Exemplar, Explanation, ScoringAnswer, ScoringTest
+
+from ..sampling import equal_sample, is_latent
+from . import LexicalConfig
+from .rules import Background, Occurrence, Place, Rule, occurrence_of, quoted, tail, with_neighbour
+from .scoring import answer, written
+from .token_classes import PLURAL, ROLE_OF, ROLES, classify
+
+NAME = "lexical"
+UNCATEGORISED = "uncategorised"
+_MOST_CATEGORIES = 8
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A feature's contexts: occurrences and their activations as weights that sum to 1."""
+
+    occurrences: tuple[Occurrence, ...]
+    weights: tuple[float, ...]
+
+    def hits(self, rule: Rule) -> int:
+        return sum(rule.holds(o) for o in self.occurrences)
+
+    def coverage(self, rule: Rule) -> float:
+        """Share of the contexts and share of the activation that the rule covers: the smaller of the two."""
+        weight = sum(w for o, w in zip(self.occurrences, self.weights, strict=True) if rule.holds(o))
+        return min(weight, self.hits(rule) / len(self.occurrences))
+
+    def ranked(self, values: Sequence[str]) -> list[str]:
+        """Distinct values, most activation first; ties by name."""
+        total: dict[str, float] = {}
+        for value, weight in zip(values, self.weights, strict=True):
+            total[value] = total.get(value, 0.0) + weight
+        return sorted(total, key=lambda v: (-total[v], v))
+
+
+class Lexical(Interpreter, Scorer):
+    """Explains, grades and categorises features by rules about tokens."""
+
+    def __init__(self, config: LexicalConfig) -> None:
+        self._config = config
+        self._last: tuple[frozenset[tuple[str, int, int]], Background] | None = None
+
+    def explain(self, evidence: Sequence[Evidence], run: RunContext) -> Iterator[Explanation]:
+        """One Explanation per feature; chance is counted over the contexts of all of `evidence`."""
+        run.progress.start(len(evidence), "features")
+        background = self._background(evidence)
+        for shown in evidence:
+            if shown.feature not in run.done:
+                yield self._explain(shown, background)
+            run.progress.advance()
+
+    def categorise(
+        self, explained: Sequence[tuple[Explanation, Evidence]], run: RunContext
+    ) -> Iterator[Category | CategoryAssignment]:
+        """The roles that occur most in an equal sample of the sources, at most eight; then one role per feature.
+
+        Latents get a subcategory too: the class of the tokens that lead.
+        """
+        config = self._config
+        sample = equal_sample(explained, config.category_sources, config.n_category_explanations, run.seed)
+        found: dict[str, list[str]] = defaultdict(list)
+        for explanation, shown in sample:
+            found[role(explanation, shown)].append(str(explanation.explanation))
+        leading = sorted(found, key=lambda string_id: -len(found[string_id]))[:_MOST_CATEGORIES]
+        examples = {string_id: list(dict.fromkeys(found[string_id])) for string_id in leading}
+        for string_id, (name, definition) in ROLES.items():
+            item = f"category:{string_id}"
+            if string_id in examples and item not in run.done:
+                chosen = tuple(examples[string_id][:5])
+                yield Category(item=item, category=string_id, name=name, definition=definition, examples=chosen)
+        yield from _subcategories(explained, examples, run.done)
+        run.progress.start(len(explained), "features")
+        for explanation, shown in explained:
+            item = f"{explanation.source}/{explanation.feature}"
+            if item not in run.done:
+                yield self._assign(item, explanation, shown, examples)
+            run.progress.advance()
+
+    def answer(self, tests: Sequence[tuple[Explanation, ScoringTest]], run: RunContext) -> Iterator[ScoringAnswer]:
+        """Ratings by the explanations' own rules."""
+        run.progress.start(len(tests), "scoring tests")
+        for explanation, test in tests:
+            yield answer(explanation, test)
+            run.progress.advance()
+
+    def _assign(
+        self, item: str, explanation: Explanation, shown: Evidence, roles: Collection[str]
+    ) -> CategoryAssignment:
+        category, reason = UNCATEGORISED, f"no explanation: {explanation.reason}"
+        if explanation.explanation is not None:
+            category = role(explanation, shown)
+            reason = f"{category} does not occur in the sample that categories were made from"
+        known = category in roles
+        divided = known and is_latent(shown) and category != "mixed"
+        return CategoryAssignment(
+            item=item,
+            source=explanation.source,
+            feature=explanation.feature,
+            category=category if known else UNCATEGORISED,
+            reason=None if known else reason,
+            subcategory=_leading_class(_shown(shown.exemplars)) if divided else None,
+        )
+
+    def _background(self, evidence: Sequence[Evidence]) -> Background:
+        """Chance over all contexts; kept, as the same ones are graded again and again."""
+        windows = frozenset((x.document, x.start, len(x.tokens)) for e in evidence for x in e.exemplars)
+        if self._last is None or self._last[0] != windows:
+            self._last = (windows, Background(evidence, self._config.background_tokens))
+        return self._last[1]
+
+    def _explain(self, evidence: Evidence, background: Background) -> Explanation:
+        n = len(evidence.exemplars)
+        text: str | None = None
+        rules: list[Rule] = []
+        grade: Literal[0, 1, 2] | None = None
+        if n == 0:
+            reason = "dead: no activating context"
+        elif n < self._config.n_min:
+            reason = f"too few contexts: {n}, and {self._config.n_min} are needed"
+        else:
+            shown = _shown(evidence.exemplars)
+            rule = self._rule(shown, background)
+            if rule is None:
+                text, grade, reason = _mixture(shown), 2, self._why_mixed(shown)
+                rules = [Rule(place) for place in _parts(shown)]
+            else:
+                text, grade, rules = rule.phrase(), _grade(rule), [rule]
+                chance = 100 * background.share(rule)
+                reason = f"{shown.hits(rule)} of {n} exemplars; expected {chance:.2g} % by chance"
+        return Explanation(
+            item=evidence.feature,
+            source=evidence.source,
+            feature=evidence.feature,
+            interpreter=NAME,
+            explanation=text,
+            grade=grade,
+            status="graded" if n >= self._config.n_min else "too-few-contexts" if n else "dead",
+            reason=reason,
+            rule=written(rules) if rules else None,
+            n_exemplars=n,
+        )
+
+    def _rule(self, shown: _Shown, background: Background) -> Rule | None:
+        """The first base rule, most specific first, that covers the contexts and, refined, beats chance."""
+        for base in self._bases(shown, background):
+            if shown.coverage(base) < self._config.coverage:
+                continue
+            rule = self._refine(base, shown, background)
+            chance = background.share(rule)
+            unlikely = tail(shown.hits(rule), len(shown.occurrences), chance) < self._config.alpha
+            if unlikely and shown.coverage(rule) >= self._config.min_lift * chance:
+                return rule
+        return None
+
+    def _bases(self, shown: _Shown, background: Background) -> Iterator[Rule]:
+        """Candidate rules: one token, a few tokens or a class, one neighbour alone."""
+        tokens = shown.ranked([o.target for o in shown.occurrences])
+        yield Rule(Place((tokens[0],)))
+        of_class = self._class_base(tokens, shown, background)
+        if of_class is not None:
+            yield of_class
+        for side in ("previous", "next"):
+            neighbours = shown.ranked([getattr(o, side) or "" for o in shown.occurrences])
+            if neighbours[0]:
+                yield with_neighbour(Rule(), side, Place((neighbours[0],)))
+
+    def _class_base(self, tokens: Sequence[str], shown: _Shown, background: Background) -> Rule | None:
+        """Two or three tokens of the leading class, where they cover the contexts; else the class itself."""
+        class_ = shown.ranked([classify(o.target) for o in shown.occurrences])[0]
+        members = tuple(t for t in tokens if classify(t) == class_)
+        whole = Rule(Place(class_=class_))
+        for n in range(2, min(3, len(members)) + 1):
+            union = Rule(Place(members[:n]))
+            if shown.coverage(union) >= self._config.coverage:
+                if background.count(union) >= 0.95 * background.count(whole):
+                    return whole  # all there is of a class is that class
+                # a handful of unrelated words has nothing in common that is worth a name
+                return None if class_ == "word" else union
+        return whole
+
+    def _refine(self, base: Rule, shown: _Shown, background: Background) -> Rule:
+        """Add the neighbours, at most one on each side, that narrow the rule by more than chance."""
+        rule = base
+        while base.target is not None:
+            options = [
+                (share, not place.tokens, side, narrower)
+                for side in ("previous", "next")
+                if getattr(rule, side) is None
+                for place in _places(shown, side)
+                for narrower in [with_neighbour(rule, side, place)]
+                if (share := self._narrowing(rule, narrower, shown, background)) is not None
+            ]
+            if not options:
+                break
+            rule = min(options, key=lambda option: option[:3])[3]
+        return rule
+
+    def _narrowing(self, rule: Rule, narrower: Rule, shown: _Shown, background: Background) -> float | None:
+        """Share of the rule's background tokens on which the narrower one holds; None where it is no improvement."""
+        coverage = shown.coverage(narrower)
+        share = background.count(narrower) / max(1, background.count(rule))
+        improves = coverage >= self._config.coverage and coverage >= self._config.min_narrowing * share
+        if not improves or tail(shown.hits(narrower), shown.hits(rule), share) >= self._config.alpha:
+            return None
+        return share
+
+    def _why_mixed(self, shown: _Shown) -> str:
+        top = Rule(Place((shown.ranked([o.target for o in shown.occurrences])[0],)))
+        return (
+            f"no rule covers {self._config.coverage:.0%} of {len(shown.occurrences)} exemplars; the most active token "
+            f"covers {shown.hits(top)}"
+        )
+
+
+def _subcategories(
+    explained: Sequence[tuple[Explanation, Evidence]], roles: Collection[str], done: Collection[str]
+) -> Iterator[Category]:
+    """The classes that latents of each role lead with."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for explanation, shown in explained:
+        if explanation.explanation is not None and is_latent(shown):
+            string_id = role(explanation, shown)
+            if string_id in roles and string_id != "mixed":
+                found[string_id, _leading_class(_shown(shown.exemplars))].append(explanation.explanation)
+    for (string_id, class_), texts in sorted(found.items()):
+        item = f"category:{string_id}::{class_}"
+        if item not in done:
+            yield Category(
+                item=item,
+                category=class_,
+                parent=string_id,
+                name=PLURAL[class_].capitalize(),
+                definition=f"Latents that fire mostly on {PLURAL[class_]}.",
+                examples=tuple(dict.fromkeys(texts))[:5],
+            )
+
+
+def role(explanation: Explanation, evidence: Evidence) -> str:
+    """The functional role of an explained feature: its class's, or `mixed` where the grade is 2 or no class leads."""
+    shown = _shown(evidence.exemplars)
+    roles = [ROLE_OF[classify(o.target)] for o in shown.occurrences]
+    leading = shown.ranked(roles)[0] if roles else "mixed"
+    weight = sum(w for r, w in zip(roles, shown.weights, strict=True) if r == leading)
+    return "mixed" if explanation.grade == 2 or weight < 0.5 else leading
+
+
+def _shown(exemplars: Sequence[Exemplar]) -> _Shown:
+    weights = [max(e.activations[e.target], 0.0) for e in exemplars]
+    total = sum(weights)
+    even = 1 / max(1, len(weights))
+    return _Shown(tuple(occurrence_of(e) for e in exemplars), tuple(w / total if total > 0 else even for w in weights))
+
+
+def _grade(rule: Rule) -> Literal[0, 1]:
+    if rule.target is None:
+        return 1
+    if rule.target.tokens:
+        return 0 if len(rule.target.tokens) == 1 else 1
+    certain = any(place is not None and place.tokens for place in (rule.previous, rule.next))
+    return 0 if certain else 1
+
+
+def _places(shown: _Shown, side: str) -> list[Place]:
+    """The most frequent neighbour on one side, as a token and as a class."""
+    neighbours = [getattr(o, side) or "" for o in shown.occurrences]
+    token = shown.ranked(neighbours)[0]
+    class_ = shown.ranked([classify(t) if t else "" for t in neighbours])[0]
+    return [*([Place((token,))] if token else []), *([Place(class_=class_)] if class_ else [])]
+
+
+def _parts(shown: _Shown) -> list[Place]:
+    """The leading classes of a mixture, or the token where one stands for its class."""
+    targets = [o.target for o in shown.occurrences]
+    places = []
+    for class_ in shown.ranked([classify(t) for t in targets])[:3]:
+        members = {t for t in targets if classify(t) == class_}
+        places.append(Place((members.pop(),)) if len(members) == 1 else Place(class_=class_))
+    return places
+
+
+def _mixture(shown: _Shown) -> str:
+    named = [quoted(place.tokens[0]) if place.tokens else PLURAL[place.class_] for place in _parts(shown)]
+    return "mixed: " + ", ".join(named)
+
+
+def _leading_class(shown: _Shown) -> str:
+    return shown.ranked([classify(o.target) for o in shown.occurrences])[0]

@@ -1,0 +1,107 @@
+"""Chat Completions through the official SDK."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, ClassVar
+
+import openai
+from pydantic import BaseModel
+
+from harness.errors import UsageError
+from harness.llm.errors import Retryable
+from harness.records import LLMReply, LLMRequest
+
+from ..sdk import SdkProvider
+from ..wire import Count, read_body
+from . import CompatibleConfig, OpenAIConfig
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Cached(BaseModel):
+    cached_tokens: Count | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    prompt_tokens_details: _Cached | None = None
+
+
+class _Completion(BaseModel):
+    """The part of a chat completion that is kept."""
+
+    choices: tuple[_Choice, ...]
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+class ChatCompletions(SdkProvider[OpenAIConfig]):
+    """Chat Completions."""
+
+    name = "openai"
+    SDK: ClassVar[ModuleType] = openai
+    CLIENT = "AsyncOpenAI"
+    PATH = "/chat/completions"
+    REQUEST_ID = "x-request-id"
+
+    def read(self, body: bytes, request: LLMRequest, request_id: str, key: str) -> LLMReply:
+        """A completion."""
+        return _reply(read_body(body, _Completion, key), request, request_id)
+
+    def parameters(self, request: LLMRequest) -> dict[str, Any]:
+        """The body of a request."""
+        config = self.config
+        messages = [{"role": "system", "content": request.system}] if request.system else []
+        parameters: dict[str, Any] = {
+            "model": request.model,
+            "messages": [*messages, {"role": "user", "content": request.user}],
+            config.max_tokens_field: request.max_tokens,
+        }
+        if request.temperature is not None:
+            parameters["temperature"] = request.temperature
+        if config.reasoning_effort is not None:
+            parameters["reasoning_effort"] = config.reasoning_effort
+        if config.structured_output and request.json_schema is not None:
+            schema = {"name": "answer", "schema": request.json_schema}
+            parameters["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return parameters
+
+
+class OpenAICompatible(ChatCompletions):
+    """Of another server; few of them have batches."""
+
+    name = "openai-compatible"
+
+    def __init__(self, config: CompatibleConfig) -> None:
+        if config.address() is None:
+            raise UsageError(
+                f"{self.name}: no address; use --set {self.name}.base_url=http://HOST:PORT/v1 or set the environment "
+                f"variable {config.BASE_URL_VARIABLE}"
+            )
+        super().__init__(config)
+
+
+def _reply(completion: _Completion, request: LLMRequest, request_id: str) -> LLMReply:
+    if not completion.choices:
+        raise Retryable("the response has no choices")
+    choice, usage = completion.choices[0], completion.usage or _Usage()
+    refusal = choice.message.refusal if not choice.message.content else None
+    return LLMReply(
+        text=choice.message.content or refusal or "",
+        finish_reason="refusal" if refusal else choice.finish_reason,
+        model=completion.model or request.model,
+        request_id=request_id or None,
+        input_tokens=usage.prompt_tokens,
+        cached_tokens=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None,
+        output_tokens=usage.completion_tokens,
+    )

@@ -1,0 +1,82 @@
+"""The implementation of `pretrained-adapter`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.contract.context import RunContext
+from harness.contract.stages import Trainer
+from harness.errors import ModelError
+from harness.model.chat import ChatFormat
+from harness.model.components import find_components
+from harness.model.subject import attach_adapter, load_base, load_tokenizer
+from harness.model.traces import resolve
+from harness.records import Checkpoint, ModelRef, Trace
+
+from . import PretrainedAdapterConfig
+
+_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+
+
+class ExistingAdapter(Trainer):
+    """Copies an adapter into the run and proves that it binds to the base."""
+
+    def __init__(self, config: PretrainedAdapterConfig) -> None:
+        self.config = config
+
+    def train(self, base: ModelRef, traces: Sequence[Trace], chat: ChatFormat, run: RunContext) -> Checkpoint:
+        """Train nothing. Nobody knows the text it was trained on: it gets the hash of the study's format.
+
+        Raises:
+            ModelError: no such adapter, or it binds no module of the base.
+        """
+        folder = self._copy(run.out_dir)
+        model = attach_adapter(load_base(base), str(folder))
+        components = find_components(model)
+        modules = {c.module for c in components}
+        return Checkpoint(
+            kind="adapter",
+            path=folder,
+            base=base,
+            chat_hash=chat.hash(load_tokenizer(base)),
+            n_parameters=sum(p.numel() for n, p in model.named_parameters() if ".lora_" in n and _owner(n) in modules),
+            n_examples=0,
+        )
+
+    def _copy(self, out_dir: Path) -> Path:
+        source = self._source()
+        if not (source / "adapter_config.json").is_file():
+            raise ModelError(f"{source} is no PEFT adapter: it has no adapter_config.json")
+        folder, fresh = out_dir / "adapter", out_dir / "adapter.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        for name in _FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, fresh / name)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(fresh, folder)
+        return folder
+
+    def _source(self) -> Path:
+        place = resolve(self.config.path)
+        if place.is_dir():
+            return place
+        if self.config.path.startswith(("package://", "/", ".", "~")):
+            raise ModelError(f"no adapter folder {place}")
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(self.config.path, revision=self.config.revision, allow_patterns=list(_FILES)))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise ModelError(
+                f"cannot load the adapter {self.config.path!r}: {first} (offline? pass a local folder)"
+            ) from error
+
+
+def _owner(parameter: str) -> str:
+    return parameter.partition(".lora_")[0]
