@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import NonNegativeInt
 
-from harness.records.base import Record
+from harness.records.base import Record, StoredAs
 
 
 class AblationScore(Record):
     """What switching something off does to the adapter's next-token distribution."""
+
+    IDENTITY = ("scope",)
 
     item: str
     """Name within the step."""
@@ -23,7 +25,7 @@ class AblationScore(Record):
     """Projection, for scopes that have one; None for a whole layer."""
     rank_index: int | None = None
     """Rank index of the component."""
-    group: str | None = None
+    group: Annotated[str | None, StoredAs("group_name")] = None  # GROUP is a reserved word of SQL
     """Name of the group, e.g. `attention`."""
     mode: Literal["zero", "mean"] = "zero"
     """What the scalars were set to."""

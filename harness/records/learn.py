@@ -12,6 +12,8 @@ from harness.records.base import Record, Source
 class Dictionary(Record):
     """A fitted dictionary over an activation set."""
 
+    IDENTITY = ("name",)
+
     item: str = "dictionary"
     """Name within the step."""
     name: str
@@ -32,6 +34,8 @@ class Dictionary(Record):
 
 class DictionaryScore(Record):
     """How good a dictionary is, measured the same way for all. Intervals are 95 %, bootstrap over documents."""
+
+    IDENTITY = ("name",)
 
     item: str = "score"
     """Name within the step."""
@@ -101,6 +105,9 @@ class DictionaryScore(Record):
 class LatentEffect(Record):
     """What one latent does to the model: its contribution is taken out of the adapter's scalars, what the dictionary
     does not explain stays."""
+
+    IDENTITY = ("source", "latent")
+    INDEXES = (("source", "latent"),)
 
     item: str
     """`effect:` and the latent."""

@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from harness.reports.query_common import finite, once, own_steps, plan_order
-from harness.store.tables import Step
-from harness.store.tables_ablations import AblationScore
+from harness.store.schema import AblationScore, Step
 
 SCOPES = ("adapter", "layer", "projection", "block", "component")
 """What a row can have switched off, in the order of the report."""

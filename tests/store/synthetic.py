@@ -62,6 +62,7 @@ def step_values(name: str, stage: str = "probe", plugin: str | None = "adapter-a
         "key": digest(name),
         "name": name,
         "stage": stage,
+        "kind": stage,
         "plugin": plugin,
         "plugin_version": "1",
         "config": {"k": 4},
