@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 
-from harness.records.base import PLANTED, Part, Record, Source
+from harness.records.base import PLANTED, Estimate, Flat, Part, Record, Source
 
 Status = Literal["graded", "unparsed", "failed", "too-few-contexts", "dead"]
 """What became of a grading. `unparsed`: the reply cannot be read; `failed`: there is none; `dead`: no context."""
@@ -270,12 +270,9 @@ class EventAssociation(Part):
     """Of these, tokens on which the feature is active."""
     activation_share: float | None
     """Share of the feature's summed activation that falls on them."""
-    odds_ratio: float | None
-    """Odds of being active on them over the odds elsewhere; a half is added to each count if one is 0."""
-    ci_low: float | None
-    """95 % interval, documents as clusters."""
-    ci_high: float | None
-    """95 % interval, documents as clusters."""
+    odds_ratio: Annotated[Estimate | None, Flat("")]
+    """Odds of being active on them over the odds elsewhere; a half is added to each count if one is 0. The interval has
+    documents as clusters."""
     p_value: float | None
     """Two-sided Wald test of log odds ratio = 0, documents as clusters."""
     q_value: float | None

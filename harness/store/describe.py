@@ -67,9 +67,10 @@ def schema_markdown() -> str:
         parts.append(f"## {title}")
         for relation in relations():
             if relation.name.startswith("v_") == start:
-                rows = [f"| `{name}` | {kind} | {note} | {about} |" for name, kind, note, about in relation.columns]
-                head = ["| column | type | unit or reference | meaning |", "|---|---|---|---|"]
-                parts.append("\n".join([f"### `{relation.name}`", "", relation.about, "", *head, *rows]))
+                head = ("column", "type", "unit or reference", *([] if start else ["meaning"]))
+                lines = [head, ["---"] * len(head), *((f"`{name}`", *rest) for name, *rest in relation.columns)]
+                rows = [f"| {' | '.join(line[: len(head)])} |" for line in lines]
+                parts.append("\n".join([f"### `{relation.name}`", "", relation.about, "", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -113,11 +114,18 @@ QUERIES = {
 """Queries to begin with; `harness sql` takes the same SQL, without parameters."""
 
 
+_KEYS = {
+    "id": "Key of the row.",
+    "step_id": "The step that made it.",
+    "part": "The list of the record that it is in.",
+}
+
+
 def _table_columns(table: RecordTable) -> tuple[tuple[str, str, str, str], ...]:
     docs = field_docs(table.record)
     meaning = {name: docs.get(f.name, "") for f in table.fields for name in f.columns[:1]}
     bounds = {name: f"Bound of the 95 % interval of {f.columns[0]}." for f in table.fields for name in f.columns[1:]}
-    about = meaning | bounds | {n: _text(getattr(table.record, n).__doc__) for n in table.record.PROPERTIES}
+    about = _KEYS | meaning | bounds | {n: _text(getattr(table.record, n).__doc__) for n in table.record.PROPERTIES}
     return tuple((c.name, _type(c), _note(c), about.get(c.name, "")) for c in table.columns.__table__.columns)
 
 

@@ -199,8 +199,8 @@ def _columns(record: type[Record], field: Field) -> Iterator[Column[Any]]:
         # JSON's null is not SQL's
         yield _column(field.columns[0], JSON(none_as_null=True), info.default, field.optional)
     elif len(field.columns) == 3:
-        for i, name in enumerate(field.columns):
-            yield _column(name, Double(), None, field.optional or i > 0)
+        for name in field.columns:
+            yield _column(name, Double(), None, field.optional)
     elif field.columns:
         points_to = next((m for m in info.metadata if isinstance(m, References)), None)
         if points_to is not None:

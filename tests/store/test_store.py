@@ -188,8 +188,8 @@ def test_a_full_disk_is_a_sentence_and_keeps_what_is_stored(store: Store, run: i
 def test_kill_9_keeps_what_was_written(store: Store, tmp_path: Path) -> None:
     code = f"""
 import os, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import synthetic
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.store import synthetic
 from harness.store.read import records_of
 from harness.store.writer import Store
 store = Store.open({str(store.path)!r})

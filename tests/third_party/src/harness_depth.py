@@ -56,8 +56,8 @@ class DepthHalves:
                 run.progress.advance()
             kl = ratio_over_documents(sums, counts, seed=run.seed)
             yield AblationScore(
-                item=f"group:{group}", scope="group", group=group, kl_nats=kl.value, kl_ci_low=kl.low,
-                kl_ci_high=kl.high, n_tokens=sum(counts), n_documents=len(documents), n_components=len(off),
+                item=f"group:{group}", scope="group", group=group, kl_nats=kl, n_tokens=sum(counts),
+                n_documents=len(documents), n_components=len(off),
             )  # fmt: skip
 
 
