@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-slow test-postgres test-processes test-ray check format bench docs clean peers test-formats bench-peers test-datasette test-dashboard test-vllm
+.PHONY: install demo test test-slow test-postgres test-processes test-ray check format bench docs migration clean peers test-formats bench-peers test-datasette test-dashboard test-vllm
 
 install: $(VENV)/.installed
 
@@ -115,6 +115,11 @@ $(VLLM)/.installed: pyproject.toml tests/vllm/constraints.txt tests/vllm/stub_wh
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-compile --find-links $(VLLM)/wheels \
 		-c tests/vllm/constraints.txt -e '.[test,vllm]'
 	touch $@
+
+# The next migration: what the records say now, compared with the migrated schema. make migration m="what it adds"
+migration: install
+	$(BIN)/python -m harness.store.migration $(m)
+	$(BIN)/ruff format --quiet harness/store/migrations/versions
 
 docs: install
 	$(BIN)/python docs/generate.py

@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from harness.records import CategoryAssignment as CategoryAssignment
     from harness.records import Checkpoint as Checkpoint
     from harness.records import Dictionary as Dictionary
+    from harness.records import Estimate as Estimate
     from harness.records import EvaluationResult as EvaluationResult
     from harness.records import Evidence as Evidence
     from harness.records import Exemplar as Exemplar
     from harness.records import Explanation as Explanation
+    from harness.records import Flat as Flat
     from harness.records import ModelRef as ModelRef
+    from harness.records import Part as Part
+    from harness.records import Record as Record
     from harness.records import Sample as Sample
     from harness.records import Trace as Trace
 
@@ -42,7 +46,8 @@ _HOME = {
     "harness.contract.hooks": ["hookimpl"],
     "harness.records": [
         "AblationScore", "ActivationSet", "Category", "CategoryAssignment", "Checkpoint", "Dictionary",
-        "EvaluationResult", "Evidence", "Exemplar", "Explanation", "ModelRef", "Sample", "Trace",
+        "Estimate", "EvaluationResult", "Evidence", "Exemplar", "Explanation", "Flat", "ModelRef", "Part", "Record",
+        "Sample", "Trace",
     ],
     "harness.contract.codec": ["Codec"],
     "harness.contract.context": ["RunContext"],
@@ -65,16 +70,20 @@ __all__ = [
     "Config",
     "Dictionary",
     "DictionaryLearner",
+    "Estimate",
     "EvaluationResult",
     "Evidence",
     "Exemplar",
     "Explanation",
+    "Flat",
     "HarnessError",
     "Interpreter",
     "ModelRef",
+    "Part",
     "Probe",
     "Provider",
     "ProviderConfig",
+    "Record",
     "Registration",
     "RunContext",
     "Sample",

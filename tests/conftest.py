@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -28,6 +29,14 @@ prepare()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C, and so would ours
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """Makers of plausible records (tests/store/synthetic.py)."""
+    from tests.store import synthetic as makers
+
+    return makers
 
 
 @pytest.fixture(scope="session")

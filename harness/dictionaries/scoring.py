@@ -99,19 +99,15 @@ def score_dictionary(
         k=dictionary.k,
         density_histogram=active.histogram(),
         n_tokens_alive=active.n_tokens,
-        fvu=fvu.value,
-        fvu_ci_low=fvu.low,
-        fvu_ci_high=fvu.high,
-        l0=l0.value,
-        l0_ci_low=l0.low,
-        l0_ci_high=l0.high,
+        fvu=fvu,
+        l0=l0,
         n_tokens=int(sums.n_tokens.sum()),
         n_documents=len(ids),
-        **_fields("kl_base", "_nats", causal.base),
-        **_fields("kl_splice", "_nats", causal.splice),
-        **_fields("kl_recovered", "", causal.recovered),
+        kl_base_nats=causal.base,
+        kl_splice_nats=causal.splice,
+        kl_recovered=causal.recovered,
         n_splice_documents=causal.n_documents,
-        **_fields("stability", "", stability),
+        stability=stability,
         n_matched=n_matched,
         reason="; ".join(filter(None, (causal.reason, why_not))) or None,
     )
@@ -174,9 +170,7 @@ def score_latents(
                 item=f"effect:latent{latent}",
                 source=dictionary.name,
                 latent=f"latent{latent}",
-                kl_nats=kl.value,
-                kl_ci_low=kl.low,
-                kl_ci_high=kl.high,
+                kl_nats=kl,
                 n_active=int(sums.n_active[row].sum()),
                 n_tokens=int(sums.n_tokens.sum()),
                 n_documents=len(documents),
@@ -235,9 +229,3 @@ def _stability(
     cosines = matched_cosines(first, rest, signed=dictionary.signed)
     found = ratio_over_documents(cosines, np.ones_like(cosines), seed=seed)
     return found, len(cosines), None
-
-
-def _fields(name: str, unit: str, found: Estimate | None) -> dict[str, float | None]:
-    """An interval as a record's three fields."""
-    estimate, low, high = (found.value, found.low, found.high) if found else (None, None, None)
-    return {f"{name}{unit}": estimate, f"{name}_ci_low": low, f"{name}_ci_high": high}

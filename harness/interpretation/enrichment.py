@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.activations.store import StoredActivations, StoredDocument
 from harness.interpretation.events import Event, EventFinder
-from harness.records import Enrichment, EventAssociation
+from harness.records import Enrichment, Estimate, EventAssociation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -222,14 +222,14 @@ def _association(
     event: Event, row: int, column: int, tables: Tables, ratios: OddsRatios, adjusted: np.ndarray
 ) -> EventAssociation:
     total = tables.weight_total[row, 0]
-    numbers: dict[str, Any] = dict.fromkeys(("odds_ratio", "ci_low", "ci_high", "p_value", "q_value"))
+    odds = p_value = q_value = None
     reason: str | None = "no such token"
     if tables.e[0, column]:
         rare = 0 < tables.f[row, 0] < tables.n[0, 0]
         reason = "never together, and less than one is expected by chance" if rare else "never active, or always"
     if np.isfinite(ratios.odds_ratio[row, column]):
-        arrays = (ratios.odds_ratio, ratios.low, ratios.high, ratios.p_value, adjusted)
-        numbers = {name: float(array[row, column]) for name, array in zip(numbers, arrays, strict=True)}
+        odds = Estimate(*(float(a[row, column]) for a in (ratios.odds_ratio, ratios.low, ratios.high)))
+        p_value, q_value = float(ratios.p_value[row, column]), float(adjusted[row, column])
         reason = None
     return EventAssociation(
         family=event.family,
@@ -237,6 +237,8 @@ def _association(
         n_event=int(tables.e[0, column]),
         n_both=int(tables.a[row, column]),
         activation_share=float(tables.weight[row, column] / total) if total > 0 else None,
+        odds_ratio=odds,
+        p_value=p_value,
+        q_value=q_value,
         reason=reason,
-        **numbers,
     )

@@ -11,7 +11,10 @@ from __future__ import annotations
 from harness.records.ablate import AblationScore as AblationScore
 from harness.records.base import PLANTED as PLANTED
 from harness.records.base import Estimate as Estimate
+from harness.records.base import Flat as Flat
+from harness.records.base import Part as Part
 from harness.records.base import Record as Record
+from harness.records.base import References as References
 from harness.records.base import Source as Source
 from harness.records.evaluate import GRADER as GRADER
 from harness.records.evaluate import AnswerVerdict as AnswerVerdict

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import NonNegativeInt
 
-from harness.records.base import Record
+from harness.records.base import Estimate, Record, StoredAs
 
 
 class AblationScore(Record):
     """What switching something off does to the adapter's next-token distribution."""
+
+    IDENTITY = ("scope",)
 
     item: str
     """Name within the step."""
@@ -23,16 +25,13 @@ class AblationScore(Record):
     """Projection, for scopes that have one; None for a whole layer."""
     rank_index: int | None = None
     """Rank index of the component."""
-    group: str | None = None
+    group: Annotated[str | None, StoredAs("group_name")] = None  # GROUP is a reserved word of SQL
     """Name of the group, e.g. `attention`."""
     mode: Literal["zero", "mean"] = "zero"
     """What the scalars were set to."""
-    kl_nats: float
-    """KL(full ‖ ablated), mean over tokens; the estimate of Fisher probes where `method` says so."""
-    kl_ci_low: float
-    """95 % interval, bootstrap over documents; of an estimate, chi-squared over its draws."""
-    kl_ci_high: float
-    """95 % interval."""
+    kl_nats: Estimate
+    """KL(full ‖ ablated), mean over tokens, interval by bootstrap over documents. Where `method` is `fisher`:
+    the estimate of Fisher probes, interval chi-squared over the draws."""
     n_tokens: NonNegativeInt
     """Tokens."""
     n_documents: NonNegativeInt
@@ -45,12 +44,9 @@ class AblationScore(Record):
     """Why it was measured: every cell was, its estimate was among the largest, or it was drawn to check estimates."""
     reason: str | None = None
     """Why something is missing."""
-    fisher_nats: float | None = None
-    """KL estimated by Fisher probes, to second order in the size of the effect."""
-    fisher_ci_low: float | None = None
-    """95 % interval of the probes' randomness, chi-squared."""
-    fisher_ci_high: float | None = None
-    """95 % interval of the probes' randomness, chi-squared."""
+    fisher_nats: Estimate | None = None
+    """KL estimated by Fisher probes, to second order in the size of the effect; the interval is of the probes'
+    randomness, chi-squared."""
     n_draws: NonNegativeInt | None = None
     """Draws of the probes that an estimate averages: documents times probes."""
     null_floor_nats: float | None = None
@@ -58,34 +54,18 @@ class AblationScore(Record):
     KL is rounding noise."""
     ce_nats: float | None = None
     """Cross-entropy of the text's next token with it switched off, mean over tokens that have one."""
-    ce_change_nats: float | None = None
-    """By how much that cross-entropy rose."""
-    ce_change_ci_low: float | None = None
-    """95 % interval, bootstrap over documents."""
-    ce_change_ci_high: float | None = None
-    """95 % interval, bootstrap over documents."""
-    kl_prompt_nats: float | None = None
+    ce_change_nats: Estimate | None = None
+    """By how much that cross-entropy rose; interval by bootstrap over documents, as of the KLs below."""
+    kl_prompt_nats: Estimate | None = None
     """KL over the tokens of the prompt."""
-    kl_prompt_ci_low: float | None = None
-    """95 % interval, bootstrap over documents."""
-    kl_prompt_ci_high: float | None = None
-    """95 % interval, bootstrap over documents."""
     n_tokens_prompt: NonNegativeInt | None = None
     """Tokens of the prompt."""
-    kl_think_nats: float | None = None
+    kl_think_nats: Estimate | None = None
     """KL over the tokens of the reasoning trace."""
-    kl_think_ci_low: float | None = None
-    """95 % interval, bootstrap over documents."""
-    kl_think_ci_high: float | None = None
-    """95 % interval, bootstrap over documents."""
     n_tokens_think: NonNegativeInt | None = None
     """Tokens of the reasoning trace."""
-    kl_answer_nats: float | None = None
+    kl_answer_nats: Estimate | None = None
     """KL over the tokens of the answer."""
-    kl_answer_ci_low: float | None = None
-    """95 % interval, bootstrap over documents."""
-    kl_answer_ci_high: float | None = None
-    """95 % interval, bootstrap over documents."""
     n_tokens_answer: NonNegativeInt | None = None
     """Tokens of the answer."""
     document_kl_nats: tuple[float, ...] | None = None

@@ -6,11 +6,13 @@ from typing import Literal
 
 from pydantic import NonNegativeInt
 
-from harness.records.base import Record
+from harness.records.base import Part, Record
 
 
-class Sample(Record):
+class Sample(Part):
     """One benchmark item as answered by one model."""
+
+    UNIQUE = ("doc_id", "repeat")
 
     doc_id: NonNegativeInt
     """Row of the benchmark, the same for every model: the pairing of the paired tests."""
@@ -38,6 +40,10 @@ class Sample(Record):
 
 class EvaluationResult(Record):
     """One model variant on one benchmark."""
+
+    TABLE = "evaluation"
+    IDENTITY = ("variant", "benchmark")
+    INDEXES = (("benchmark", "variant"),)
 
     item: str
     """Name within the step: `variant/benchmark`."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 
-from harness.records.base import PLANTED, Record, Source
+from harness.records.base import PLANTED, Estimate, Flat, Part, Record, Source
 
 Status = Literal["graded", "unparsed", "failed", "too-few-contexts", "dead"]
 """What became of a grading. `unparsed`: the reply cannot be read; `failed`: there is none; `dead`: no context."""
@@ -14,6 +14,9 @@ Status = Literal["graded", "unparsed", "failed", "too-few-contexts", "dead"]
 
 class Explanation(Record):
     """What an interpreter made of one feature."""
+
+    IDENTITY = ("source", "feature")
+    INDEXES = (("source", "feature"),)
 
     item: str
     """Name within the step: the feature's name."""
@@ -49,6 +52,8 @@ class Explanation(Record):
 class Category(Record):
     """A functional category (step 1 of appendix B.2)."""
 
+    IDENTITY = ("category",)
+
     item: str
     """`category:` and the string_id."""
     category: str
@@ -65,6 +70,9 @@ class Category(Record):
 
 class CategoryAssignment(Record):
     """One feature's category (step 2 of appendix B.2)."""
+
+    IDENTITY = ("source", "feature")
+    INDEXES = (("source", "feature"),)
 
     item: str
     """`source/feature`."""
@@ -109,6 +117,8 @@ Condition = Literal["repeat", "shuffle", "second-judge", "explainer"]
 class PlantedFeature(Record):
     """A made feature whose right grade is known."""
 
+    IDENTITY = ("source", "feature")
+
     item: str
     """The feature's name."""
     source: Source = PLANTED
@@ -125,6 +135,9 @@ class PlantedFeature(Record):
 
 class JudgeTrial(Record):
     """A feature graded once more."""
+
+    IDENTITY = ("source", "feature")
+    INDEXES = (("source", "feature"),)
 
     item: str
     """`condition/trial/source/feature`."""
@@ -211,6 +224,9 @@ class RatedContext(Record):
 class ExplanationScore(Record):
     """How well an explanation predicts on contexts that were not shown when it was made."""
 
+    IDENTITY = ("source", "feature", "kind")
+    INDEXES = (("source", "feature"),)
+
     item: str
     """`kind/feature`."""
     source: Source
@@ -239,8 +255,10 @@ class ExplanationScore(Record):
     """Every context."""
 
 
-class EventAssociation(Record):
+class EventAssociation(Part):
     """How a feature's activity goes with one kind of token."""
+
+    UNIQUE = ("family", "event")
 
     family: Literal["class", "segment", "event"]
     """Ground-truth class of the corpus, segment of the document, or regular expression."""
@@ -252,12 +270,9 @@ class EventAssociation(Record):
     """Of these, tokens on which the feature is active."""
     activation_share: float | None
     """Share of the feature's summed activation that falls on them."""
-    odds_ratio: float | None
-    """Odds of being active on them over the odds elsewhere; a half is added to each count if one is 0."""
-    ci_low: float | None
-    """95 % interval, documents as clusters."""
-    ci_high: float | None
-    """95 % interval, documents as clusters."""
+    odds_ratio: Annotated[Estimate | None, Flat("")]
+    """Odds of being active on them over the odds elsewhere; a half is added to each count if one is 0. The interval has
+    documents as clusters."""
     p_value: float | None
     """Two-sided Wald test of log odds ratio = 0, documents as clusters."""
     q_value: float | None
@@ -268,6 +283,9 @@ class EventAssociation(Record):
 
 class Enrichment(Record):
     """What a feature fires on, without anybody's explanation."""
+
+    IDENTITY = ("source", "feature")
+    INDEXES = (("source", "feature"),)
 
     item: str
     """`source/feature`."""
@@ -295,6 +313,8 @@ class Enrichment(Record):
 
 class CategoryTrial(Record):
     """A feature's category when categories were made and assigned once more, from another sample."""
+
+    IDENTITY = ("source", "feature")
 
     item: str
     """`trial/source/feature`."""

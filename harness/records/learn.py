@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeInt
 
-from harness.records.base import Record, Source
+from harness.records.base import Estimate, Record, Source
 
 
 class Dictionary(Record):
     """A fitted dictionary over an activation set."""
+
+    IDENTITY = ("name",)
 
     item: str = "dictionary"
     """Name within the step."""
@@ -33,6 +35,8 @@ class Dictionary(Record):
 class DictionaryScore(Record):
     """How good a dictionary is, measured the same way for all. Intervals are 95 %, bootstrap over documents."""
 
+    IDENTITY = ("name",)
+
     item: str = "score"
     """Name within the step."""
     name: str
@@ -49,49 +53,26 @@ class DictionaryScore(Record):
     """Alive latents per half decade of density (active tokens per token), from 1e-6 to 1; rarer ones in the first."""
     n_tokens_alive: NonNegativeInt = 0
     """Tokens of the full pass."""
-    fvu: float
+    fvu: Estimate
     """Fraction of variance *un*explained on held-out documents: 0 perfect, 1 predicting the mean; can exceed 1."""
-    fvu_ci_low: float
-    """Lower bound."""
-    fvu_ci_high: float
-    """Upper bound."""
-    l0: NonNegativeFloat
+    l0: Estimate
     """Active latents per token on held-out documents; a latent of either sign counts once."""
-    l0_ci_low: float | None = None
-    """Lower bound."""
-    l0_ci_high: float | None = None
-    """Upper bound."""
     n_tokens: NonNegativeInt
     """Held-out tokens."""
     n_documents: NonNegativeInt
     """Held-out documents."""
-    kl_base_nats: float | None
+    kl_base_nats: Estimate | None
     """KL(adapter ‖ base) on held-out documents, per token: the scale."""
-    kl_base_ci_low: float | None = None
-    """Lower bound."""
-    kl_base_ci_high: float | None = None
-    """Upper bound."""
-    kl_splice_nats: float | None
+    kl_splice_nats: Estimate | None
     """KL(adapter ‖ adapter with its scalars replaced by the reconstruction), per token."""
-    kl_splice_ci_low: float | None = None
-    """Lower bound."""
-    kl_splice_ci_high: float | None = None
-    """Upper bound."""
-    kl_recovered: float | None
+    kl_recovered: Estimate | None
     """1 - kl_splice / kl_base: 1 is a perfect splice, 0 is as far as the base model; can be negative."""
-    kl_recovered_ci_low: float | None = None
-    """Lower bound."""
-    kl_recovered_ci_high: float | None = None
-    """Upper bound."""
     n_splice_documents: NonNegativeInt = 0
     """Held-out documents that were run through the model."""
-    stability: float | None = None
+    stability: Estimate | None = None
     """Mean cosine of the alive latents' decoder rows with those of a fit with another seed, matched one to one, in
-    units of the columns' standard deviations; of signed latents its absolute value. 1: the seed does not matter."""
-    stability_ci_low: float | None = None
-    """95 % interval, bootstrap over pairs of latents."""
-    stability_ci_high: float | None = None
-    """95 % interval, bootstrap over pairs of latents."""
+    units of the columns' standard deviations; of signed latents its absolute value. 1: the seed does not matter. The
+    interval is a bootstrap over pairs of latents."""
     n_matched: NonNegativeInt = 0
     """Pairs of latents."""
     reason: str | None = None
@@ -102,18 +83,18 @@ class LatentEffect(Record):
     """What one latent does to the model: its contribution is taken out of the adapter's scalars, what the dictionary
     does not explain stays."""
 
+    IDENTITY = ("source", "latent")
+    INDEXES = (("source", "latent"),)
+
     item: str
     """`effect:` and the latent."""
     source: Source
     """The dictionary."""
     latent: str
     """Its column in the activation set of latents, e.g. `latent12`; both polarities of a signed one."""
-    kl_nats: float
-    """KL(adapter ‖ adapter without it), per token of held-out documents, whether it is active there or not."""
-    kl_ci_low: float
-    """95 % interval, bootstrap over documents."""
-    kl_ci_high: float
-    """95 % interval, bootstrap over documents."""
+    kl_nats: Estimate
+    """KL(adapter ‖ adapter without it), per token of held-out documents, whether it is active there or not;
+    interval by bootstrap over documents."""
     n_active: NonNegativeInt
     """Held-out tokens on which it is active."""
     n_tokens: NonNegativeInt

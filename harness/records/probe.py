@@ -7,11 +7,14 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 
-from harness.records.base import Record, Source
+from harness.records.base import Part, Record, Source
 
 
 class ActivationSet(Record):
     """Features over tokens on disk: one column per feature, one row per token of the documents."""
+
+    IDENTITY = ("source",)
+    PROPERTIES = ("n_columns",)
 
     item: str = "activations"
     """Name within the step."""
@@ -50,6 +53,11 @@ class ActivationSet(Record):
     quantiles: tuple[tuple[float, float], ...] = ()
     """(share, value): this share of all tokens' and columns' absolute activations is at most the value."""
 
+    @property
+    def n_columns(self) -> int:
+        """Number of columns."""
+        return len(self.columns)
+
     @model_validator(mode="after")
     def _same_length(self) -> ActivationSet:
         if not len(self.columns) == len(self.layers) == len(self.projections):
@@ -57,8 +65,10 @@ class ActivationSet(Record):
         return self
 
 
-class Exemplar(Record):
+class Exemplar(Part):
     """One activating context of a feature."""
+
+    UNIQUE = ("rank",)
 
     rank: NonNegativeInt
     """0 is the highest activation; a feature's sampled contexts are numbered on from its highest ones."""
@@ -80,6 +90,9 @@ class Exemplar(Record):
 
 class Feature(Record):
     """A feature over tokens: a column of an activation set, one polarity."""
+
+    IDENTITY = ("source", "feature")
+    INDEXES = (("source", "feature"),)
 
     item: str
     """Name within the step: the feature's name."""

@@ -26,7 +26,7 @@ from harness.reports.cells import (
 )
 from harness.reports.query_compare import compare_runs, different_settings
 from harness.reports.section import Block, Section
-from harness.store.database import open_database, sentences
+from harness.store.database import open_database, translate_db_errors
 
 TOP_ABLATIONS = 12
 """Things switched off that people see, largest first; JSON and CSV have all."""
@@ -48,7 +48,7 @@ def render_comparison(runs: Sequence[str], *, db: str | Path, form: str, console
     """
     engine = open_database(db, create=False)
     try:
-        with sentences(str(db)), engine.connect() as connection:
+        with translate_db_errors(str(db)), engine.connect() as connection:
             first, second = (queries.resolve_run(connection, run) for run in runs)
             if first == second:
                 raise UsageError(

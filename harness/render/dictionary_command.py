@@ -105,11 +105,11 @@ def _settings(name: str) -> tuple[str, frozenset[str]]:
 
 def _fitted(db: str, run_id: str) -> list[FittedRow]:
     from harness.reports import queries
-    from harness.store.database import open_database, sentences
+    from harness.store.database import open_database, translate_db_errors
 
     engine = open_database(db, create=False)
     try:
-        with sentences(db), engine.connect() as connection:
+        with translate_db_errors(db), engine.connect() as connection:
             return queries.fitted_dictionaries(connection, queries.resolve_run(connection, run_id))
     finally:
         engine.dispose()

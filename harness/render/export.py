@@ -23,7 +23,7 @@ from harness.reports import queries
 from harness.reports.cells import visible
 from harness.reports.query_common import one_report
 from harness.reports.sections import SECTIONS
-from harness.store.database import open_database, sentences
+from harness.store.database import open_database, translate_db_errors
 
 SUFFIXES = {"table": "txt", "json": "json", "csv": "csv", "md": "md", "latex": "tex"}
 """File name suffix of each table format."""
@@ -83,7 +83,7 @@ def export_run(
     """
     engine = open_database(db, create=False)
     try:
-        with sentences(str(db)), engine.connect() as connection, one_report(), _replacing(folder) as fresh:
+        with translate_db_errors(str(db)), engine.connect() as connection, one_report(), _replacing(folder) as fresh:
             run_id = queries.resolve_run(connection, run)
             overview = queries.overview(connection, run_id)[0]
             manifest: dict[str, Any] = {"made_by": _MARK, "run": _plain(overview)}
@@ -117,7 +117,7 @@ def export_figures(
     """Write a run's figures to a folder, `NAME-THEME.FORMAT`; files of the same names are replaced."""
     engine = open_database(db, create=False)
     try:
-        with sentences(str(db)), engine.connect() as connection:
+        with translate_db_errors(str(db)), engine.connect() as connection:
             run_id = queries.resolve_run(connection, run)
             folder.mkdir(parents=True, exist_ok=True)
             return _draw(connection, run_id, folder, names=names, formats=formats, themes=themes)

@@ -19,7 +19,7 @@ from harness.reports.cells import visible
 from harness.reports.query_common import one_report
 from harness.reports.section import Section
 from harness.reports.sections import SECTIONS
-from harness.store.database import open_database, sentences
+from harness.store.database import open_database, translate_db_errors
 
 FORMATS = ("table", "json", "csv", "md", "latex")
 """`table` is for terminals, `json` and `csv` have every column and row, `md` and `latex` are for papers."""
@@ -58,7 +58,7 @@ def render(
         raise UsageError(f"--format {form} prints one report: name it, for example: harness report recovery")
     engine = open_database(db, create=False)
     try:
-        with sentences(str(db)), engine.connect() as connection, one_report():
+        with translate_db_errors(str(db)), engine.connect() as connection, one_report():
             run_id = queries.resolve_run(connection, run)
             if form in ("json", "csv"):
                 loaded = load_section(connection, run_id, sections[0])

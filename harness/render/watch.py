@@ -19,7 +19,7 @@ from harness.render.render import header, render
 from harness.reports import queries
 from harness.reports.cells import visible
 from harness.reports.query_progress import ProgressRow, progress
-from harness.store.database import open_database, sentences, sqlite_path, url_of
+from harness.store.database import open_database, sqlite_path, translate_db_errors, url_of
 
 POLL_S = 1.0
 """Seconds between two looks at the database."""
@@ -107,7 +107,7 @@ def _look(
         return None, {}
     engine = open_database(db, create=False)
     try:
-        with sentences(str(db)), engine.connect() as connection:
+        with translate_db_errors(str(db)), engine.connect() as connection:
             try:
                 run_id = queries.resolve_run(connection, run)
             except ResultsError:

@@ -34,7 +34,7 @@ from harness.reports.query_paper import PaperRow, paper_card
 from harness.reports.query_sweep import SearchRow, SweepRow, TotalRow, searches, sweeps, totals
 from harness.reports.query_top import TopFeatureRow, top_features
 from harness.reports.query_training import KNOWN, ConfusionRow, TrainingRow, confusion, training
-from harness.store.tables import LLMCall, RunStep, Step, StudyRun
+from harness.store.schema import LLMCall, RunStep, Step, StudyRun
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from harness.reports.query_common import finite, once, own_steps, plan_order
-from harness.store.tables import Step
-from harness.store.tables_ablations import AblationScore
+from harness.store.schema import AblationScore, Step
 
 SCOPES = ("adapter", "layer", "projection", "block", "component")
 """What a row can have switched off, in the order of the report."""
@@ -119,7 +118,7 @@ def _component_row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentR
         step=r.step,
         block=r.group_name if r.scope == "component" else None,
         below_floor=r.kl_nats < r.null_floor_nats if r.null_floor_nats is not None and r.method == "exact" else None,
-        **{name: getattr(r, name) for name in _AS_STORED},
+        **{name: finite(v) if isinstance(v := getattr(r, name), float) else v for name in _AS_STORED},
     )
 
 

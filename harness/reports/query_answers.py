@@ -11,8 +11,7 @@ from sqlalchemy import Connection, select
 
 from harness import stats
 from harness.reports.query_common import interval_values, mean_score, once, own_steps, plan_order
-from harness.store.tables import Evaluation, Sample, Step
-from harness.store.tables_judgements import AnswerVerdict
+from harness.store.schema import AnswerVerdict, Evaluation, Sample, Step
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from sqlalchemy import Connection, func, select
 from harness import stats
 from harness.reports.query_answers import graded_items
 from harness.reports.query_common import claims, finite, interval_values, mean_score, once, own_steps, paper_names
-from harness.store.tables import Evaluation, Sample
-from harness.store.tables_ablations import AblationScore
+from harness.store.schema import AblationScore, Evaluation, Sample
 
 WITHOUT = "without-"
 """Variants of this prefix are the adapter with a group switched off."""

@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import Connection, select
 
 from harness.reports.query_common import own_steps, plan_order
-from harness.store.tables import ActivationSet, Feature
+from harness.store.schema import ActivationSet, Feature
 
 _SHARES = (0.05, 0.5, 0.95)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Select, select
 
 from harness import stats
-from harness.store.tables import PaperClaim, RunStep, StudyRun
+from harness.store.schema import PaperClaim, RunStep, StudyRun
 
 T = TypeVar("T")
 

@@ -15,9 +15,7 @@ from harness.reports.query_benchmarks import item_scores, paired_scores
 from harness.reports.query_common import finite, mean_score, own_steps, plan_order
 from harness.reports.query_grades import grades
 from harness.stats import Estimate
-from harness.store.tables import RunStep, Step, StudyRun
-from harness.store.tables_ablations import AblationScore
-from harness.store.tables_dictionaries import DictionaryScore
+from harness.store.schema import AblationScore, DictionaryScore, RunStep, Step, StudyRun
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,21 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from harness.reports.query_common import own_steps, plan_order
-from harness.store.tables import (
+from harness.store.schema import (
     ActivationSet,
     Category,
     CategoryAssignment,
     Checkpoint,
+    Dictionary,
+    Enrichment,
+    EventAssociation,
     Exemplar,
     Explanation,
+    ExplanationScore,
     Feature,
     RunStep,
     Step,
 )
-from harness.store.tables_dictionaries import Dictionary
-from harness.store.tables_judgements import Enrichment, EventAssociation, ExplanationScore
 
 
 @dataclass(frozen=True)

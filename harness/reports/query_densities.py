@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select
 from harness import stats
 from harness.records import PLANTED
 from harness.reports.query_common import finite, once, own_steps, plan_order
-from harness.store.tables import Category, CategoryAssignment, Feature, Step
+from harness.store.schema import Category, CategoryAssignment, Feature, Step
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from harness.reports.query_common import finite, own_steps, plan_order
-from harness.store.tables import Explanation, Feature
-from harness.store.tables_dictionaries import Dictionary, DictionaryScore, LatentEffect
+from harness.store.schema import Dictionary, DictionaryScore, Explanation, Feature, LatentEffect
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,7 @@ def _about(connection: Connection, run_id: int) -> dict[tuple[str, str], list[An
             Feature.source, Feature.feature, Feature.density_per_token, Feature.activation_max,
             Explanation.explanation, Explanation.grade,
         )
+        .select_from(Feature)
         .outerjoin(
             Explanation,
             (Explanation.source == Feature.source)

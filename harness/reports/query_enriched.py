@@ -6,8 +6,7 @@ from sqlalchemy import Connection, and_, case, func, select
 
 from harness.reports.query_common import own_steps
 from harness.reports.query_judgements import SIGNIFICANT, EnrichmentRow, enrichment_columns, enrichment_row
-from harness.store.tables import Feature
-from harness.store.tables_judgements import Enrichment, EventAssociation
+from harness.store.schema import Enrichment, EventAssociation, Feature
 
 
 def top_enrichment(connection: Connection, run_id: int) -> list[EnrichmentRow]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from harness import stats
 from harness.records import PLANTED
 from harness.reports.query_common import finite, once, own_steps, plan_order
-from harness.store.tables import Category, CategoryAssignment, Exemplar, Explanation, Feature, Step
+from harness.store.schema import Category, CategoryAssignment, Exemplar, Explanation, Feature, Step
 
 CONTEXT_TOKENS = 8
 """Tokens of the highest exemplar's context kept on either side of its token."""

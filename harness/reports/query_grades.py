@@ -18,7 +18,7 @@ from harness.interpretation import agreement
 from harness.records import PLANTED
 from harness.reports.query_common import claims, finite, once, own_steps
 from harness.store.claims import PAPER_SOURCES
-from harness.store.tables import Explanation, Feature
+from harness.store.schema import Explanation, Feature
 
 LABELS: dict[tuple[int | None, str], str] = {
     (0, "graded"): "monosemantic",

@@ -15,14 +15,16 @@ from harness.interpretation.naming import named_classes
 from harness.records import PLANTED
 from harness.reports.query_common import finite, once, own_steps
 from harness.reports.query_grades import LABELS, Graded, graded
-from harness.store.tables import CategoryAssignment, Feature, Step
-from harness.store.tables_judgements import (
+from harness.store.schema import (
+    CategoryAssignment,
     CategoryTrial,
     Enrichment,
     EventAssociation,
     ExplanationScore,
+    Feature,
     JudgeTrial,
     PlantedFeature,
+    Step,
 )
 
 ONE_CLASS = 0.8

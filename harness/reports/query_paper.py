@@ -19,8 +19,7 @@ from harness.reports.verdicts import Verdict, judge_count, judge_equal, judge_nu
 from harness.stats import Estimate, share
 from harness.store import claims as paper_claims
 from harness.store.claims import PAPER_SOURCES, Claim, Paper, Pattern
-from harness.store.tables import ActivationSet, Checkpoint, StudyRun
-from harness.store.tables_dictionaries import DictionaryScore
+from harness.store.schema import ActivationSet, Checkpoint, DictionaryScore, StudyRun
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "c_attn", "out_proj", "attn.c_proj")
 """Projections that belong to attention; the others count as MLP."""

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, func, select
 
-from harness.store.tables import LLMCall, RunStep, Step
-from harness.store.tables_judgements import RECORDS
+from harness.store.schema import RECORDS, LLMCall, RunStep, Step
 
 
 @dataclass(frozen=True)

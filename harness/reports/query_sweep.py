@@ -11,8 +11,7 @@ from sqlalchemy import Connection, select
 
 from harness import stats
 from harness.reports.query_common import finite, own_steps, plan_order
-from harness.store.tables import Step
-from harness.store.tables_ablations import AblationScore
+from harness.store.schema import AblationScore, Step
 
 
 @dataclass(frozen=True)

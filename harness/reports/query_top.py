@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from harness.records import PLANTED
 from harness.reports.query_common import own_steps, plan_order
 from harness.reports.query_features import FeatureRow, context_of, feature_row
-from harness.store.tables import CategoryAssignment, Exemplar, Explanation, Feature, Step
+from harness.store.schema import CategoryAssignment, Exemplar, Explanation, Feature, Step
 
 
 @dataclass(frozen=True)

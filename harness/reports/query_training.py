@@ -10,9 +10,7 @@ from sqlalchemy import Connection, select
 
 from harness.records import PLANTED
 from harness.reports.query_common import own_steps, plan_order
-from harness.store.tables import Checkpoint, Explanation, Step
-from harness.store.tables_dictionaries import Dictionary
-from harness.store.tables_judgements import PlantedFeature
+from harness.store.schema import Checkpoint, Dictionary, Explanation, PlantedFeature, Step
 
 KNOWN = "what is known"
 """Stands as the first judge of planted features."""

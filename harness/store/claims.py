@@ -6,42 +6,38 @@ two recoveries have different denominators: full - base in table 1, adapter - ba
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+
+from harness.records.base import Record
 
 PAPER_SOURCES = {"adapter-activations": "LoRA directions", "batch-topk": "SAE latents"}
 """Our source -> the paper's name for it."""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One number of the paper.
+class Claim(Record):
+    """A number of the paper, for the column beside ours."""
 
-    Attributes:
-        place: where it is printed.
-        quantity: what it is, e.g. `score/adapter`, `recovery`, `share_of_adapter_gap/attention`, `grade/0`.
-        subject: the benchmark or source, in the paper's name.
-        value: as printed; shares between 0 and 1.
-        unit: `share` or `count`.
-        successes: of n, where it is a share of counted cases.
-        n: cases.
-        comment: what to know about it.
-    """
+    TABLE = "paper_claim"
+    UNIQUE = ("place", "quantity", "subject")
 
     place: str
+    """Where it is printed."""
     quantity: str
+    """What it is, e.g. `score/adapter`, `recovery`, `share_of_adapter_gap/attention`, `grade/0`."""
     subject: str
+    """The benchmark or source, by the paper's name."""
     value: float
+    """As printed; shares between 0 and 1."""
     unit: str = "share"
+    """`share` or `count`."""
     successes: int | None = None
+    """Of n, where it is a share of counted cases."""
     n: int | None = None
+    """Cases."""
     comment: str | None = None
-
-    def row(self) -> dict[str, Any]:
-        """Its columns in `paper_claim`."""
-        return asdict(self)
+    """What to know about it."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def paper() -> Paper:
     return Paper(
         title=data["paper"],
         model=data["model"],
-        numbers=tuple(Claim(**{**c, "value": float(c["value"])}) for c in data["numbers"]),
+        numbers=tuple(Claim(**c) for c in data["numbers"]),
         top_layers=tuple(data["top_layers"]["layers"]),
         patterns=tuple(Pattern(**p) for p in data["patterns"]),
         untested=tuple(Pattern(**p) for p in data["untested"]),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,18 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from harness.errors import HarnessError, ResultsError, StorageError
+from harness.records.base import Record
 
-SCHEMA_VERSIONS = ("0001", "0008", "0006", "0002", "0003", "0005", "0004", "0007", "0009")
+SCHEMA_VERSIONS = tuple(
+    sorted(
+        (path.name.split("_")[0] for path in (Path(__file__).parent / "migrations" / "versions").glob("v*.py")),
+        key=lambda revision: int(revision[1:]),
+    )
+)
 """Revisions of `migrations/versions`, oldest first; the last one is what this code reads and writes."""
+
+_UNRELEASED = re.compile(r"000[1-9]")
+"""Revisions of schemas that no release had."""
 
 BUSY_TIMEOUT_MS = 30_000
 """How long a statement waits for another process's write to end."""
@@ -64,7 +74,7 @@ def open_database(target: str | Path = "results.db", *, create: bool = True) -> 
     if path is not None:
         _configure_sqlite(engine)
     try:
-        with sentences(database_url(target)):
+        with translate_db_errors(database_url(target)):
             _bring_up_to_date(engine, database_url(target))
     except BaseException:
         engine.dispose()
@@ -73,14 +83,18 @@ def open_database(target: str | Path = "results.db", *, create: bool = True) -> 
 
 
 def schema_version(engine: Engine) -> str | None:
-    """The schema version of an open database, e.g. `0001`; None for an empty one."""
+    """The schema version of an open database, e.g. `v1`; None for an empty one."""
     with engine.connect() as connection:
         return _version(connection)
 
 
-def schema_sql() -> str:
-    """All tables, indexes and views as SQL, as SQLite stores them."""
+def schema_sql(records: Iterable[type[Record]] = ()) -> str:
+    """All tables, indexes and views as SQL, as SQLite stores them; with those of plugins' `records`."""
+    from harness.store.plugin_tables import bring_up_to_date
+
     with migrated(create_engine("sqlite://")) as connection:
+        for record in records:
+            bring_up_to_date(connection, record)
         rows = connection.execute(
             text("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name != 'alembic_version' ORDER BY rowid")
         )
@@ -109,7 +123,7 @@ def sqlite_path(url: URL | str) -> Path | None:
 
 
 @contextmanager
-def sentences(name: str) -> Iterator[None]:
+def translate_db_errors(name: str) -> Iterator[None]:
     """Turn a database driver's errors into HarnessErrors that say what to do about `name`.
 
     Raises:
@@ -126,8 +140,8 @@ def sentences(name: str) -> Iterator[None]:
 
 @contextmanager
 def transaction(engine: Engine, name: str) -> Iterator[Connection]:
-    """A transaction that writes (it holds the lock from its begin); its errors are sentences about `name`."""
-    with sentences(name), engine.execution_options(write=True).begin() as connection:
+    """A transaction that writes (it holds the lock from its begin); its errors are HarnessErrors about `name`."""
+    with translate_db_errors(name), engine.execution_options(write=True).begin() as connection:
         yield connection
 
 
@@ -197,8 +211,11 @@ def _configure_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
         # Writers lock at once: a reader that turns writer later could not be made to wait.
-        write = connection.get_execution_options().get("write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        options = connection.get_execution_options()
+        if options.get("migrating", False):
+            # A migration may make a table anew; dropping the old one would delete all rows that refer to it.
+            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("write", False) else "BEGIN")
 
 
 def _bring_up_to_date(engine: Engine, name: str) -> None:
@@ -206,17 +223,23 @@ def _bring_up_to_date(engine: Engine, name: str) -> None:
         version = _version(connection)
         if version is None and inspect(connection).get_table_names():
             raise ResultsError(f"{name} is another program's database; name another file with --db")
+    if version is not None and _UNRELEASED.fullmatch(version):
+        raise ResultsError(
+            f"{name} was written by a version of the harness before its first release (schema {version}), which this "
+            "one does not read: move the file away, or name another one with --db, and run the study again"
+        )
     if version is not None and version not in SCHEMA_VERSIONS:
         raise ResultsError(
             f"{name} has schema {version}, newer than this version of the harness reads ({SCHEMA_VERSIONS[-1]}); "
             "upgrade it: pip install -U interp-harness"
         )
     if version != SCHEMA_VERSIONS[-1]:
-        with engine.execution_options(write=True).begin() as connection:
+        with engine.execution_options(write=True, migrating=True).begin() as connection:
             if connection.dialect.name == "postgresql":  # SQLite's writers lock at BEGIN
                 connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _MIGRATING})
             if _version(connection) != SCHEMA_VERSIONS[-1]:  # another process may have been first
                 _migrate(connection)
+        engine.dispose()  # its connection does not enforce foreign keys
 
 
 def _version(connection: Connection) -> str | None:
@@ -229,7 +252,11 @@ def _migrate(connection: Connection) -> None:
     """Run the migrations that are missing, in the connection's transaction."""
     from alembic import command
 
+    from harness.store.views import create_views, drop_views
+
+    of_plugins = drop_views(connection)
     command.upgrade(alembic_config(connection), "head")
+    create_views(connection, of_plugins)
 
 
 def alembic_config(connection: Connection) -> Any:
@@ -256,8 +283,8 @@ __all__ = [
     "open_database",
     "schema_sql",
     "schema_version",
-    "sentences",
     "sqlite_path",
     "transaction",
+    "translate_db_errors",
     "url_of",
 ]

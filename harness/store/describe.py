@@ -1,35 +1,22 @@
-"""What the tables and views are, in words, for docs/schema.md and Datasette. The words are docstrings."""
+"""What the tables and views are, in words, for docs/schema.md and Datasette: docstrings of the records, and comments of
+`views.sql`.
+"""
 
 from __future__ import annotations
 
+import ast
 import inspect
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import create_engine
+from sqlalchemy import Column, create_engine
 from sqlalchemy import inspect as inspect_database
 
+from harness.records.base import UNITS, Record
 from harness.store.database import migrated
-from harness.store.tables import Base
-
-VIEWS = {
-    "v_run": "One row per run: study, preset, seed, model, commit, status.",
-    "v_step": "The steps of each run in order, with key, settings, seed, commit, and wall time in seconds.",
-    "v_evaluation": "Benchmark scores (0 to 1) per run, model variant and benchmark; n_items are the items.",
-    "v_ablation": "KL(adapter || ablated) in nats per token with 95 % intervals over documents, per run.",
-    "v_dictionary": "Dictionaries on held-out documents: FVU (0 is perfect), L0, KL of the spliced model in nats.",
-    "v_latent": "KL in nats per token of taking one latent out of the adapter's scalars, per run and dictionary.",
-    "v_feature": "Features with their explanation and grade, once per interpreter; density is a share of tokens.",
-    "v_exemplar": "The strongest contexts of each feature; tokens and activations are JSON lists, rank 0 is highest.",
-    "v_grade": "Explanations counted by run, source, interpreter, status and grade.",
-    "v_category": "Features counted by run, interpreter, source and category.",
-    "v_llm_call": "LLM calls by provider, model, role and status: tokens, price (US dollars), mean latency (seconds).",
-}
-"""What each view shows."""
-
-_UNITS = {
-    "_nats": "nats per token", "_s": "seconds", "_usd": "US dollars", "_per_token": "share of tokens",
-}  # fmt: skip
+from harness.store.schema import RecordTable, all_tables
+from harness.store.views import views
 
 
 @dataclass(frozen=True)
@@ -39,26 +26,38 @@ class Relation:
     Attributes:
         name: in SQL.
         about: what it holds.
-        columns: (name, type, unit or what it points to).
+        columns: (name, type, unit or what it points to, meaning).
     """
 
     name: str
     about: str
-    columns: tuple[tuple[str, str, str], ...]
+    columns: tuple[tuple[str, str, str, str], ...]
 
 
 def relations() -> list[Relation]:
     """All views, then all tables in the order in which they are defined, with their columns."""
-    engine = create_engine("sqlite://")
-    with migrated(engine) as connection:
-        found = inspect_database(connection)
-        views = [Relation(name, VIEWS[name], _view_columns(found, name)) for name in VIEWS]
-    classes = {m.local_table.name: m.class_ for m in Base.registry.mappers}  # type: ignore[attr-defined]
-    tables = [
-        Relation(t.name, inspect.getdoc(classes[t.name]) or "", tuple(_table_column(c) for c in t.columns))
-        for t in Base.metadata.sorted_tables
-    ]
-    return views + tables
+    with migrated(create_engine("sqlite://")) as connection:
+        inspector = inspect_database(connection)
+        described = [Relation(v.name, v.about, _view_columns(inspector, v.name)) for v in views()]
+    return described + [Relation(t.name, _text(t.record.__doc__), _table_columns(t)) for t in all_tables()]
+
+
+def field_docs(record: type[Record]) -> dict[str, str]:
+    """What each field of a record is: the docstrings below the fields, read from the source when they are asked for.
+
+    Pydantic would read them at import, which takes longer than all the rest of it.
+    """
+    docs: dict[str, str] = {}
+    for base in reversed(record.__mro__):
+        if issubclass(base, Record) and base is not Record:
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            assert isinstance(tree, ast.ClassDef)
+            for field, below in zip(tree.body, tree.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    words = below.value if isinstance(below, ast.Expr) else None
+                    if isinstance(words, ast.Constant):
+                        docs[field.target.id] = _text(words.value)
+    return docs
 
 
 def schema_markdown() -> str:
@@ -68,9 +67,10 @@ def schema_markdown() -> str:
         parts.append(f"## {title}")
         for relation in relations():
             if relation.name.startswith("v_") == start:
-                rows = [f"| `{name}` | {kind} | {note} |" for name, kind, note in relation.columns]
-                head = ["| column | type | unit or reference |", "|---|---|---|"]
-                parts.append("\n".join([f"### `{relation.name}`", "", relation.about, "", *head, *rows]))
+                head = ("column", "type", "unit or reference", *([] if start else ["meaning"]))
+                lines = [head, ["---"] * len(head), *((f"`{name}`", *rest) for name, *rest in relation.columns)]
+                rows = [f"| {' | '.join(line[: len(head)])} |" for line in lines]
+                parts.append("\n".join([f"### `{relation.name}`", "", relation.about, "", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -81,9 +81,9 @@ def datasette_metadata() -> dict[str, Any]:
     """
     tables: dict[str, Any] = {}
     for relation in relations():
-        units = {name: note for name, _, note in relation.columns if note in _UNITS.values()}
-        about = " ".join(relation.about.split())
-        tables[relation.name] = {"description": about} | ({"columns": units} if units else {})
+        words = {name: note if note in UNITS.values() else about for name, _, note, about in relation.columns}
+        columns = {name: about for name, about in words.items() if about}
+        tables[relation.name] = {"description": relation.about} | ({"columns": columns} if columns else {})
         if not relation.name.startswith("v_") and relation.name in ("sample", "exemplar", "llm_call", "run_step"):
             tables[relation.name]["hidden"] = True
     return {
@@ -114,18 +114,39 @@ QUERIES = {
 """Queries to begin with; `harness sql` takes the same SQL, without parameters."""
 
 
-def _table_column(column: Any) -> tuple[str, str, str]:
-    keys = [f"→ {key.target_fullname}" for key in column.foreign_keys]
-    null = "" if not column.nullable else ", may be NULL"
-    return column.name, f"{column.type}".lower() + null, keys[0] if keys else _unit(column.name)
+_KEYS = {
+    "id": "Key of the row.",
+    "step_id": "The step that made it.",
+    "part": "The list of the record that it is in.",
+}
 
 
-def _view_columns(found: Any, name: str) -> tuple[tuple[str, str, str], ...]:
-    return tuple((c["name"], str(c["type"]).lower() if str(c["type"]) != "NULL" else "", _unit(c["name"]))
-                 for c in found.get_columns(name))  # fmt: skip
+def _table_columns(table: RecordTable) -> tuple[tuple[str, str, str, str], ...]:
+    docs = field_docs(table.record)
+    meaning = {name: docs.get(f.name, "") for f in table.fields for name in f.columns[:1]}
+    bounds = {name: f"Bound of the 95 % interval of {f.columns[0]}." for f in table.fields for name in f.columns[1:]}
+    about = _KEYS | meaning | bounds | {n: _text(getattr(table.record, n).__doc__) for n in table.record.PROPERTIES}
+    return tuple((c.name, _type(c), _note(c), about.get(c.name, "")) for c in table.columns.__table__.columns)
+
+
+def _type(column: Column[Any]) -> str:
+    return f"{column.type}".lower() + (", may be NULL" if column.nullable else "")
+
+
+def _note(column: Column[Any]) -> str:
+    return next((f"→ {key.target_fullname}" for key in column.foreign_keys), _unit(column.name))
+
+
+def _view_columns(inspector: Any, name: str) -> tuple[tuple[str, str, str, str], ...]:
+    columns = ((c["name"], str(c["type"]).lower()) for c in inspector.get_columns(name))
+    return tuple((column, "" if kind == "null" else kind, _unit(column), "") for column, kind in columns)
 
 
 def _unit(name: str) -> str:
     if "kl_ci" in name or (name.startswith("kl_") and name.endswith("_nats")):
-        return _UNITS["_nats"]
-    return next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
+        return UNITS["_nats"]
+    return next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), "")
+
+
+def _text(docstring: str | None) -> str:
+    return " ".join((docstring or "").split())

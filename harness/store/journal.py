@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Engine, bindparam, delete, insert, select, update
 
 from harness import records as calls
-from harness.store import tables
-from harness.store.database import now, sentences, transaction
+from harness.store import schema
+from harness.store.database import now, transaction, translate_db_errors
 
 _AT_ONCE = 500
 """Keys per query: SQLite allows 999 variables in the oldest versions that are still about."""
@@ -29,14 +29,14 @@ class Journal:
 
     def find(self, requests: Mapping[str, calls.LLMRequest]) -> dict[str, calls.LLMCall]:
         """The answered calls among these (hash -> request), whichever step made them."""
-        table = tables.LLMCall
+        table = schema.LLMCall
         columns = (
             table.key, table.provider, table.settings_json, table.role, table.response_json, table.n_attempts,
             table.latency_s, table.price_usd, table.price_date, table.batch,
         )  # fmt: skip
         answered = select(*columns).where(table.key.in_(bindparam("keys", expanding=True)), table.status == "ok")
         found = {}
-        with sentences(self._name), self._engine.connect() as connection:
+        with translate_db_errors(self._name), self._engine.connect() as connection:
             for keys in _batched(list(requests)):
                 for row in connection.execute(answered, {"keys": keys}):
                     found[row.key] = calls.LLMCall(
@@ -57,7 +57,7 @@ class Journal:
 
     def store(self, made: Sequence[calls.LLMCall]) -> None:
         """Keep calls, all or none. An answer replaces a failure, never the other way round."""
-        table = tables.LLMCall
+        table = schema.LLMCall
         with transaction(self._engine, self._name) as connection:
             keys = [call.key for call in made]
             stored = select(table.key, table.status).where(table.key.in_(keys))
@@ -73,10 +73,10 @@ class Journal:
 
     def open_batches(self, provider: str, settings: Mapping[str, object]) -> list[calls.OpenBatch]:
         """Batches of the provider that are not collected, whichever step submitted them."""
-        batch, call = tables.LLMBatch, tables.LLMCall
+        batch, call = schema.LLMBatch, schema.LLMCall
         wanted = select(batch).where(batch.provider == provider, batch.status == "open").order_by(batch.id)
         found = []
-        with sentences(self._name), self._engine.connect() as connection:
+        with translate_db_errors(self._name), self._engine.connect() as connection:
             for row in connection.execute(wanted).all():
                 if row.settings_json == dict(settings):
                     own = select(call.key, call.request_json).where(call.batch == row.label, call.status == "submitted")
@@ -91,7 +91,7 @@ class Journal:
 
     def begin_batch(self, label: str, role: str, made: Sequence[calls.LLMCall]) -> None:
         """Keep a batch and its calls, before the vendor hears of it."""
-        batch, call = tables.LLMBatch, tables.LLMCall
+        batch, call = schema.LLMBatch, schema.LLMCall
         values = {
             "label": label, "step_id": self._step_id, "provider": made[0].provider, "role": role,
             "settings_json": made[0].settings, "vendor_id": None, "status": "open", "reason": None,
@@ -106,13 +106,13 @@ class Journal:
 
     def confirm_batch(self, label: str, vendor_id: str) -> None:
         """The vendor has it."""
-        batch = tables.LLMBatch
+        batch = schema.LLMBatch
         with transaction(self._engine, self._name) as connection:
             connection.execute(update(batch).where(batch.label == label).values(vendor_id=vendor_id))
 
     def end_batch(self, label: str, made: Sequence[calls.LLMCall], reason: str | None = None) -> None:
         """It is over: what became of its calls. Without calls it never arrived, and they are to be asked again."""
-        batch, call = tables.LLMBatch, tables.LLMCall
+        batch, call = schema.LLMBatch, schema.LLMCall
         ended = {"status": "collected" if made else "lost", "reason": reason, "collected_at": now()}
         with transaction(self._engine, self._name) as connection:
             connection.execute(delete(call).where(call.batch == label, call.status == "submitted"))

@@ -19,7 +19,7 @@ _LOCK = 0x6861726E657373
 
 
 @contextmanager
-def alone(engine: Engine, waiting: Callable[[str], None]) -> Iterator[None]:
+def run_lock(engine: Engine, waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the database's lock; `waiting` is told where another run holds it."""
     path = sqlite_path(engine.url)
     if path is not None:

@@ -9,19 +9,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, delete, insert, select, union_all, update
+from sqlalchemy import Connection, Engine, delete, insert, inspect, select, union_all, update
 from sqlalchemy.exc import IntegrityError
 
-from harness import records
 from harness.errors import ResultsError
-from harness.records import StoredRecord
-from harness.store import tables, tables_judgements
+from harness.records import Record
+from harness.store import schema
 from harness.store.claims import paper
-from harness.store.database import database_url, now, open_database, sentences, sqlite_path, transaction
+from harness.store.database import database_url, now, open_database, sqlite_path, transaction, translate_db_errors
 from harness.store.journal import Journal
-from harness.store.rows import row_of
+from harness.store.plugin_tables import bring_up_to_date
+from harness.store.read import records_of
+from harness.store.schema import table_of
+
+R = TypeVar("R", bound=Record)
 
 
 class ProvenanceLike(Protocol):
@@ -66,19 +69,28 @@ class StepRow:
 class Store:
     """Writes runs, steps, records and LLM calls to one database."""
 
-    def __init__(self, engine: Engine, name: str | None = None) -> None:
-        """Wrap an engine from `open_database`; `name` is what error messages call it."""
+    def __init__(self, engine: Engine, name: str | None = None, plugin_records: Sequence[type[Record]] = ()) -> None:
+        """Wrap an engine from `open_database`.
+
+        Args:
+            engine: of the database.
+            name: what error messages call it.
+            plugin_records: classes of records that plugins bring (`Manager.records`).
+        """
         self.engine = engine
+        self.plugin_records = tuple(plugin_records)
+        self._up_to_date: set[type[Record]] = set()
         self.name = name or engine.url.render_as_string(hide_password=True)
 
     @classmethod
-    def open(cls, target: str | Path) -> Self:
+    def open(cls, target: str | Path, plugin_records: Sequence[type[Record]] = ()) -> Self:
         """Open (create, upgrade) the database at a path or URL.
 
         Raises:
             ResultsError, StorageError: see `open_database`.
         """
-        return cls(open_database(target), database_url(target) if "://" in str(target) else str(target))
+        name = database_url(target) if "://" in str(target) else str(target)
+        return cls(open_database(target), name, plugin_records)
 
     def __enter__(self) -> Self:
         return self
@@ -135,21 +147,21 @@ class Store:
         }
         self._import_missing_claims()
         with self._transaction() as connection:
-            return _inserted(connection, tables.StudyRun, values)
+            return _inserted(connection, schema.StudyRun, values)
 
     def finish_run(self, run_id: int, *, status: str, reason: str | None = None) -> None:
         """Store that a run ended as `done`, `failed` or `interrupted`, and why."""
         with self._transaction() as connection:
-            changed = update(tables.StudyRun).where(tables.StudyRun.id == run_id)
+            changed = update(schema.StudyRun).where(schema.StudyRun.id == run_id)
             connection.execute(changed.values(status=status, reason=reason, finished_at=now()))
 
     # steps
 
     def find_step(self, key: str) -> StepRow | None:
         """The step with this key, whatever its status."""
-        step = tables.Step
+        step = schema.Step
         columns = (step.id, step.key, step.status, step.reason, step.output_json)
-        with sentences(self.name), self.engine.connect() as connection:
+        with translate_db_errors(self.name), self.engine.connect() as connection:
             row = connection.execute(select(*columns).where(step.key == key)).first()
         return StepRow(*row) if row else None
 
@@ -161,6 +173,7 @@ class Store:
         key: str,
         name: str,
         stage: str,
+        kind: str,
         plugin: str | None,
         plugin_version: str | None,
         config: Mapping[str, Any],
@@ -179,7 +192,8 @@ class Store:
             position: of the step within it.
             key: hash of everything that the result depends on.
             name: e.g. `ablate/leave-one-out`.
-            stage: kind of step.
+            stage: that it belongs to.
+            kind: what is done; a stage may have several, e.g. `judge` after `learn`.
             plugin: who does it.
             plugin_version: of it.
             config: its settings.
@@ -198,13 +212,13 @@ class Store:
             ResultsError: the step is done already and `restart` is not set.
         """
         values = {
-            "key": key, "name": name, "stage": stage, "plugin": plugin, "plugin_version": plugin_version,
+            "key": key, "name": name, "stage": stage, "kind": kind, "plugin": plugin, "plugin_version": plugin_version,
             "config_json": dict(config), "inputs_json": list(inputs), "seed": seed, "device": device, "engine": engine,
             "git_sha": provenance.git_sha, "git_dirty": provenance.git_dirty, "artifact": artifact,
             "status": "running", "reason": None, "wall_s": None, "output_json": None,
             "started_at": now(), "finished_at": None,
         }  # fmt: skip
-        step = tables.Step
+        step = schema.Step
         with self._transaction() as connection:
             found = connection.execute(select(step.id, step.status).where(step.key == key)).first()
             if found is None:
@@ -214,11 +228,12 @@ class Store:
                 if found.status == "done" and not restart:
                     raise ResultsError(f"{name} is done already (step {step_id}); use restart to do it again")
                 if restart:
-                    for table in tables_judgements.RECORDS:
+                    for table in self._record_tables(connection):
                         connection.execute(delete(table).where(table.step_id == step_id))
                 connection.execute(update(step).where(step.id == step_id).values(**values))
             _link(connection, run_id, step_id, position, reused=False)
-            return step_id, _items(connection, step_id)
+            items = (select(table.item).where(table.step_id == step_id) for table in self._record_tables(connection))
+            return step_id, frozenset(connection.execute(union_all(*items)).scalars())
 
     def finish_step(
         self,
@@ -243,7 +258,7 @@ class Store:
             "finished_at": now(),
         }  # fmt: skip
         with self._transaction() as connection:
-            connection.execute(update(tables.Step).where(tables.Step.id == step_id).values(**values))
+            connection.execute(update(schema.Step).where(schema.Step.id == step_id).values(**values))
 
     def link_reused(self, run_id: int, step_id: int, position: int) -> None:
         """Store that a run uses a step that was done before."""
@@ -252,43 +267,41 @@ class Store:
 
     # records
 
-    def write(self, step_id: int, record: StoredRecord) -> None:
+    def write(self, step_id: int, record: Record) -> None:
         """Store one record in a transaction of its own; the same item again replaces it.
 
         Raises:
             ResultsError: two different things of the step have the same item name, or the database is locked.
             StorageError: the disk is full or the file is read-only.
+            TypeError: not a record of the harness, or of a plugin that offers it (hook `harness_records`).
         """
         self.write_many(step_id, [record])
 
-    def write_many(self, step_id: int, many: Iterable[StoredRecord]) -> None:
+    def write_many(self, step_id: int, many: Iterable[Record]) -> None:
         """Store records, all or none."""
         with self._transaction() as connection:
+            of_plugins = set()
             for record in many:
+                if not schema.is_built_in(type(record)):
+                    of_plugins.add(type(record))
+                    self._prepare(connection, type(record))
                 _write(connection, step_id, record)
+        self._up_to_date |= of_plugins
 
-    def explanations(self, step_id: int) -> list[records.Explanation]:
-        """A step's explanations, in the order in which they were stored."""
-        table = tables.Explanation
-        fields = [getattr(table, name) for name in records.Explanation.model_fields]
-        with sentences(self.name), self.engine.connect() as connection:
-            rows = connection.execute(select(*fields).where(table.step_id == step_id).order_by(table.id))
-            return [records.Explanation(**row._asdict()) for row in rows]
+    def _prepare(self, connection: Connection, record_class: type[Record]) -> None:
+        """Make the table of a plugin's record fit its class, the first time that this store writes one."""
+        if record_class not in self.plugin_records:
+            raise TypeError(
+                f"{record_class.__name__} is not a record that the runner stores; a plugin offers its own with the "
+                "hook harness_records"
+            )
+        if record_class not in self._up_to_date:
+            bring_up_to_date(connection, record_class)
 
-    def evaluations(self, step_id: int) -> list[records.EvaluationResult]:
-        """A step's benchmark results with their samples, in the order in which they were stored."""
-        table, sample = tables.Evaluation, tables.Sample
-        fields = [getattr(table, name) for name in records.EvaluationResult.model_fields if name != "samples"]
-        of_sample = [getattr(sample, name) for name in records.Sample.model_fields]
-        with sentences(self.name), self.engine.connect() as connection:
-            found = connection.execute(select(table.id, *fields).where(table.step_id == step_id).order_by(table.id))
-            results = []
-            for row in found.mappings().all():
-                own = select(*of_sample).where(sample.evaluation_id == row["id"]).order_by(sample.doc_id, sample.repeat)
-                samples = tuple(records.Sample(**s._asdict()) for s in connection.execute(own))
-                values = {name: value for name, value in row.items() if name != "id"}
-                results.append(records.EvaluationResult(**values, samples=samples))
-        return results
+    def records(self, step_id: int, record_class: type[R]) -> list[R]:
+        """A step's records of one class, in the order in which they were stored."""
+        with translate_db_errors(self.name), self.engine.connect() as connection:
+            return records_of(connection, record_class, step_id=step_id)
 
     # LLM calls and claims
 
@@ -298,7 +311,7 @@ class Store:
 
     def has_calls(self, provider: str) -> bool:
         """Whether a call of the provider is stored."""
-        call = tables.LLMCall
+        call = schema.LLMCall
         with self.engine.connect() as connection:
             return connection.execute(select(call.id).where(call.provider == provider).limit(1)).first() is not None
 
@@ -306,44 +319,49 @@ class Store:
         """Replace the paper's numbers; keys as in `harness.store.claims.Claim`."""
         rows = [dict(claim) for claim in claims]
         with self._transaction() as connection:
-            connection.execute(delete(tables.PaperClaim))
+            connection.execute(delete(schema.PaperClaim))
             if rows:
-                connection.execute(insert(tables.PaperClaim), rows)
+                connection.execute(insert(schema.PaperClaim), rows)
 
     def _import_missing_claims(self) -> None:
-        claims = [claim.row() for claim in paper().numbers]
-        table = tables.PaperClaim
-        with sentences(self.name), self.engine.connect() as connection:
+        claims = [claim.model_dump() for claim in paper().numbers]
+        table = schema.PaperClaim
+        with translate_db_errors(self.name), self.engine.connect() as connection:
             found = connection.execute(select(*(getattr(table, name) for name in claims[0])).order_by(table.id))
             stored = [dict(row) for row in found.mappings()]
         if stored != claims:
             self.import_claims(claims)
 
+    def _record_tables(self, connection: Connection) -> list[schema.Columns]:
+        """The tables of what steps make, those of plugins included that are there."""
+        of_plugins = [table_of(record) for record in self.plugin_records]
+        present = inspect(connection).get_table_names() if of_plugins else []
+        return [*schema.RECORDS, *(table.columns for table in of_plugins if table.name in present)]
+
     def _transaction(self) -> AbstractContextManager[Connection]:
         return transaction(self.engine, self.name)
 
 
-def _write(connection: Connection, step_id: int, record: StoredRecord) -> None:
-    row = row_of(record)
-    table = row.table
-    same = [table.step_id == step_id, table.item == record.item]
-    same += [getattr(table, name) == row.values[name] for name in row.identity]
-    connection.execute(delete(table).where(*same))
+def _write(connection: Connection, step_id: int, record: Record) -> None:
+    stored = table_of(type(record))
+    table, values = stored.columns, stored.values(record)
+    identity = {"step_id": step_id, **{name: values[name] for name in ("item", *record.IDENTITY)}}
+    connection.execute(delete(table).where(*(getattr(table, name) == value for name, value in identity.items())))
     try:
-        record_id = _inserted(connection, table, {"step_id": step_id, "item": record.item, **row.values})
+        record_id = _inserted(connection, table, {"step_id": step_id, **values})
     except IntegrityError as error:
         if "foreign key" in str(error.orig).lower():
             raise ResultsError(f"step {step_id} is not in the database any more; run again") from error
         raise ResultsError(
-            f"{type(record).__name__} {record.item!r}: another one of this step has the same item name; "
+            f"{type(record).__name__} {values['item']!r}: another one of this step has the same item name; "
             "a plugin must name its items uniquely"
         ) from error
-    if row.children:
-        parent = {row.parent_column: record_id}
-        connection.execute(insert(row.child_table), [{**parent, **child} for child in row.children])
+    for part, rows in stored.part_values(record):
+        if rows:
+            connection.execute(insert(part.columns), [{part.owner_id: record_id, **row} for row in rows])
 
 
-def _inserted(connection: Connection, table: type[Any], values: Mapping[str, Any]) -> int:
+def _inserted(connection: Connection, table: schema.Columns, values: Mapping[str, Any]) -> int:
     """Insert one row; returns its id."""
     key = connection.execute(insert(table).values(**values)).inserted_primary_key
     assert key is not None
@@ -351,12 +369,7 @@ def _inserted(connection: Connection, table: type[Any], values: Mapping[str, Any
 
 
 def _link(connection: Connection, run_id: int, step_id: int, position: int, *, reused: bool) -> None:
-    link = tables.RunStep
+    link = schema.RunStep
     connection.execute(delete(link).where(link.run_id == run_id, link.position == position))
     connection.execute(delete(link).where(link.run_id == run_id, link.step_id == step_id))
     connection.execute(insert(link).values(run_id=run_id, step_id=step_id, position=position, reused=reused))
-
-
-def _items(connection: Connection, step_id: int) -> frozenset[str]:
-    each = (select(table.item).where(table.step_id == step_id) for table in tables_judgements.RECORDS)
-    return frozenset(connection.execute(union_all(*each)).scalars())

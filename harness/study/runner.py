@@ -20,9 +20,9 @@ from harness.contract.hooks import StepFinished, StepProgressed, StepStarted
 from harness.contract.progress import Progress
 from harness.errors import HarnessError, ResultsError, Waiting
 from harness.llm.session import Session
-from harness.records import StoredRecord
+from harness.records import EvaluationResult, Explanation, StoredRecord
 from harness.store.journal import Journal
-from harness.store.lock import alone
+from harness.store.lock import run_lock
 from harness.store.writer import Store
 from harness.study.artefacts import ARTEFACTS, folder_name, portable, read_outputs
 from harness.study.check import check_device, check_plan
@@ -131,7 +131,7 @@ class Runner:
             KeyboardInterrupt: likewise.
         """
         began = time.monotonic()
-        with alone(self.store.engine, self.display.note):
+        with run_lock(self.store.engine, self.display.note):
             run_id = self.store.begin_run(
                 study=self.plan.study,
                 preset=self.plan.preset,
@@ -376,6 +376,7 @@ class Runner:
             "key": step.key,
             "name": step.name,
             "stage": step.kind,
+            "kind": step.kind,
             "plugin": step.plugin,
             "plugin_version": self.manager.offer(step.plugin).registration.version if step.plugin else None,
             "config": step.config.model_dump(mode="json"),
@@ -392,10 +393,10 @@ class Runner:
         return row.id
 
     def _explanations(self, name: str) -> list[Any]:
-        return self.store.explanations(self._step_id(self.plan.step(name)))
+        return self.store.records(self._step_id(self.plan.step(name)), Explanation)
 
     def _evaluations(self, name: str) -> list[Any]:
-        return self.store.evaluations(self._step_id(self.plan.step(name)))
+        return self.store.records(self._step_id(self.plan.step(name)), EvaluationResult)
 
 
 __all__: Sequence[str] = ["Display", "Quiet", "RunSummary", "Runner", "folder_name"]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from harness.contract.context import RunContext
 from harness.contract.progress import SilentProgress
@@ -127,34 +124,29 @@ class Scorer:
         """
         if self.probes is None:
             raise ValueError("estimates need probes")
-        found = self.probes.estimate(cell.off)
         return self.score(
             cell,
             method="fisher",
-            kl_nats=found.value,
-            kl_ci_low=found.low,
-            kl_ci_high=found.high,
+            kl_nats=self.probes.estimate(cell.off),
             reason="estimated by Fisher probes, not measured",
         )
 
     def _exact(self, cell: Cell, sums: Sums, chosen: Chosen) -> AblationScore:
         n_tokens, n_targets = self.texts.n_tokens.numpy(), self.texts.n_targets.numpy()
-        kl = ratio_over_documents(sums.kl_nats.sum(1), n_tokens.sum(1), seed=self._run.seed)
+        seed = self._run.seed
         values: dict[str, Any] = {}
         for i, segment in enumerate(SEGMENTS):
             values[f"n_tokens_{segment}"] = int(n_tokens[:, i].sum())
             if n_tokens[:, i].sum():
-                values |= _named(f"kl_{segment}", sums.kl_nats[:, i], n_tokens[:, i], self._run.seed)
+                values[f"kl_{segment}_nats"] = ratio_over_documents(sums.kl_nats[:, i], n_tokens[:, i], seed=seed)
         if n_targets.sum():
-            values |= _named("ce_change", sums.ce_change_nats, n_targets, self._run.seed)
+            values["ce_change_nats"] = ratio_over_documents(sums.ce_change_nats, n_targets, seed=seed)
             values["ce_nats"] = float((self.about.ce_full_nats + sums.ce_change_nats).sum() / n_targets.sum())
         return self.score(
             cell,
             method="exact",
             chosen_as=chosen,
-            kl_nats=kl.value,
-            kl_ci_low=kl.low,
-            kl_ci_high=kl.high,
+            kl_nats=ratio_over_documents(sums.kl_nats.sum(1), n_tokens.sum(1), seed=seed),
             document_kl_nats=tuple(float(v) for v in sums.kl_nats.sum(1) / n_tokens.sum(1)),
             document_n_tokens=tuple(int(n) for n in n_tokens.sum(1)),
             null_floor_nats=self._floors_nats.get(cell.first_layer),
@@ -164,9 +156,7 @@ class Scorer:
     def score(self, cell: Cell, *, estimate: bool = True, **values: Any) -> AblationScore:
         """A record of a cell with these values, and with the probes' estimate unless it has no meaning here."""
         if estimate and self.probes is not None:
-            found = self.probes.estimate(cell.off)
-            values |= {"fisher_nats": found.value, "fisher_ci_low": found.low, "fisher_ci_high": found.high}
-            values["n_draws"] = self.probes.n_draws
+            values |= {"fisher_nats": self.probes.estimate(cell.off), "n_draws": self.probes.n_draws}
         return AblationScore(
             item=cell.item,
             scope=cell.scope,
@@ -178,12 +168,3 @@ class Scorer:
             **cell.where,
             **values,
         )
-
-
-def _named(name: str, sums: np.ndarray, counts: np.ndarray, seed: int) -> dict[str, float | None]:
-    """A mean per token and its interval under `NAME_nats`, `NAME_ci_low`, `NAME_ci_high`; None for an unbounded end."""
-    found = ratio_over_documents(sums, counts, seed=seed)
-    ends = {"low": found.low, "high": found.high}
-    return {f"{name}_nats": found.value} | {
-        f"{name}_ci_{end}": value if math.isfinite(value) else None for end, value in ends.items()
-    }

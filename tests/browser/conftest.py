@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,13 +31,9 @@ FLAGS = (
 @pytest.fixture(scope="session")
 def studies() -> ModuleType:
     """Makers of whole studies."""
-    path = ROOT / "tests" / "render" / "dashboard" / "study.py"
-    spec = importlib.util.spec_from_file_location("dashboard_study", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module
+    from tests.render.dashboard import study as makers
+
+    return makers
 
 
 @pytest.fixture(scope="session")

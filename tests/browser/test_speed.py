@@ -13,7 +13,7 @@ from selenium.webdriver import Chrome
 from sqlalchemy import select
 
 from harness.render.dashboard.site import Dashboard, write_dashboard
-from harness.store import tables
+from harness.store import schema
 from harness.store.database import open_database
 
 from .conftest import Page, watched
@@ -50,7 +50,7 @@ def test_the_folder_is_smaller_than_its_evidence_compressed(big: tuple[Any, Dash
 def compressed_evidence(db: Path) -> int:
     """Bytes of the run's features and contexts as JSON lines, compressed with gzip at level 9."""
     engine = open_database(db)
-    e, f = tables.Exemplar, tables.Feature
+    e, f = schema.Exemplar, schema.Feature
     columns = (
         f.source,
         f.feature,

@@ -34,8 +34,8 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
         provenance = collect()
         run_id = store.begin_run(study="s", preset=None, seed=0, provenance=provenance)
         step, _ = store.begin_step(
-            run_id, 0, key="k", name="learn/abs-topk@k=2", stage="learn", plugin="abs-topk", plugin_version="1",
-            config={}, inputs=[], seed=0, provenance=provenance, device="cpu", artifact="x",
+            run_id, 0, key="k", name="learn/abs-topk@k=2", stage="learn", kind="learn", plugin="abs-topk",
+            plugin_version="1", config={}, inputs=[], seed=0, provenance=provenance, device="cpu", artifact="x",
         )  # fmt: skip
         for name, folder in (("abs-topk@k=2", "fitted"), ("two@k=2,expansion=4", "fitted"), ("gone", "n" * 200)):
             record = Dictionary(

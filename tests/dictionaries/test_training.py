@@ -143,8 +143,8 @@ def test_the_validation_curve_ends_at_the_score(stored: StoredActivations, tmp_p
     codec = learner.load(dictionary)
     score = score_dictionary(dictionary, codec, stored, None, RunContext(out_dir=tmp_path, seed=0))
     assert notes(dictionary)["validation_tokens"] == score.n_tokens
-    assert curve[-1]["fvu"] == pytest.approx(score.fvu, rel=1e-5)
-    assert curve[-1]["l0"] == pytest.approx(score.l0, rel=1e-5)
+    assert curve[-1]["fvu"] == pytest.approx(score.fvu.value, rel=1e-5)
+    assert curve[-1]["l0"] == pytest.approx(score.l0.value, rel=1e-5)
     assert curve[-1]["fvu"] < curve[0]["fvu"]
 
 

@@ -133,11 +133,11 @@ def test_a_feature_is_enriched_for_what_it_fires_on(made, traces, chat):
     operator, noise, dead = enrich([source], finder)
     found = {(e.family, e.event): e for e in operator.events}
     best = found["class", "operator"]
-    assert best.odds_ratio > 1000
+    assert best.odds_ratio.value > 1000
     assert best.q_value < 1e-6
     assert best.n_both == best.n_event
     assert best.activation_share > 0.9
-    assert found["event", "digit"].odds_ratio < 1
+    assert found["event", "digit"].odds_ratio.value < 1
     assert (operator.top_class, operator.top_class_share) == ("operator", 1.0)
     assert operator.n_tokens == sum(int(stored.document(d).ranked.sum()) for d in stored.document_ids)
     assert all(e.q_value is None or e.q_value > 0.001 for e in noise.events)

@@ -15,6 +15,7 @@ from alembic import command
 from sqlalchemy import create_engine, inspect, text
 
 from harness.store.database import SCHEMA_VERSIONS, alembic_config, schema_version
+from harness.store.views import drop_views
 from harness.store.writer import Store
 
 SERVER = os.environ.get("HARNESS_POSTGRES")
@@ -67,6 +68,7 @@ def test_migrations_make_exactly_the_tables_and_can_be_undone(url: str) -> None:
                 connection.execute(text(f"SELECT * FROM {view}")).all()
             assert len(views) >= 4
         with store.engine.begin() as connection:
+            drop_views(connection)
             command.downgrade(alembic_config(connection), "base")
             assert inspect(connection).get_table_names() == ["alembic_version"]
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -9,18 +7,6 @@ from types import ModuleType
 import pytest
 
 from harness.store.writer import Store
-
-
-@pytest.fixture(scope="session")
-def synthetic() -> ModuleType:
-    """Makers of plausible records."""
-    path = Path(__file__).parents[1] / "store" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("synthetic_results", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

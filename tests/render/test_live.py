@@ -66,12 +66,11 @@ def test_a_terminal_gets_a_bar_and_no_color_is_respected() -> None:
 
 
 WRITER = """
-import sys, time, importlib.util
+import sys, time
 from filelock import FileLock
+sys.path.insert(0, sys.argv[2])
+from tests.store import synthetic
 from harness.store.writer import Store
-spec = importlib.util.spec_from_file_location("synthetic_results", sys.argv[2])
-synthetic = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(synthetic)
 with FileLock(sys.argv[1] + ".lock"), Store.open(sys.argv[1]) as store:
     run = store.begin_run(study="s", preset=None, seed=5, provenance=synthetic.PROVENANCE)
     step, _ = store.begin_step(run, 0, **synthetic.step_values("ablate/loo", "ablate"))
@@ -88,14 +87,14 @@ with FileLock(sys.argv[1] + ".lock"), Store.open(sys.argv[1]) as store:
 def _watch(tmp_path: Path, ending: str) -> subprocess.CompletedProcess[str]:
     """`harness report --watch` in a process of its own, begun before the run that it follows."""
     database = tmp_path / "r.db"
-    synthetic = Path(__file__).parents[1] / "store" / "synthetic.py"
+    root = Path(__file__).parents[2]
     environment = {**os.environ, "NO_COLOR": "1"}
     code = "import sys; from harness.cli import main; main(sys.argv[1:])"
     watcher = subprocess.Popen(
         [sys.executable, "-c", code, "report", "components", "--watch", "--db", str(database)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
-    subprocess.run([sys.executable, "-c", textwrap.dedent(WRITER), str(database), str(synthetic), ending], check=False)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(WRITER), str(database), str(root), ending], check=False)
     out, err = watcher.communicate(timeout=60)
     return subprocess.CompletedProcess([], watcher.returncode, out, err)
 

@@ -15,8 +15,9 @@ from types import ModuleType
 import pytest
 from sqlalchemy import insert
 
-from harness.store import tables
-from harness.store.rows import row_of
+from harness.records import Explanation, Feature
+from harness.store import schema
+from harness.store.schema import table_of
 from harness.store.writer import Store
 
 SOURCES = {"adapter-activations": 0.02, "mlp-neurons": 0.49, "batch-topk": 0.49}
@@ -31,21 +32,20 @@ def fill_with_features(store: Store, synthetic: ModuleType, n_features: int) -> 
     for position, (source, share) in enumerate(SOURCES.items(), start=100):
         step, _ = store.begin_step(run, position, **synthetic.step_values(f"many/{source}", "interpret", "lexical"))
         first = position * 1_000_000  # ids of its features
-        rows: dict[type[tables.Base], list[dict[str, object]]] = {}
+        rows: dict[schema.Columns, list[dict[str, object]]] = {}
         record = synthetic.feature(source, "f", None, None, 1.0)
-        feature, explained = (
-            row_of(record),
-            [row_of(synthetic.explanations([record] * 12)[i]).values for i in range(12)],
-        )
+        feature = table_of(Feature).values(record)
+        ((_, exemplars),) = table_of(Feature).part_values(record)
+        explained = [table_of(Explanation).values(e) for e in synthetic.explanations([record] * 12)]
         for i in range(int(n_features * share)):
             layer = None if source == "batch-topk" else i % N_LAYERS
             own = {"step_id": step, "item": f"f{i}", "source": source, "feature": f"f{i}"}
             sizes = {"layer": layer, "activation_sum": float(i * 7919 % n_features)}
-            rows.setdefault(tables.Feature, []).append({**feature.values, **own, **sizes, "id": first + i})
-            rows.setdefault(tables.Exemplar, []).extend({**e, "feature_id": first + i} for e in feature.children)
-            rows.setdefault(tables.Explanation, []).append({**explained[i % 12], **own})
+            rows.setdefault(schema.Feature, []).append({**feature, **own, **sizes, "id": first + i})
+            rows.setdefault(schema.Exemplar, []).extend({**e, "feature_id": first + i} for e in exemplars)
+            rows.setdefault(schema.Explanation, []).append({**explained[i % 12], **own})
             category = {"category": f"category {i * 31 % 8}", "subcategory": None, "reason": None}
-            rows.setdefault(tables.CategoryAssignment, []).append({**category, **own})
+            rows.setdefault(schema.CategoryAssignment, []).append({**category, **own})
         with store.engine.begin() as connection:
             for table, many in rows.items():
                 connection.execute(insert(table), many)

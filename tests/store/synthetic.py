@@ -20,6 +20,7 @@ from harness.records import (
     Dictionary,
     DictionaryScore,
     Enrichment,
+    Estimate,
     EvaluationResult,
     EventAssociation,
     Exemplar,
@@ -62,6 +63,7 @@ def step_values(name: str, stage: str = "probe", plugin: str | None = "adapter-a
         "key": digest(name),
         "name": name,
         "stage": stage,
+        "kind": stage,
         "plugin": plugin,
         "plugin_version": "1",
         "config": {"k": 4},
@@ -101,7 +103,7 @@ def ablation(scope: str, kl: float, **where: object) -> AblationScore:
     name = "/".join([scope, *(str(v) for v in where.values())])
     return AblationScore.model_validate(
         {
-            "item": name, "scope": scope, "kl_nats": kl, "kl_ci_low": kl * 0.8, "kl_ci_high": kl * 1.3,
+            "item": name, "scope": scope, "kl_nats": Estimate(kl, kl * 0.8, kl * 1.3),
             "n_tokens": 20480, "n_documents": 16, "n_components": 1 if scope == "component" else 7, **where,
         }
     )  # fmt: skip
@@ -252,10 +254,11 @@ def _leave_one_out(rng: random.Random, n_layers: int) -> list[AnyRecord]:
 def measured(kl: float, layer: int) -> dict[str, object]:
     """What a real sweep stores beside a KL; layer 0 is as noisy as its smallest cells."""
     return {
-        "chosen_as": "all", "fisher_nats": kl * (0.9 + 0.05 * layer), "fisher_ci_low": kl / 2, "fisher_ci_high": kl * 2,
-        "n_draws": 64, "null_floor_nats": 1e-3 if layer == 0 else 1e-12, "ce_nats": 1.2, "ce_change_nats": kl / 3,
-        "ce_change_ci_low": -kl, "ce_change_ci_high": kl, "kl_prompt_nats": kl / 4, "n_tokens_prompt": 4096,
-        "kl_think_nats": kl * 1.2, "n_tokens_think": 16384, "n_tokens_answer": 0,
+        "chosen_as": "all", "fisher_nats": Estimate(kl * (0.9 + 0.05 * layer), kl / 2, kl * 2),
+        "n_draws": 64, "null_floor_nats": 1e-3 if layer == 0 else 1e-12, "ce_nats": 1.2,
+        "ce_change_nats": Estimate(kl / 3, -kl, kl),
+        "kl_prompt_nats": Estimate(kl / 4, -math.inf, math.inf), "n_tokens_prompt": 4096,
+        "kl_think_nats": Estimate(kl * 1.2, -math.inf, math.inf), "n_tokens_think": 16384, "n_tokens_answer": 0,
         "document_kl_nats": tuple(kl * (0.5 + i / 15) for i in range(16)), "document_n_tokens": (1280,) * 16,
         "engine": "prefix reuse, float32",
     }  # fmt: skip
@@ -282,18 +285,17 @@ def _activation_set() -> ActivationSet:
 
 def _dictionary() -> list[AnyRecord]:
     score = DictionaryScore(
-        name="batch-topk", n_latents=224, n_alive=187, k=4, fvu=0.187, fvu_ci_low=0.17, fvu_ci_high=0.21, l0=4.02,
-        n_tokens=4096, n_documents=40, kl_base_nats=0.51, kl_splice_nats=0.061, kl_recovered=0.88,
-        density_histogram=(0, 0, 0, 0, 0, 2, 5, 60, 80, 30, 10, 0), n_tokens_alive=20000, l0_ci_low=3.9, l0_ci_high=4.1,
-        kl_base_ci_low=0.45, kl_base_ci_high=0.6, kl_splice_ci_low=0.05, kl_splice_ci_high=0.07,
-        kl_recovered_ci_low=0.85, kl_recovered_ci_high=0.9, n_splice_documents=40, stability=0.8,
-        stability_ci_low=0.77, stability_ci_high=0.83, n_matched=180,
+        name="batch-topk", n_latents=224, n_alive=187, k=4, fvu=Estimate(0.187, 0.17, 0.21),
+        l0=Estimate(4.02, 3.9, 4.1), n_tokens=4096, n_documents=40, kl_base_nats=Estimate(0.51, 0.45, 0.6),
+        kl_splice_nats=Estimate(0.061, 0.05, 0.07), kl_recovered=Estimate(0.88, 0.85, 0.9), n_splice_documents=40,
+        density_histogram=(0, 0, 0, 0, 0, 2, 5, 60, 80, 30, 10, 0), n_tokens_alive=20000,
+        stability=Estimate(0.8, 0.77, 0.83), n_matched=180,
     )  # fmt: skip
     fitted = Dictionary(name="batch-topk", path=Path("/artifacts/learn"), columns=("L0.q_proj",), n_latents=224, k=4)
     effects = [
         LatentEffect(
-            item=f"effect:latent{i}", source="batch-topk", latent=f"latent{i}", kl_nats=0.02 / (i + 1), kl_ci_low=0.001,
-            kl_ci_high=math.inf if i == 2 else 0.04, n_active=300, n_tokens=4096, n_documents=40,
+            item=f"effect:latent{i}", source="batch-topk", latent=f"latent{i}", n_active=300, n_tokens=4096,
+            kl_nats=Estimate(0.02 / (i + 1), 0.001, math.inf if i == 2 else 0.04), n_documents=40,
         )
         for i in range(3)
     ]  # fmt: skip
@@ -393,7 +395,7 @@ def _enrichment(found: list[Feature]) -> list[AnyRecord]:
             n_tokens=1000, n_documents=10, top_class="operator", top_class_share=0.9,
             events=tuple(
                 EventAssociation(family="event", event=event, n_event=50, n_both=30, activation_share=0.4,
-                                 odds_ratio=3.0 + i, ci_low=2.0, ci_high=9.0, p_value=0.001, q_value=0.01)
+                                 odds_ratio=Estimate(3.0 + i, 2.0, 9.0), p_value=0.001, q_value=0.01)
                 for event in ("wait", "digit")
             ),
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import inspect, text
 
 from harness.errors import ResultsError, StorageError
 from harness.store.database import (
@@ -19,22 +19,23 @@ from harness.store.database import (
     open_database,
     schema_sql,
     schema_version,
-    sentences,
     sqlite_path,
+    translate_db_errors,
 )
+from harness.store.views import drop_views
 from harness.store.writer import Store
 
 
 def test_migrations_make_exactly_the_tables(store: Store) -> None:
     with store.engine.connect() as connection:
         command.check(alembic_config(connection))
-        assert tuple(r.revision for r in ScriptDirectory.from_config(alembic_config(connection)).walk_revisions())[
-            ::-1
-        ] == (SCHEMA_VERSIONS)
+        revisions = ScriptDirectory.from_config(alembic_config(connection)).walk_revisions()
+        assert tuple(r.revision for r in revisions)[::-1] == SCHEMA_VERSIONS
 
 
 def test_downgrade_leaves_nothing(store: Store) -> None:
     with store.engine.execution_options(write=True).begin() as connection:
+        drop_views(connection)
         command.downgrade(alembic_config(connection), "base")
         assert inspect(connection).get_table_names() == ["alembic_version"]
         assert inspect(connection).get_view_names() == []
@@ -84,8 +85,8 @@ def test_opening_an_up_to_date_file_is_fast_and_leaves_alembic_alone(store: Stor
 
 def test_a_newer_database_is_refused(store: Store) -> None:
     with store.engine.execution_options(write=True).begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ResultsError, match=r"schema 9999, newer.*pip install -U interp-harness"):
+        connection.execute(text("UPDATE alembic_version SET version_num = 'v99'"))
+    with pytest.raises(ResultsError, match=r"schema v99, newer.*pip install -U interp-harness"):
         open_database(store.path or "")
 
 
@@ -162,8 +163,8 @@ def test_urls() -> None:
         ("something else", ResultsError, "something else"),
     ],
 )
-def test_driver_errors_are_sentences(message: str, kind: type[Exception], says: str) -> None:
-    with pytest.raises(kind, match=says), sentences("results.db"):
+def test_driver_errors_become_sentences(message: str, kind: type[Exception], says: str) -> None:
+    with pytest.raises(kind, match=says), translate_db_errors("results.db"):
         raise sqlite3.OperationalError(message)
 
 
@@ -174,24 +175,12 @@ def test_schema_is_printable() -> None:
     sqlite3.connect(":memory:").executescript(sql)
 
 
-def test_explanations_of_an_older_database_get_their_status(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'old.db'}")
-    step = "INSERT INTO step (id, key, name, stage, config_json, inputs_json, seed, status, started_at) VALUES "
-    explanation = (
-        "INSERT INTO explanation (step_id, item, source, feature, interpreter, grade, reason, raw, n_exemplars) "
-    )
-    with engine.begin() as connection:
-        command.upgrade(alembic_config(connection), "0001")
-        connection.execute(text(step + "(1, 'k', 's', 'interpret', '{}', '[]', 0, 'done', '')"))
-        for item, grade, reason, raw in [
-            ("a", 0, "because", None), ("b", None, "dead: no activating context", None), ("c", None, "no JSON", "{"),
-            ("d", None, "call failed: 500", None), ("e", None, "too few contexts: 3", None),
-        ]:  # fmt: skip
-            values = {"item": item, "grade": grade, "reason": reason, "raw": raw}
-            connection.execute(
-                text(explanation + "VALUES (1, :item, 's', :item, 'x', :grade, :reason, :raw, 1)"), values
-            )
-    engine.dispose()
-    with Store.open(str(tmp_path / "old.db")) as store:
-        found = {e.feature: e.status for e in store.explanations(1)}
-    assert found == {"a": "graded", "b": "dead", "c": "unparsed", "d": "failed", "e": "too-few-contexts"}
+@pytest.mark.parametrize("version", ["0001", "0009"])
+def test_a_database_from_before_the_first_release_is_refused_with_what_to_do(store: Store, version: str) -> None:
+    with store.engine.execution_options(write=True).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :v"), {"v": version})
+        before = connection.execute(text("SELECT sql FROM sqlite_master")).scalars().all()
+    with pytest.raises(ResultsError, match=rf"before its first release \(schema {version}\).*move the file away"):
+        open_database(store.path or "")
+    with store.engine.connect() as connection:
+        assert connection.execute(text("SELECT sql FROM sqlite_master")).scalars().all() == before

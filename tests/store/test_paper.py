@@ -12,7 +12,7 @@ from harness.reports import queries
 from harness.reports.query_paper import _TESTS, PaperRow, ratio_from_counts
 from harness.reports.verdicts import Word, judge_count, judge_equal, judge_number, judge_pattern, judge_top
 from harness.stats import Estimate
-from harness.store import tables
+from harness.store import schema
 from harness.store.claims import paper
 from harness.store.writer import Store
 
@@ -154,5 +154,5 @@ def test_claims_of_an_older_version_are_replaced(store: Store, synthetic: Module
     store.import_claims([{"place": "p", "quantity": "q", "subject": "s", "value": 1.0, "unit": "share"}])
     store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
     with store.engine.connect() as connection:
-        found = connection.execute(tables.PaperClaim.__table__.select()).all()
+        found = connection.execute(schema.PaperClaim.__table__.select()).all()
     assert len(found) == len(paper().numbers)

@@ -50,7 +50,7 @@ def test_a_screened_sweep_has_an_audit_and_marks_what_was_not_measured(store: St
     for i in range(20):
         chosen = "top" if i < 4 else "audit" if i < 8 else None
         cell = synthetic.ablation("component", 1.0 - 0.05 * i, layer=i, projection="q_proj")
-        values = synthetic.measured(cell.kl_nats, 1) | {"group": "attention", "chosen_as": chosen}
+        values = synthetic.measured(cell.kl_nats.value, 1) | {"group": "attention", "chosen_as": chosen}
         if chosen is None:
             values |= {"method": "fisher", "reason": "estimated", "document_kl_nats": None, "document_n_tokens": None}
         made.append(cell.model_copy(update=values))

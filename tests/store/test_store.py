@@ -12,12 +12,13 @@ import pytest
 from sqlalchemy import func, select, text
 
 from harness.errors import ResultsError, StorageError
-from harness.records import Category, Explanation, LLMCall, LLMRequest
-from harness.store import tables, tables_judgements
+from harness.records import Category, Explanation, LLMCall, LLMRequest, Record
+from harness.store import schema
+from harness.store.read import records_of
 from harness.store.writer import Store
 
 
-def _rows(store: Store, table: type[tables.Base]) -> int:
+def _rows(store: Store, table: schema.Columns) -> int:
     with store.engine.connect() as connection:
         return connection.execute(select(func.count()).select_from(table)).scalar_one()
 
@@ -47,7 +48,7 @@ def test_a_step_that_was_interrupted_keeps_its_items(store: Store, run: int, syn
     finished = store.find_step(values["key"])
     assert finished is not None
     assert finished.output == {"ActivationSet": {"path": "x"}}
-    assert _rows(store, tables.Feature) == 2
+    assert _rows(store, schema.Feature) == 2
 
 
 def test_a_done_step_is_not_begun_again_unless_asked(store: Store, run: int, synthetic: ModuleType) -> None:
@@ -59,14 +60,14 @@ def test_a_done_step_is_not_begun_again_unless_asked(store: Store, run: int, syn
         store.begin_step(run, 0, **values)
     again, done = store.begin_step(run, 0, **values, restart=True)
     assert (again, done) == (step, frozenset())
-    assert _rows(store, tables.Feature) == _rows(store, tables.Exemplar) == 0
+    assert _rows(store, schema.Feature) == _rows(store, schema.Exemplar) == 0
 
 
 def test_writing_an_item_again_replaces_it_with_its_parts(store: Store, run: int, synthetic: ModuleType) -> None:
     step, _ = store.begin_step(run, 0, **synthetic.step_values("evaluate/base"))
     store.write(step, synthetic.evaluation("base", "b", [1, 0, 1]))
     store.write(step, synthetic.evaluation("base", "b", [1, 1]))
-    assert (_rows(store, tables.Evaluation), _rows(store, tables.Sample)) == (1, 2)
+    assert (_rows(store, schema.Evaluation), _rows(store, schema.Sample)) == (1, 2)
 
 
 def test_two_things_of_one_name_are_refused(store: Store, run: int, synthetic: ModuleType) -> None:
@@ -76,7 +77,7 @@ def test_two_things_of_one_name_are_refused(store: Store, run: int, synthetic: M
     store.write(step, one)
     with pytest.raises(ResultsError, match="same item name"):
         store.write(step, one.model_copy(update={"source": "b"}))
-    assert _rows(store, tables.Explanation) == 1
+    assert _rows(store, schema.Explanation) == 1
 
 
 def test_write_many_is_all_or_nothing(store: Store, run: int, synthetic: ModuleType) -> None:
@@ -84,31 +85,41 @@ def test_write_many_is_all_or_nothing(store: Store, run: int, synthetic: ModuleT
     good = synthetic.feature("a", "f", 0, None, 1.0)
     with pytest.raises(TypeError, match="not a record"):
         store.write_many(step, [good, object()])
-    assert _rows(store, tables.Feature) == 0
+    assert _rows(store, schema.Feature) == 0
     with pytest.raises(ResultsError, match="not in the database any more"):
         store.write(step + 1, good)
 
 
-def test_every_record_comes_back_as_it_went(store: Store, run: int, synthetic: ModuleType) -> None:
-    finished = synthetic.fill(store)
+def test_every_record_comes_back_as_it_went(
+    store: Store, synthetic: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: dict[type[Record], list[Record]] = {}
+
+    def write(step_id: int, many: list[Record]) -> None:
+        for record in many:
+            written.setdefault(type(record), []).append(record)
+        Store.write_many(store, step_id, many)
+
+    monkeypatch.setattr(store, "write_many", write)
+    run = synthetic.fill(store)
+    assert {schema.table_of(record).columns for record in written} == set(schema.RECORDS)
     with store.engine.connect() as connection:
-        step_ids = connection.execute(select(tables.RunStep.step_id).where(tables.RunStep.run_id == finished)).scalars()
-        found = [e for s in step_ids for e in store.explanations(s)]
-        samples = connection.execute(select(tables.Sample.response)).scalars().all()
-    assert len(found) == 111
-    assert found[0].explanation == f"operators {synthetic.HOSTILE}"
-    assert set(samples) == {synthetic.HOSTILE}
-    for table in tables_judgements.RECORDS:
-        assert _rows(store, table) > 0
+        for record, made in written.items():
+            assert records_of(connection, record, run_id=run) == made, record.__name__
+        assert records_of(connection, Explanation, run_id=run + 1) == []
+        step = connection.execute(select(schema.Explanation.step_id).limit(1)).scalar_one()
+        of_step = records_of(connection, Explanation, step_id=step)
+    assert of_step == store.records(step, Explanation)
+    assert of_step[0].explanation == f"operators {synthetic.HOSTILE}"
 
 
 def test_deleting_a_step_deletes_its_records(store: Store, synthetic: ModuleType) -> None:
     synthetic.fill(store)
     with store.engine.execution_options(write=True).begin() as connection:
         connection.execute(text("DELETE FROM step"))
-    for table in (*tables_judgements.RECORDS, tables.Sample, tables.Exemplar, tables.RunStep):
+    for table in (*schema.RECORDS, schema.Sample, schema.Exemplar, schema.RunStep):
         assert _rows(store, table) == 0
-    assert _rows(store, tables.LLMCall) == 4  # paid for: they outlive the step
+    assert _rows(store, schema.LLMCall) == 4  # paid for: they outlive the step
 
 
 def test_calls_are_replayed_and_failures_are_not(store: Store, run: int, synthetic: ModuleType) -> None:
@@ -131,12 +142,12 @@ def test_calls_are_replayed_and_failures_are_not(store: Store, run: int, synthet
 
 
 def test_claims_are_imported_once_and_can_be_replaced(store: Store, run: int, synthetic: ModuleType) -> None:
-    n = _rows(store, tables.PaperClaim)
+    n = _rows(store, schema.PaperClaim)
     assert n > 20
     store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
-    assert _rows(store, tables.PaperClaim) == n
+    assert _rows(store, schema.PaperClaim) == n
     store.import_claims([{"place": "p", "quantity": "q", "subject": "s", "value": 1.0, "unit": "share"}])
-    assert _rows(store, tables.PaperClaim) == 1
+    assert _rows(store, schema.PaperClaim) == 1
 
 
 def test_reused_steps_are_linked_once(store: Store, run: int, synthetic: ModuleType) -> None:
@@ -146,7 +157,7 @@ def test_reused_steps_are_linked_once(store: Store, run: int, synthetic: ModuleT
     store.link_reused(second, step, 3)
     store.link_reused(second, step, 3)
     with store.engine.connect() as connection:
-        link = tables.RunStep
+        link = schema.RunStep
         rows = connection.execute(select(link.position, link.reused).where(link.run_id == second)).all()
     assert rows == [(3, True)]
 
@@ -170,15 +181,16 @@ def test_a_full_disk_is_a_sentence_and_keeps_what_is_stored(store: Store, run: i
     big = Category(item="big", category="c", name="n", definition="x" * 100_000)
     with pytest.raises(StorageError, match="no space left on the disk"):
         store.write(step, big)
-    assert _rows(store, tables.Feature) == 1
+    assert _rows(store, schema.Feature) == 1
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_kill_9_keeps_what_was_written(store: Store, tmp_path: Path) -> None:
     code = f"""
 import os, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import synthetic
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.store import synthetic
+from harness.store.read import records_of
 from harness.store.writer import Store
 store = Store.open({str(store.path)!r})
 run = store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
@@ -189,5 +201,5 @@ os.kill(os.getpid(), 9)
 """
     done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False)
     assert done.returncode == -signal.SIGKILL
-    assert _rows(store, tables.Feature) == 20
-    assert _rows(store, tables.Exemplar) == 60
+    assert _rows(store, schema.Feature) == 20
+    assert _rows(store, schema.Exemplar) == 60

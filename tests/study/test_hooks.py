@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from harness import AblationScore, Config, Registration, hookimpl
+from harness import AblationScore, Config, Estimate, Registration, hookimpl
 from harness.contract.hooks import StepFinished, StepProgressed, StepStarted
 from harness.contract.stages import STAGES, Stage
 from harness.store.writer import Store
@@ -42,7 +42,7 @@ class Cells:
                 raise RuntimeError("the plugin broke")
             Cells.made.append(f"c{i}")
             yield AblationScore(
-                item=f"c{i}", scope="component", kl_nats=i, kl_ci_low=0, kl_ci_high=i, n_tokens=1, n_documents=1,
+                item=f"c{i}", scope="component", kl_nats=Estimate(i, 0, i), n_tokens=1, n_documents=1,
                 n_components=1,
             )  # fmt: skip
 

@@ -29,7 +29,7 @@ from harness.render.dashboard.scores import event_data, score_data
 from harness.render.dashboard.scripts import ScriptFolder
 from harness.reports import queries
 from harness.reports import query_dashboard as stored
-from harness.store.database import open_database, sentences
+from harness.store.database import open_database, translate_db_errors
 from harness.study.runner import Display, Quiet
 
 MARK = "harness-dashboard.txt"
@@ -81,7 +81,7 @@ def write_dashboard(
     refuse_foreign(out)
     engine = open_database(db, create=False)
     try:
-        with sentences(str(db)), engine.connect() as connection, _swapped_in(out) as folder:
+        with translate_db_errors(str(db)), engine.connect() as connection, _swapped_in(out) as folder:
             run_id = queries.resolve_run(connection, run)
             site = _Site(connection, run_id, artifacts, ScriptFolder(folder / "data"), display or Quiet())
             site.write(n_documents)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from alembic import context
 
-from harness.store.tables import Base
-from harness.store.tables_judgements import RECORDS
+from harness.store.schema import METADATA
 
-assert RECORDS  # importing them puts them into the metadata
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=Base.metadata,
+    target_metadata=METADATA,
+    include_name=lambda name, kind, _: kind != "table" or name in METADATA.tables,  # plugins' tables are not ours
     render_as_batch=True,
     compare_type=True,
     transactional_ddl=True,

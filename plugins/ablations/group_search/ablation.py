@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from math import factorial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -108,7 +108,7 @@ class GroupSearch(Ablation):
             off = tuple(c for i in taken for c in values.players[i].off)
             cell = Cell(f"greedy:{len(taken)}", "greedy", off, values.players[best].where)
             if cell.item not in run.done:
-                yield scorer.score(cell, **_ends(found), place=len(taken))
+                yield scorer.score(cell, kl_nats=found, place=len(taken))
 
     def _shapley(self, values: _Values, scorer: Scorer, run: RunContext) -> Iterator[AblationScore]:
         shares, reason = self._shares(values, run)
@@ -116,7 +116,7 @@ class GroupSearch(Ablation):
             found = _interval(shares[:, i], values.n_tokens, run.seed)
             cell = Cell(f"shapley:{player.where['group']}", "shapley", player.off, player.where)
             if cell.item not in run.done:
-                yield scorer.score(cell, **_ends(found), reason=reason, estimate=False)
+                yield scorer.score(cell, kl_nats=found, reason=reason, estimate=False)
 
     def _shares(self, values: _Values, run: RunContext) -> tuple[Float[np.ndarray, "order player document"], str]:
         """What each group adds in each order; one 'order' that is the exact average where all subsets are measured."""
@@ -164,7 +164,3 @@ def _interval(added: Float[np.ndarray, "order document"], n_tokens: np.ndarray, 
         means.append(rows.mean(0)[documents].sum() / n_tokens[documents].sum())
     low, high = np.quantile(means, (0.025, 0.975))
     return Estimate(estimate, min(float(low), estimate), max(float(high), estimate))
-
-
-def _ends(found: Estimate) -> dict[str, Any]:
-    return {"kl_nats": found.value, "kl_ci_low": found.low, "kl_ci_high": found.high}

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,13 +9,9 @@ import pytest
 @pytest.fixture(scope="session")
 def studies() -> ModuleType:
     """Makers of whole studies."""
-    path = Path(__file__).with_name("study.py")
-    spec = importlib.util.spec_from_file_location("dashboard_study", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module
+    from tests.render.dashboard import study as makers
+
+    return makers
 
 
 @pytest.fixture(scope="session")

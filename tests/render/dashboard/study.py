@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,6 +25,7 @@ from harness.records import (
     Checkpoint,
     Dictionary,
     Enrichment,
+    Estimate,
     EventAssociation,
     Explanation,
     ExplanationScore,
@@ -46,16 +44,6 @@ HOSTILE = (
 """Tokens that would do something if anything took them for more than text."""
 
 PROJECTIONS = ("q_proj", "up_proj", "down_proj")
-
-
-def _synthetic() -> ModuleType:
-    path = Path(__file__).parents[2] / "store" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("synthetic_results", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
@@ -163,7 +151,8 @@ def _write_weights(artifacts: Path, columns: tuple[str, ...], n_latents: int, se
 def _store(
     store: Store, artifacts: Path, components: ActivationSet, latents: ActivationSet, n_exemplars: int, n_sampled: int
 ) -> None:
-    made = _synthetic()
+    from tests.store import synthetic as made
+
     run = store.begin_run(
         study="rank1-lora", preset="tiny", seed=0, provenance=made.PROVENANCE, device="cpu", model="<b>model</b>"
     )
@@ -255,8 +244,8 @@ def _judgements(features: list[Feature]) -> list[StoredRecord]:
                 )
             )  # fmt: skip
         event = EventAssociation(
-            family="event", event="<i>Wait</i>", n_event=50, n_both=40, activation_share=0.8, odds_ratio=12.5,
-            ci_low=7.1, ci_high=22.0, p_value=1e-9, q_value=1e-7,
+            family="event", event="<i>Wait</i>", n_event=50, n_both=40, activation_share=0.8, 
+            odds_ratio=Estimate(12.5, 7.1, 22.0), p_value=1e-9, q_value=1e-7,
         )  # fmt: skip
         made.append(
             Enrichment(

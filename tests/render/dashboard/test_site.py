@@ -33,7 +33,7 @@ from harness.render.dashboard.scores import accuracy_interval
 from harness.render.dashboard.scripts import as_json, packed_script, plain_script, unpack
 from harness.render.dashboard.site import MARK, write_dashboard
 from harness.reports.query_dashboard import ScoreRow, StoredFolder
-from harness.store import tables
+from harness.store import schema
 from harness.store.database import open_database
 from harness.testing import tiny_adapter
 
@@ -103,7 +103,7 @@ def test_every_feature_is_in_the_catalogue_in_stored_order(site: Path, study: An
     catalogue = read(site, "catalogue")
     engine = open_database(study.db)
     with engine.connect() as connection:
-        f = tables.Feature
+        f = schema.Feature
         stored = connection.execute(select(f.source, f.feature, f.activation_max, f.density_per_token)).all()
     engine.dispose()
     names = [catalogue["vocabulary"]["sources"][s] for s in catalogue["source"]]

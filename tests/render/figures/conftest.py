@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
 from itertools import combinations
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -13,13 +11,9 @@ from matplotlib.text import Text
 @pytest.fixture(scope="session")
 def paper_scale() -> ModuleType:
     """Rows of the paper's size."""
-    path = Path(__file__).with_name("paper_scale.py")
-    spec = importlib.util.spec_from_file_location("paper_scale", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from tests.render.figures import paper_scale as makers
+
+    return makers
 
 
 def texts(figure: Figure) -> list[Text]:

@@ -33,7 +33,7 @@ from harness.render.figures.style import COLUMN_IN, Drawn, Theme, ThemeName, the
 from harness.render.figures.training import training_figure
 from harness.render.figures.writer import FORMATS, figure_bytes, figure_svg, file_stem, write_figure
 from harness.store.database import open_database
-from harness.store.tables_judgements import PlantedFeature
+from harness.store.schema import PlantedFeature
 
 from .conftest import collisions, texts
 

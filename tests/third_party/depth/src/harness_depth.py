@@ -38,9 +38,8 @@ class DepthHalves:
                 run.progress.start(len(documents), "document")
                 kl = measure_kl(subject, documents, off, seed=run.seed, progress=run.progress)
                 yield AblationScore(
-                    item=f"group:{half}", scope="group", group=half, kl_nats=kl.value, kl_ci_low=kl.low,
-                    kl_ci_high=kl.high, n_tokens=sum(len(d.ids) for d in documents), n_documents=len(documents),
-                    n_components=len(off),
+                    item=f"group:{half}", scope="group", group=half, kl_nats=kl, n_documents=len(documents),
+                    n_tokens=sum(len(d.ids) for d in documents), n_components=len(off),
                 )  # fmt: skip
 
 

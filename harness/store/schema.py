@@ -1,0 +1,334 @@
+"""The tables, derived from the records: one column per field, one row per thing that a report can name.
+
+A record that a plugin returns gets a `step_id` (the step that made it) and is gone when the step is. Its fields become
+columns: a number, text or path as it is; an `Estimate` as three (`flat_names`); a list, mapping or record as JSON in
+`NAME_json`; a tuple of `Part`s as a table of its own, whose rows point to the record's. Only portable types: the same
+tables serve SQLite and PostgreSQL. A field that is added needs a migration: `make migration`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic_core import to_jsonable_python
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from harness import records
+from harness.records.base import Estimate, Flat, Part, Record, References, StoredAs, flat_names
+from harness.store import bookkeeping
+from harness.store.claims import Claim
+
+_NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""Predictable names of constraints, so that migrations can refer to them."""
+
+_TYPES: dict[type, Any] = {str: Text, Path: Text, bool: Boolean, int: Integer, float: Double}
+
+
+@dataclass(frozen=True)
+class Field:
+    """How one field of a record is stored.
+
+    Attributes:
+        name: in the record.
+        columns: its columns' names; none for parts.
+        json: whether the column holds JSON.
+        optional: whether it may be None.
+        part: class of its parts, where they are rows of a table of their own.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    json: bool = False
+    optional: bool = False
+    part: type[Part] | None = None
+
+    def store(self, value: Any) -> dict[str, Any]:
+        """The columns' values."""
+        if len(self.columns) == 3:
+            ends = (None, None, None) if value is None else (value.value, value.low, value.high)
+            return dict(zip(self.columns, ends, strict=True))
+        if self.json:
+            value = to_jsonable_python(value)
+        return {self.columns[0]: str(value) if isinstance(value, Path) else value}
+
+    def read(self, row: Mapping[str, Any]) -> Any:
+        """The field's value from a row."""
+        value = row[self.columns[0]]
+        if len(self.columns) == 3 and value is not None:
+            low, high = (row[name] for name in self.columns[1:])
+            return Estimate(value, -math.inf if low is None else low, math.inf if high is None else high)
+        return value
+
+
+class Columns:
+    """A table whose columns are attributes, e.g. `Feature.source`; SQLAlchemy takes it where it takes a table."""
+
+    def __init__(self, table: Table, renamed: Mapping[str, str]) -> None:
+        """`renamed`: field -> its column, of fields whose column has another name."""
+        self.__table__, self.__renamed__ = table, renamed
+
+    def __getattr__(self, name: str) -> Column[Any]:
+        column = self.__table__.c.get(self.__renamed__.get(name, name)) if not name.startswith("__") else None
+        if column is None:
+            raise AttributeError(f"table {self.__table__.name} has no column {name}")
+        return column
+
+    def __clause_element__(self) -> Any:
+        return self.__table__
+
+
+class RecordTable:
+    """How the records of a class are stored.
+
+    Attributes:
+        record: the class.
+        name: of the table.
+        fields: how each field is stored.
+        columns: the table.
+        parts: class of parts -> how they are stored.
+        owner_id: of parts, the column with the id of the record that they belong to.
+        owner_fields: of parts, the fields of that record which hold them; of several, column `part` says which.
+    """
+
+    def __init__(self, record: type[Record], metadata: MetaData, owner: RecordTable | None = None) -> None:
+        """Derive a class's table; parts belong to the record of `owner`."""
+        self.record, self.name, self.fields = record, table_name(record), tuple(_fields(record))
+        self.owner_id = f"{owner.name}_id" if owner else ""
+        self.owner_fields = tuple(f.name for f in owner.fields if f.part is record) if owner else ()
+        own = [c for field in self.fields for c in _columns(record, field)]
+        own += [Column(name, _property_type(record, name), nullable=False) for name in record.PROPERTIES]
+        before, unique = [], record.UNIQUE
+        if record.PRIMARY_KEY == ("id",):
+            before.append(Column("id", Integer, nullable=False))
+        if owner is not None:
+            before.append(Column(self.owner_id, _reference(owner.columns.id), nullable=False))
+            if len(self.owner_fields) > 1:
+                before.append(Column("part", Text, nullable=False))
+            unique = (self.owner_id, *record.UNIQUE)
+        elif "item" in record.model_fields:
+            before.append(Column("step_id", _reference(Step.id), nullable=False))
+            unique = ("step_id", "item")
+        constraints = [PrimaryKeyConstraint(*record.PRIMARY_KEY), *([UniqueConstraint(*unique)] if unique else [])]
+        table = Table(self.name, metadata, *before, *own, *constraints)
+        for names in record.INDEXES:
+            Index(None, *(table.c[name] for name in names))
+        self.columns = Columns(table, {f.name: f.columns[0] for f in self.fields if f.columns})
+        parts = dict.fromkeys(f.part for f in self.fields if f.part)
+        self.parts = {part: RecordTable(part, metadata, self) for part in parts}
+
+    def values(self, record: Record) -> dict[str, Any]:
+        """A record's columns, but for ids and parts."""
+        values = {k: v for f in self.fields if f.columns for k, v in f.store(getattr(record, f.name)).items()}
+        return values | {name: getattr(record, name) for name in record.PROPERTIES}
+
+    def part_values(self, record: Record) -> Iterator[tuple[RecordTable, list[dict[str, Any]]]]:
+        """The columns of a record's parts, but for the record's id: one table after the other."""
+        for table in self.parts.values():
+            yield (
+                table,
+                [
+                    table.values(part) | ({"part": name} if len(table.owner_fields) > 1 else {})
+                    for name in table.owner_fields
+                    for part in getattr(record, name)
+                ],
+            )
+
+    def record_of(self, row: Mapping[str, Any], parts: Mapping[str, Sequence[Record]] | None = None) -> Record:
+        """The record of a row, and of its parts by field."""
+        # A row that is older than a column has no value for it: the field has its default.
+        values = {f.name: f.read(row) for f in self.fields if f.columns and f.columns[0] in row}
+        return self.record.model_validate(values | {name: tuple(many) for name, many in (parts or {}).items()})
+
+    def owner_field(self, row: Mapping[str, Any]) -> str:
+        """The field of the owner that a part's row belongs to."""
+        return row["part"] if len(self.owner_fields) > 1 else self.owner_fields[0]
+
+
+def table_name(record: type[Record]) -> str:
+    """The name of a record class's table."""
+    named: str | None = record.__dict__.get("TABLE")
+    return named or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", record.__name__).lower()
+
+
+def _fields(record: type[Record]) -> Iterator[Field]:
+    for name, info in record.model_fields.items():
+        inner, optional = _without_none(info.annotation)
+        stored_as = next((m.column for m in info.metadata if isinstance(m, StoredAs)), name)
+        part = _part_of(inner)
+        if part is not None:
+            yield Field(name, (), part=part)
+        elif inner is Estimate:
+            flat = next((m for m in info.metadata if isinstance(m, Flat)), None)
+            yield Field(name, flat_names(stored_as, flat), optional=optional)
+        elif _scalar(inner) is not None:
+            yield Field(name, (stored_as,), optional=optional)
+        else:
+            yield Field(name, (f"{stored_as}_json",), json=True, optional=optional)
+
+
+def _columns(record: type[Record], field: Field) -> Iterator[Column[Any]]:
+    info = record.model_fields[field.name]
+    inner, _ = _without_none(info.annotation)
+    if field.json:
+        # JSON's null is not SQL's
+        yield _column(field.columns[0], JSON(none_as_null=True), info.default, field.optional)
+    elif len(field.columns) == 3:
+        for name in field.columns:
+            yield _column(name, Double(), None, field.optional)
+    elif field.columns:
+        points_to = next((m for m in info.metadata if isinstance(m, References)), None)
+        if points_to is not None:
+            key = ForeignKey(f"{points_to.table}.id", ondelete=points_to.on_delete)
+            yield Column(field.columns[0], key, nullable=field.optional)
+        else:
+            yield _column(field.columns[0], _sql_type(field.name, inner), info.default, field.optional)
+
+
+def _column(name: str, kind: Any, default: Any, nullable: bool) -> Column[Any]:
+    """A column; the field's default is what rows get that are older than the column."""
+    server = None
+    if isinstance(default, bool):
+        server = text(str(default).lower())
+    elif isinstance(default, (int, float)):
+        server = text(str(default))
+    elif isinstance(default, str):
+        server = text("'" + default.replace("'", "''") + "'")
+    elif default == ():
+        server = text("'[]'")
+    return Column(name, kind, nullable=nullable, server_default=server)
+
+
+def _reference(column: Column[Any]) -> ForeignKey:
+    return ForeignKey(column, ondelete="CASCADE")
+
+
+def _sql_type(name: str, annotation: Any) -> Any:
+    kind = _scalar(annotation)
+    assert kind is not None
+    # A count or a seed can exceed 2^31.
+    return BigInteger() if kind is int and (name.startswith("n_") or name == "seed") else _TYPES[kind]()
+
+
+def _property_type(record: type[Record], name: str) -> Any:
+    kind = getattr(record, name).fget.__annotations__["return"]
+    return _sql_type(name, {t.__name__: t for t in _TYPES}.get(kind, kind))
+
+
+def _scalar(annotation: Any) -> type | None:
+    """The Python type of a field that is one column; None for what is stored as JSON."""
+    annotation, _ = _without_none(annotation)
+    if get_origin(annotation) is Literal:
+        annotation = type(get_args(annotation)[0])
+    return annotation if annotation in _TYPES else None
+
+
+def _part_of(annotation: Any) -> type[Part] | None:
+    arguments = get_args(annotation) if get_origin(annotation) is tuple else ()
+    first = arguments[0] if arguments else None
+    return first if isinstance(first, type) and issubclass(first, Part) else None
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    """A type without `Annotated` and `| None`, and whether it had the latter."""
+    if get_origin(annotation) is Annotated:
+        return _without_none(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        others = [a for a in get_args(annotation) if a is not type(None)]
+        optional = len(others) < len(get_args(annotation))
+        return (_without_none(others[0])[0] if len(others) == 1 else annotation), optional
+    return annotation, False
+
+
+METADATA = MetaData(naming_convention=_NAMING)
+"""The tables of this version, which migrations are compared with."""
+
+_TABLES: dict[type[Record], RecordTable] = {}
+
+
+def _declare(record: type[Record]) -> Columns:
+    """Add a class's table to this version's."""
+    _TABLES[record] = RecordTable(record, METADATA)
+    return _TABLES[record].columns
+
+
+def all_tables() -> list[RecordTable]:
+    """The tables of this version, those of parts after their records'."""
+    built_in = [table for record, table in _TABLES.items() if is_built_in(record)]
+    return [t for table in built_in for t in (table, *table.parts.values())]
+
+
+def is_built_in(record: type[Record]) -> bool:
+    """Whether a class's table is one of this version's; another is a plugin's, or of nothing that is stored."""
+    return record in _TABLES and _TABLES[record].columns.__table__.metadata is METADATA
+
+
+def table_of(record: type[Record]) -> RecordTable:
+    """How a record class is stored, one of a plugin's included.
+
+    Raises:
+        TypeError: not a record that has an item.
+    """
+    if record not in _TABLES:
+        if not (isinstance(record, type) and issubclass(record, Record) and "item" in record.model_fields):
+            raise TypeError(f"{getattr(record, '__name__', record)} is not a record that the runner stores: no `item`")
+        # Metadata of its own: two plugins that are never loaded together may use one name.
+        _TABLES[record] = RecordTable(record, MetaData(naming_convention=_NAMING))
+    return _TABLES[record]
+
+
+StudyRun = _declare(bookkeeping.StudyRun)
+Step = _declare(bookkeeping.Step)
+RunStep = _declare(bookkeeping.RunStep)
+LLMCall = _declare(bookkeeping.LLMCall)
+LLMBatch = _declare(bookkeeping.LLMBatch)
+PaperClaim = _declare(Claim)
+
+Checkpoint = _declare(records.Checkpoint)
+Evaluation = _declare(records.EvaluationResult)
+Sample = table_of(records.EvaluationResult).parts[records.Sample].columns
+ActivationSet = _declare(records.ActivationSet)
+Feature = _declare(records.Feature)
+Exemplar = table_of(records.Feature).parts[records.Exemplar].columns
+Explanation = _declare(records.Explanation)
+Category = _declare(records.Category)
+CategoryAssignment = _declare(records.CategoryAssignment)
+AblationScore = _declare(records.AblationScore)
+Dictionary = _declare(records.Dictionary)
+DictionaryScore = _declare(records.DictionaryScore)
+LatentEffect = _declare(records.LatentEffect)
+PlantedFeature = _declare(records.PlantedFeature)
+JudgeTrial = _declare(records.JudgeTrial)
+ExplanationScore = _declare(records.ExplanationScore)
+Enrichment = _declare(records.Enrichment)
+EventAssociation = table_of(records.Enrichment).parts[records.EventAssociation].columns
+CategoryTrial = _declare(records.CategoryTrial)
+AnswerVerdict = _declare(records.AnswerVerdict)
+
+RECORDS: tuple[Columns, ...] = tuple(table.columns for table in _TABLES.values() if "item" in table.record.model_fields)
+"""The tables of what steps make: those with `step_id` and `item`."""
