@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import harness
+from harness.contract.stages import PLURALS
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = [*sorted((ROOT / "harness").rglob("*.py")), *sorted((ROOT / "plugins").rglob("*.py"))]
@@ -26,7 +27,7 @@ def test_every_plugin_module_is_in_the_registry_and_lies_in_its_stages_folder() 
     rows = yaml.safe_load((ROOT / "registry.yaml").read_text())["plugins"]
     for row in rows:
         package, folder, _ = row["module"].split(".")
-        assert (package, folder) == ("harness_plugins", row["stage"])
+        assert (package, folder) == ("harness_plugins", PLURALS[row["stage"]])
     offered = {
         f"harness_plugins.{file.parent.name}.{file.stem}"
         for file in (ROOT / "plugins").glob("*/*.py")

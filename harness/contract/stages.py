@@ -1,11 +1,12 @@
 """The stages' contracts: one Protocol each, what a plugin registers, and what a run hands to it.
 
-A plugin offers `Registration`s; the host picks one by name, validates its config, calls `load()` for the
-implementation's class and constructs it with the config. No torch here: plugins import theirs inside `load`.
+A plugin offers `Registration`s; the host picks one by name, validates its config, imports the implementation's class
+and constructs it with the config. No torch here: plugins import theirs with the implementation.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
@@ -14,6 +15,7 @@ from harness.config import Config
 from harness.contract.codec import Codec
 from harness.contract.context import RunContext
 from harness.contract.provider import Provider
+from harness.errors import UsageError
 from harness.records import (
     AblationScore,
     ActivationSet,
@@ -34,10 +36,27 @@ if TYPE_CHECKING:
     from harness.model.chat import ChatFormat
     from harness.model.subject import Subject
 
-Stage = Literal["trainers", "probes", "dictionaries", "interpreters", "ablations", "providers"]
-"""Folder = stage = hook = section of the report."""
+Stage = Literal["train", "evaluate", "probe", "learn", "interpret", "ablate", "provide"]
+"""The one word for a stage, in hooks, registry, `--only`, database and reports."""
 
-STAGES: tuple[Stage, ...] = ("trainers", "probes", "dictionaries", "interpreters", "ablations", "providers")
+STAGES: tuple[Stage, ...] = ("train", "evaluate", "probe", "learn", "interpret", "ablate")
+"""Stages that have steps, in the order in which a study goes through them."""
+
+PLURALS: dict[Stage, str] = {
+    "train": "trainers",
+    "probe": "probes",
+    "learn": "dictionaries",
+    "interpret": "interpreters",
+    "ablate": "ablations",
+    "provide": "providers",
+}
+"""Stages that plugins implement -> the plural: folder in plugins/, hook `harness_<plural>`, list in a study."""
+
+
+def stage_of_word(word: str) -> str:
+    """The stage that a word means: a plural means its stage (`ablations` -> `ablate`); other words are returned."""
+    return next((stage for stage, plural in PLURALS.items() if plural == word), word)
+
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -49,7 +68,8 @@ class Registration(Generic[T_co]):
     Attributes:
         name: what users type; unique over all plugins.
         config: the Config class; its docstrings are the reference that `harness plugins show` prints.
-        load: imports the implementation and returns a callable `config -> implementation`. Heavy imports belong here.
+        load: where the implementation, a callable `config -> implementation`, is: `"package.module:Class"`, or a
+            function that imports and returns it. It may import torch.
         summary: one line for `harness plugins`.
         version: part of every step's key: raise it when results change.
         scores: whether an interpreter also answers scoring tests (`Scorer`).
@@ -61,7 +81,7 @@ class Registration(Generic[T_co]):
 
     name: str
     config: type[Config]
-    load: Callable[[], Callable[[Any], T_co]]
+    load: Callable[[], Callable[[Any], T_co]] | str
     summary: str
     version: str = "1"
     needs: tuple[str, ...] = ()
@@ -69,6 +89,22 @@ class Registration(Generic[T_co]):
     scores: bool = False
     fits: bool = True
     baseline: bool = False
+
+    def implementation(self) -> Callable[[Any], T_co]:
+        """Import the implementation: a callable `config -> implementation`.
+
+        Raises:
+            UsageError: `load` names no attribute of a module.
+            ImportError: the module, or what it imports, is missing.
+        """
+        if not isinstance(self.load, str):
+            return self.load()
+        module, _, name = self.load.partition(":")
+        found = getattr(importlib.import_module(module), name, None) if name else None
+        if found is None:
+            raise UsageError(f'plugin {self.name!r}: load={self.load!r} names no class; write "package.module:Class"')
+        implementation: Callable[[Any], T_co] = found
+        return implementation
 
 
 class Trainer(Protocol):

@@ -28,6 +28,22 @@ def plugin_table(manager: Manager) -> Table:
     return table
 
 
+def observer_table(manager: Manager) -> Table | None:
+    """Name, hooks, origin of the modules that observe or wrap steps; None where there are none."""
+    table = Table(title="Observers", title_justify="left")
+    for column in ("name", "hooks", "origin"):
+        table.add_column(column, no_wrap=column == "name")
+    for observer in manager.observers():
+        table.add_row(observer.name, ", ".join(observer.hooks), Text(observer.origin, style="dim"))
+    return table if table.row_count else None
+
+
+def left_out(manager: Manager) -> Iterator[RenderableType]:
+    """A sentence for each module that could not be loaded."""
+    for why in manager.broken.values():
+        yield Text(f"left out: {why}", style="yellow")
+
+
 def study_table(registry: Registry) -> Table:
     """Name, model, presets, summary."""
     table = Table(title="Studies", title_justify="left")

@@ -54,7 +54,7 @@ def with_provider(row: StudyRow, given: Sequence[str], manager: Manager) -> Stud
     providers = roles if "default" in roles else {**row.providers, **roles}
     if set(providers) == {GRADER}:  # asks about benchmarks: who interprets is another question
         return row.model_copy(update={"providers": providers})
-    offered = [n for n in manager.names() if manager.stage_of(n) == "interpreters"]
+    offered = [n for n in manager.names() if manager.stage_of(n) == "interpret"]
     able = [n for n in offered if manager.offer(n).registration.asks_llm]
     asking = tuple(n for n in row.interpreters if n in able) or tuple(able[:1])
     return row.model_copy(update={"providers": providers, "interpreters": asking})
@@ -72,8 +72,8 @@ def choose_llms(row: StudyRow, layers: Sequence[Settings], manager: Manager) -> 
         if role not in ROLES and role != "default":
             raise UnknownName("role of an LLM", role, [*ROLES, "default"], hint="--provider ROLE=NAME:MODEL")
         name, _, model = spec.partition(":")
-        if name not in manager.names() or manager.stage_of(name) != "providers":
-            known = [n for n in manager.names() if manager.stage_of(n) == "providers"]
+        if name not in manager.names() or manager.stage_of(name) != "provide":
+            known = [n for n in manager.names() if manager.stage_of(n) == "provide"]
             raise UnknownName("provider", name, known, hint="list: harness plugins")
         config = manager.config(name, *(layer.get(name, {}) for layer in layers))
         if not isinstance(config, ProviderConfig):

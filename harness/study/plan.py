@@ -16,6 +16,7 @@ from harness import __version__
 from harness.benchmarks.equality import PROMPT_VERSION
 from harness.config import Config, digest
 from harness.contract.settings import EvaluateConfig
+from harness.contract.stages import PLURALS, STAGES, Stage, stage_of_word
 from harness.errors import UnknownName, UsageError
 from harness.interpretation.config import EnrichmentConfig, GradingConfig, ScoringConfig
 from harness.model.chat import ChatFormat
@@ -40,12 +41,12 @@ Kind = Literal[
     "train", "evaluate", "verify", "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise",
     "recategorise", "enrich", "ablate",
 ]  # fmt: skip
-ONLY = {
+ONLY: dict[Stage, tuple[str, ...]] = {
     "train": ("train",),
     "evaluate": ("evaluate", "verify"),
     "probe": ("probe",),
     "learn": ("learn", "judge"),
-    "interpret": ("interpret", "score", "regrade", "categorise", "recategorise", "enrich"),
+    "interpret": ("plant", "interpret", "score", "regrade", "categorise", "recategorise", "enrich"),
     "ablate": ("ablate",),
 }
 """What `--only` takes -> kinds of step."""
@@ -74,6 +75,11 @@ class Step:
     key: str
     seed: int
     variant: str | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that its kind belongs to."""
+        return next(stage for stage, kinds in ONLY.items() if self.kind in kinds)
 
     @property
     def label(self) -> str:
@@ -164,11 +170,11 @@ def make_plan(
     steps = builder.build()
     wanted = [s.name for s in steps if s.plugin == single] if single else [s.name for s in steps]
     if only:
-        for stage in only:
-            if stage not in ONLY:
-                raise UnknownName("stage", stage, ONLY)
-        kinds = {kind for stage in only for kind in ONLY[stage]}
-        wanted = [s.name for s in steps if s.name in wanted and s.kind in kinds]
+        stages = [stage_of_word(word) for word in only]
+        for stage in stages:
+            if stage not in STAGES:
+                raise UnknownName("stage", stage, STAGES)
+        wanted = [s.name for s in steps if s.name in wanted and s.stage in stages]
         if not wanted:
             raise UsageError(f"{target} has no steps of stage {', '.join(only)}")
     return Plan(study, preset, row, seed, _with_ancestors(steps, wanted), builder.llms, frozenset(builder.sources))
@@ -222,13 +228,13 @@ def _resolve_sections(row: StudyRow, layers: Sequence[Settings]) -> StudyRow:
 
 def _only_plugin(row: StudyRow, name: str, manager: Manager) -> StudyRow:
     stage = manager.stage_of(name)
-    if stage == "providers":
+    if stage == "provide":
         raise UsageError(
             f"{name!r} is an LLM provider, not something to run; use: harness run --plugin STUDY --provider {name}"
         )
-    if stage == "trainers":
+    if stage == "train":
         return row.model_copy(update={"adapter": name, "reference": None})
-    return row.model_copy(update={stage: (name,)})
+    return row.model_copy(update={PLURALS[stage]: (name,)})
 
 
 def _with_ancestors(steps: Sequence[Step], wanted: Sequence[str]) -> tuple[Step, ...]:
@@ -268,8 +274,8 @@ class Builder:
     def build(self) -> tuple[Step, ...]:
         """All steps of the study."""
         row = self.row
-        adapter = self.plugin("train", "trainers", row.adapter, (), self.data)
-        reference = self.plugin("train", "trainers", row.reference, (), self.data) if row.reference else None
+        adapter = self.plugin("train", row.adapter, (), self.data)
+        reference = self.plugin("train", row.reference, (), self.data) if row.reference else None
         if row.evaluate.benchmarks:
             for variant, inputs in (
                 ("base", ()),
@@ -282,21 +288,21 @@ class Builder:
         add_interpretation(self, self.sources)
         for name in row.ablations:
             settings = [self.data, self.benchmarks, row.evaluate.model_dump(exclude={"batch_size"})]
-            self.plugin("ablate", "ablations", name, (adapter,), settings)
+            self.plugin("ablate", name, (adapter,), settings)
         return tuple(self.steps.values())
 
     def _sources(self, adapter: str) -> list[str]:
         """Probe and dictionary steps: everything that has features to explain. Dictionaries are judged, too."""
         other = self.row.read_chat.model_dump() if self.row.read_chat else None
         read = [self.data, self.row.features.model_dump(), *([other] if other else [])]
-        probes = [self.plugin("probe", "probes", name, (adapter,), read) for name in self.row.probes]
+        probes = [self.plugin("probe", name, (adapter,), read) for name in self.row.probes]
         explained = []
         for name in self.row.dictionaries:
             registration = self.manager.offer(name).registration
             needs = registration.needs or self.row.probes[:1]
             if not needs:
                 raise UsageError(f"{name!r} reads a probe's activations, and the study has no probe")
-            inputs = tuple(self.plugin("probe", "probes", need, (adapter,), read) for need in needs)
+            inputs = tuple(self.plugin("probe", need, (adapter,), read) for need in needs)
             explain = self.row.judging.explains(registration)
             for cell in self._cells(name):
                 learned = self._learn(name, cell, (*inputs, adapter), [*read, explain])
@@ -304,7 +310,7 @@ class Builder:
         return [*probes, *explained]
 
     def _cells(self, name: str) -> list[Cell]:
-        self._refuse_other_stage(name, "dictionaries")
+        self._refuse_other_stage(name, "learn")
         return cells(self.manager, name, [layer.get(name, {}) for layer in self.layers])
 
     def _learn(self, name: str, cell: Cell, inputs: tuple[str, ...], settings: object) -> str:
@@ -316,25 +322,24 @@ class Builder:
         self.add(f"judge/{label}", "judge", name, cell.config, (learned, *inputs), judging)
         return learned
 
-    def plugin(
-        self, kind: Kind, stage: str, name: str, inputs: tuple[str, ...], settings: object, *, suffix: str = ""
-    ) -> str:
+    def plugin(self, kind: Kind, name: str, inputs: tuple[str, ...], settings: object, *, suffix: str = "") -> str:
         """A step that a plugin does, named KIND/PLUGIN[/suffix]; returns its name. Asked for twice, it is one step."""
         full = "/".join(filter(None, (kind, name, suffix)))
         if full in self.steps:
             return full
+        stage = next(stage for stage, kinds in ONLY.items() if kind in kinds)
         self._refuse_other_stage(name, stage)
         layers = [layer.get(name, {}) for layer in self.layers]
-        refuse_grid(self.manager, name, layers, stage)
+        refuse_grid(self.manager, name, layers, PLURALS[stage])
         config = self.manager.config(name, *layers)
         version = self.manager.offer(name).registration.version
         return self.add(full, kind, name, config, inputs, [version, settings])
 
-    def _refuse_other_stage(self, name: str, stage: str) -> None:
-        found = self.manager.stage_of(name)
-        if found != stage:
-            known = [n for n in self.manager.names() if self.manager.stage_of(n) == stage]
-            raise UnknownName(stage.removesuffix("s"), name, known, hint=f"{name!r} is one of {found}")
+    def _refuse_other_stage(self, name: str, stage: Stage) -> None:
+        offered = self.manager.stage_of(name)
+        if offered != stage:
+            names = [n for n in self.manager.names() if self.manager.stage_of(n) == stage]
+            raise UnknownName(f"plugin of stage {stage}", name, names, hint=f"{name!r} is of stage {offered}")
 
     def _evaluate(self, variant: str, inputs: tuple[str, ...]) -> None:
         """The step that runs the benchmarks, and the one that has its answers compared where there is a grader."""

@@ -36,18 +36,18 @@ def add_interpretation(builder: Builder, sources: Sequence[str]) -> None:
         explained: dict[str, str] = {}
         for source in (*sources, *planted):
             suffix = source.partition("/")[2]
-            step = builder.plugin("interpret", "interpreters", name, (source,), llms, suffix=suffix)
+            step = builder.plugin("interpret", name, (source,), llms, suffix=suffix)
             explained[source] = step
             if source in sources and registration.scores and row.scoring.features:
                 scored = [llms, row.scoring.model_dump(mode="json")]
-                builder.plugin("score", "interpreters", name, (step, source), scored, suffix=suffix)
+                builder.plugin("score", name, (step, source), scored, suffix=suffix)
         judged = [llms, row.grading.model_dump(mode="json")]
         if row.grading.repeats or row.grading.shuffles or {JUDGE, SECOND_JUDGE} & set(row.providers):
-            builder.plugin("regrade", "interpreters", name, tuple(explained.values()), judged)
+            builder.plugin("regrade", name, tuple(explained.values()), judged)
         own = tuple(explained[source] for source in sources)
-        builder.plugin("categorise", "interpreters", name, own, llms)
+        builder.plugin("categorise", name, own, llms)
         if row.grading.recategorised:
-            builder.plugin("recategorise", "interpreters", name, own, judged)
+            builder.plugin("recategorise", name, own, judged)
     if row.interpreters and sources:
         read = row.read_chat or row.chat
         corpus = [builder.data, read.model_dump()]

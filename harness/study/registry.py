@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from harness.config import Config
 from harness.contract.settings import EvaluateConfig
-from harness.contract.stages import Registration, Stage
+from harness.contract.stages import Registration, Stage, stage_of_word
 from harness.errors import RegistryError, UnknownName
 from harness.interpretation.config import EnrichmentConfig, GradingConfig, ScoringConfig
 from harness.model.chat import ChatFormat
@@ -31,12 +31,21 @@ class PluginRow(Config):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """What users type."""
-    stage: Stage
-    """Stage, folder and hook."""
+    stage: Annotated[Stage, BeforeValidator(stage_of_word)]
+    """Stage that it implements; its plural (`trainers`) is understood."""
     module: str
     """Importable module with the hook implementation."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings that differ from the plugin's defaults."""
+
+
+class ObserverRow(Config):
+    """A module that observes or wraps steps (hooks `harness_step_...` and `harness_run_step`)."""
+
+    name: str
+    """What `harness plugins` and `harness doctor` call it."""
+    module: str
+    """Importable module with the hook implementations."""
 
 
 class FeaturesConfig(Config):
@@ -154,6 +163,8 @@ class Registry(Config):
     """Study that lends its model, data and adapter to `--plugin NAME` where NAME is a plugin."""
     plugins: tuple[PluginRow, ...]
     """All plugins."""
+    observers: tuple[ObserverRow, ...] = ()
+    """Modules that observe or wrap steps. One that cannot be imported is left out and named."""
     studies: dict[str, StudyRow]
     """All studies."""
 

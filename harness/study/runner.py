@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +192,7 @@ class Runner:
         if pending and not isinstance(self.executor, MakingRoom):
             jobs = self._jobs if self._jobs is not None else jobs_for(self.plan, self.device())
             able = [step for step in pending if suits(step, asks_llm=self._asks_llm(step))]
-            self._second = share(self.plan, able, self.manager.registry, self.folders, jobs=jobs, device=self.device())
+            self._second = share(self.plan, able, self.manager, self.folders, jobs=jobs, device=self.device())
 
     def _hand_over(self, run_id: int) -> None:
         """Give the second process the last step that can begin: the first ones are this one's."""
@@ -223,9 +222,6 @@ class Runner:
                 elif news.failure is None:
                     self._ahead = None
                     self._ended[begun.step.name] = "done"
-                    self.manager.pm.hook.harness_run_step(
-                        step=begun.step.name, stage=begun.step.kind, execute=partial(int, news.n_records)
-                    )
                     self._finish(begun, "done", "", news.wall_s)
                 else:
                     self._ahead = None
@@ -262,9 +258,7 @@ class Runner:
         self._hand_over(run_id)
         status, reason = "failed", "ended unexpectedly"
         try:
-            self.manager.pm.hook.harness_run_step(
-                step=step.name, stage=step.kind, execute=lambda: self._store_records(begun, run)
-            )
+            self.manager.run_step(step.name, step.stage, lambda: self._store_records(begun, run))
             status, reason = self._complete(run)
         except Waiting as waiting:
             status, reason = "waiting", str(waiting)

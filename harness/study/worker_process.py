@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ from harness.contract.context import RunContext
 from harness.contract.progress import Progress
 from harness.errors import UsageError
 from harness.model.folders import local_model
-from harness.records import StoredRecord
 from harness.startup import prepare
 from harness.study.interpret import execute
 from harness.study.manager import Manager
@@ -54,10 +54,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended there: its wall time in seconds, how many records it made, and why it failed if it did."""
+    """How a step ended there: its wall time in seconds, and why it failed if it did."""
 
     wall_s: float
-    n_records: int = 0
     failure: str | None = None
 
 
@@ -76,7 +75,7 @@ def suits(step: Step, *, asks_llm: bool) -> bool:
 
 
 def share(
-    plan: Plan, able: Sequence[Step], registry: Registry, folders: Mapping[str, Path], *, jobs: int, device: str
+    plan: Plan, able: Sequence[Step], manager: Manager, folders: Mapping[str, Path], *, jobs: int, device: str
 ) -> Second | None:
     """The second process of a run of two; None where there are too few steps that it is able to do.
 
@@ -94,15 +93,15 @@ def share(
 
     threads = max(1, torch.get_num_threads() // 2)
     torch.set_num_threads(threads)
-    return Second(plan, registry, folders, threads) if len(able) >= _FEWEST else None
+    return Second(plan, manager, folders, threads) if len(able) >= _FEWEST else None
 
 
 class Second:
     """The runner's end. Nothing starts before the first job."""
 
-    def __init__(self, plan: Plan, registry: Registry, folders: Mapping[str, Path], threads: int) -> None:
+    def __init__(self, plan: Plan, manager: Manager, folders: Mapping[str, Path], threads: int) -> None:
         """`threads`: of torch, in either process."""
-        self._arguments = (plan, registry, dict(folders), threads)
+        self._arguments = (plan, manager.registry, manager.loaded(), dict(folders), threads)
         self._process: Any = None
         self._connection: Connection | None = None
         self.usable = True
@@ -202,32 +201,39 @@ class Listening:
             self._next = time.monotonic() + self.every_s
 
 
-def _work(connection: Connection, plan: Plan, registry: Registry, folders: dict[str, Path], threads: int) -> None:
+def _work(
+    connection: Connection,
+    plan: Plan,
+    registry: Registry,
+    plugins: Sequence[str],
+    folders: dict[str, Path],
+    threads: int,
+) -> None:
     """The other end: jobs until the runner closes it or dies."""
     prepare()
     threading.Thread(target=_die_with_the_runner, daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
-    bench = Workbench(plan, Manager(registry), folders, _no_database, _no_database)
+    manager = Manager(registry)
+    for name in plugins:  # their modules may wrap steps
+        manager.offer(name)
+    bench = Workbench(plan, manager, folders, _no_database, _no_database)
     while True:
         try:
             job: Job = connection.recv()
         except EOFError:
             return
-        began, n = time.monotonic(), 0
+        began, failure = time.monotonic(), None
+        step = plan.step(job.step)
         try:
-            for record in _records(job, bench, connection.send):
-                connection.send(record)
-                n += 1
-            outcome = Outcome(time.monotonic() - began, n)
+            manager.run_step(step.name, step.stage, partial(_send_records, job, step, bench, connection.send))
         except Exception as error:  # noqa: BLE001 - the runner meets it again, with its traceback
-            outcome = Outcome(time.monotonic() - began, n, f"{type(error).__name__}: {error}")
-        connection.send(outcome)
+            failure = f"{type(error).__name__}: {error}"
+        connection.send(Outcome(time.monotonic() - began, failure))
 
 
-def _records(job: Job, bench: Workbench, send: Callable[[Any], None]) -> Iterator[StoredRecord]:
-    step = bench.plan.step(job.step)
+def _send_records(job: Job, step: Step, bench: Workbench, send: Callable[[Any], None]) -> int:
     bench.outputs.update({name: dict(records) for name, records in job.outputs.items()})
     run = RunContext(
         out_dir=bench.folders[step.name],
@@ -238,7 +244,11 @@ def _records(job: Job, bench: Workbench, send: Callable[[Any], None]) -> Iterato
         evaluate=bench.plan.row.evaluate,
         engines=bench.engines,
     )
-    yield from execute(step, bench, run)
+    n = 0
+    for record in execute(step, bench, run):
+        send(record)
+        n += 1
+    return n
 
 
 def _no_database(_: str) -> list[Any]:

@@ -136,6 +136,7 @@ def test_a_single_plugin_is_planned_with_what_it_needs() -> None:
 
 
 def test_only_keeps_a_stage_and_its_inputs() -> None:
+    assert [s.name for s in plan(only=["ablations"]).steps] == [s.name for s in plan(only=["ablate"]).steps]
     names = [s.name for s in plan(only=["evaluate"]).steps]
     assert names == ["train/rank1-lora", "train/full-finetune", "evaluate/base", "evaluate/adapter", "evaluate/full"]
 

@@ -65,6 +65,20 @@ def harness_trainers():
     return [Registration(name="stand-in", config=StandInConfig, load=lambda: StandIn, summary="a trainer")]
 '''
 
+TIMING = """
+import os, time
+from harness import hookimpl
+
+@hookimpl(wrapper=True)
+def harness_run_step(step, stage, execute):
+    began = time.monotonic()
+    try:
+        return (yield)
+    finally:
+        with open("times.txt", "a") as file:
+            file.write(f"{step} {stage} {os.getpid()} {time.monotonic() - began}\\n")
+"""
+
 Run = Callable[..., Any]
 
 
@@ -72,14 +86,18 @@ Run = Callable[..., Any]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run four steps that do not need each other."""
     (tmp_path / "standin.py").write_text(PLUGIN)
+    (tmp_path / "timing.py").write_text(TIMING)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "standin", raising=False)
+    for name in ("standin", "timing"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     data = tmp_path / "traces.jsonl"
     data.write_text("\n".join(t.model_dump_json() for t in tiny_traces(3)))
     study = {"summary": "s", "model": {"path": "m"}, "data": {"path": str(data)}, "adapter": "stand-in"}
     registry = Registry.model_validate(
         {"version": 1, "default_study": "s", "studies": {"s": study},
-         "plugins": [{"name": "stand-in", "stage": "trainers", "module": "standin"}]}
+         "plugins": [{"name": "stand-in", "stage": "train", "module": "standin"}],
+         "observers": [{"name": "timing", "module": "timing"}]}
     )  # fmt: skip
 
     def go(jobs: int, there: str = "works", device: str = "cpu") -> Any:
@@ -116,6 +134,16 @@ def test_both_processes_take_part_and_one_stores(run: Run, tmp_path: Path) -> No
         paths = [json.loads(r[0])["Checkpoint"]["path"] for r in connection.execute("SELECT output_json FROM step")]
     assert all(not Path(p).is_absolute() for p in paths)
     assert run(2).n_reused == 4
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_wrapper_times_every_step_in_the_process_that_does_it(run: Run, tmp_path: Path, jobs: int) -> None:
+    run(jobs)
+    times = [line.split() for line in (tmp_path / "times.txt").read_text().splitlines()]
+    assert sorted((step, stage) for step, stage, _, _ in times) == [(f"train/{i}", "train") for i in range(4)]
+    assert {step: int(pid) for step, _, pid, _ in times} == {f"train/{i}": pid for i, pid in enumerate(pids(tmp_path))}
+    assert len({pid for _, _, pid, _ in times}) == jobs
+    assert all(float(seconds) >= 0.5 for *_, seconds in times), "a stand-in works for half a second"
 
 
 def test_one_process_does_all_without_being_asked_for_two(run: Run, tmp_path: Path) -> None:
