@@ -20,7 +20,7 @@ from harness.config import Config
 from harness.contract import hooks as hookspecs
 from harness.contract.stages import PLURALS, Registration, Stage
 from harness.errors import HarnessError, RegistryError, UnknownName, UsageError
-from harness.study.registry import Registry
+from harness.study.study_config import PluginList
 
 ENTRY_POINT_GROUP = "harness"
 _REGISTRARS = {f"harness_{plural}": stage for stage, plural in PLURALS.items()}
@@ -57,7 +57,7 @@ class Manager:
         observer_failures: how often an observer raised.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: PluginList) -> None:
         """Load the observers and the installed packages; plugins of the registry are loaded when they are asked for."""
         self.registry = registry
         self._rows = {row.name: row for row in registry.plugins}

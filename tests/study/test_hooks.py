@@ -13,9 +13,9 @@ from harness.contract.hooks import StepFinished, StepProgressed, StepStarted
 from harness.contract.stages import PLURALS, STAGES, Stage
 from harness.store.writer import Store
 from harness.study.manager import Manager
-from harness.study.plan import Plan, Step
-from harness.study.registry import Registry, StudyRow
+from harness.study.registry import Registry
 from harness.study.runner import Runner
+from harness.study.step import Plan, Step
 
 
 class CellsConfig(Config):
@@ -64,17 +64,17 @@ class Bench:
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *plugins: object, n: int = 3) -> None:
         study = {"summary": "s", "model": {"path": "m"}, "data": {"path": "d"}, "adapter": "x"}
-        registry = Registry(version=1, default_study="s", plugins=(), studies={"s": StudyRow.model_validate(study)})
+        registry = Registry.model_validate({"version": 1, "default_study": "s", "plugins": [], "studies": {"s": study}})
         self.manager = Manager(registry)
         for plugin in (Offering(), *plugins):
             self.manager._register(plugin, type(plugin).__name__, "test")
-        step = Step("ablate/cells", "ablate", "cells", CellsConfig(n=n), (), f"key{n}", 1)
+        step = Step("ablate/cells", "ablate", "ablate", "cells", CellsConfig(n=n), (), f"key{n}", 1)
         self.plan = Plan("s", None, registry.studies["s"], 0, (step,))
         self.store = Store.open(tmp_path / "results.db")
         self.artifacts = tmp_path / "artifacts"
         # the step needs no adapter: everything else in its path is the real thing
-        monkeypatch.setattr("harness.study.steps.Workbench.adapter_subject", lambda *_: None)
-        monkeypatch.setattr("harness.study.steps.Workbench.documents", lambda *_: [])
+        monkeypatch.setattr("harness.study.state.RunState.adapter_subject", lambda *_: None)
+        monkeypatch.setattr("harness.study.state.RunState.traces", lambda *_: [])
         monkeypatch.setattr(Cells, "fail_after", None)
         monkeypatch.setattr(Cells, "made", [])
 

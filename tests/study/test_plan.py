@@ -8,8 +8,9 @@ import pytest
 
 from harness.errors import UsageError
 from harness.study.manager import Manager
-from harness.study.plan import Plan, make_plan, parse_settings
+from harness.study.plan import make_plan, parse_settings
 from harness.study.registry import find_registry, read_registry
+from harness.study.step import Plan
 
 
 def plan(target: str = "rank1-lora", **options: object) -> Plan:

@@ -16,9 +16,9 @@ from harness.errors import UsageError
 from harness.store.writer import Store
 from harness.study import runner as runner_module
 from harness.study.manager import Manager
-from harness.study.plan import Plan, Step
 from harness.study.registry import Registry
 from harness.study.runner import Runner
+from harness.study.step import Plan, Step
 from harness.study.worker_process import jobs_for
 from harness.testing import tiny_traces
 
@@ -36,7 +36,7 @@ class StandInConfig(Config):
     number: int = 0
     """Makes steps differ."""
     there: Literal["works", "fails", "dies"] = "works"
-    """What happens in the second process."""
+    """What happens in the worker process."""
     seconds: float = 0.5
     """How long it takes."""
 
@@ -103,7 +103,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def go(jobs: int, there: str = "works", device: str = "cpu") -> Any:
         manager = Manager(registry)
         configs = [manager.config("stand-in", {"number": i, "there": there}) for i in range(4)]
-        steps = tuple(Step(f"train/{i}", "train", "stand-in", c, (), f"k{i}", i) for i, c in enumerate(configs))
+        steps = tuple(
+            Step(f"train/{i}", "train", "train", "stand-in", c, (), f"k{i}", i) for i, c in enumerate(configs)
+        )
         plan = Plan("s", None, registry.studies["s"], 0, steps)
         with Store.open(tmp_path / "results.db") as store:
             return Runner(plan, manager, store, tmp_path / "artifacts", jobs=jobs, device=device).run()
@@ -166,7 +168,7 @@ def test_a_run_that_fails_ends_the_other_process_too(run: Run, tmp_path: Path, m
     seen: list[Any] = []
 
     def broken(self: Any, begun: Any, record: Any) -> None:
-        seen.append(self._second._process)
+        seen.append(self._worker._process)
         raise RuntimeError("the disk is gone")
 
     monkeypatch.setattr(runner_module.Runner, "_store_record", broken)
