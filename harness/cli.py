@@ -172,7 +172,7 @@ def run(
     """Run a study (or one plugin). Steps that are done are skipped; a killed run goes on where it was."""
     from pathlib import Path
 
-    from harness.llm.session import Session
+    from harness.contract.session import Session
     from harness.render.live import LiveDisplay
     from harness.render.plan import print_plan
     from harness.render.plugins import left_out

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.contract.session import Session
 from harness.errors import UsageError
 from harness.llm.prices import require_price
-from harness.llm.session import Session
 from harness.model.traces import resolve
 from harness.store.writer import Store
 from harness.study.sizes import model_size

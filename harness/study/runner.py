@@ -16,9 +16,9 @@ from harness.contract.context import RunContext
 from harness.contract.executors import Executor, LocalExecutor
 from harness.contract.hooks import StepFinished, StepProgressed, StepStarted
 from harness.contract.progress import Progress
+from harness.contract.session import Session
 from harness.contract.settings import EvaluateConfig
 from harness.errors import HarnessError, ResultsError, Waiting
-from harness.llm.session import Session
 from harness.records import StoredRecord
 from harness.store.journal import Journal
 from harness.store.lock import alone

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.llm.session import Session
+from harness.contract.session import Session
 from harness.organism import BENCHMARKS
 from harness.reports import queries
 from harness.store.writer import Store
