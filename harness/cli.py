@@ -173,9 +173,10 @@ def run(
     """Run a study (or one plugin). Steps that are done are skipped; a killed run goes on where it was."""
     from pathlib import Path
 
-    from harness.llm.session import Session
+    from harness.contract.session import Session
     from harness.render.live import LiveDisplay
     from harness.render.plan import print_plan
+    from harness.render.plugins import left_out
     from harness.store.writer import Store
     from harness.study.plan import make_plan, parse_settings
     from harness.study.ray import opened
@@ -183,6 +184,8 @@ def run(
 
     console = make_console(stderr=True)
     registry, manager = _load(ctx)
+    for sentence in left_out(manager):
+        console.print(sentence)
     plan = make_plan(
         registry,
         manager,
@@ -234,13 +237,17 @@ def plugins(ctx: click.Context) -> None:
 @plugins.command("list")
 @click.pass_context
 def plugins_list(ctx: click.Context) -> None:
-    """Every plugin and study: name, stage, origin, version, summary."""
-    from harness.render.plugins import plugin_table, study_table
+    """Every study, plugin and observer, and what could not be loaded."""
+    from harness.render.plugins import left_out, observer_table, plugin_table, study_table
 
     registry, manager = _load(ctx)
     console = make_console()
     console.print(study_table(registry))
     console.print(plugin_table(manager))
+    if (observers := observer_table(manager)) is not None:
+        console.print(observers)
+    for sentence in left_out(manager):
+        console.print(sentence)
 
 
 @plugins.command("show")

@@ -58,11 +58,28 @@ def test_a_users_mistake_exits_2_with_one_sentence(
 
 def test_a_registry_with_a_fault_names_file_line_and_field(harness: Harness, tmp_path: Path) -> None:
     registry = Path(__file__).parents[1].joinpath("registry.yaml").read_text()
-    (tmp_path / "registry.yaml").write_text(registry.replace("stage: probes", "stag: probes", 1))
+    (tmp_path / "registry.yaml").write_text(registry.replace("stage: probe", "stag: probe", 1))
     done = harness("plugins", cwd=tmp_path)
     assert done.returncode == 2
     assert "registry.yaml:" in done.stderr
     assert "stag" in done.stderr
+
+
+def test_a_broken_observer_is_named_and_takes_nothing_down(harness: Harness, tmp_path: Path) -> None:
+    registry = Path(__file__).parents[1].joinpath("registry.yaml").read_text()
+    row = "observers: [{name: timing, module: my_package.timing}]\n\nstudies:"
+    (tmp_path / "registry.yaml").write_text(registry.replace("studies:", row, 1))
+    sentence = "'timing' (registry: my_package.timing): no module 'my_package'"
+    listed = harness("plugins", cwd=tmp_path, COLUMNS="200")
+    assert listed.returncode == 0, listed.stderr
+    assert sentence in listed.stdout
+    assert "rank1-lora" in listed.stdout
+    checked = harness("doctor", cwd=tmp_path)
+    assert checked.returncode == 1
+    assert sentence in checked.stdout
+    planned = harness("run", "--plugin", "rank1-lora", "--dry-run", cwd=tmp_path, COLUMNS="200")
+    assert planned.returncode == 0
+    assert sentence in planned.stderr
 
 
 @pytest.mark.parametrize(

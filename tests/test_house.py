@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import harness
+from harness.contract.stages import PLURALS
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = [*sorted((ROOT / "harness").rglob("*.py")), *sorted((ROOT / "plugins").rglob("*.py"))]
@@ -26,7 +27,7 @@ def test_every_plugin_is_one_folder_and_is_in_the_registry() -> None:
     rows = yaml.safe_load((ROOT / "registry.yaml").read_text())["plugins"]
     for row in rows:
         package, stage, plugin = row["module"].split(".")
-        assert (package, stage) == ("harness_plugins", row["stage"])
+        assert (package, stage) == ("harness_plugins", PLURALS[row["stage"]])
         assert (ROOT / "plugins" / stage / plugin / "__init__.py").is_file(), row["module"]
     offering = [file for file in (ROOT / "plugins").rglob("*.py") if "@hookimpl" in file.read_text()]
     modules = {"harness_plugins." + ".".join(file.relative_to(ROOT / "plugins").parent.parts) for file in offering}

@@ -64,7 +64,7 @@ class Answerer(Protocol):
 def answerer(subject: Subject, run: RunContext, off: Sequence[Component] = ()) -> Answerer:
     """A loaded subject with components off, behind the backend of the run's benchmarks.
 
-    With vLLM the subject's weights leave the device first: an engine takes what memory there is. `Workbench.subject`
+    With vLLM the subject's weights leave the device first: an engine takes what memory there is. `RunState.subject`
     puts them back.
 
     Raises:

@@ -12,6 +12,7 @@ from lm_eval.api.model import TemplateLM
 
 from harness.benchmarks.answerer import canary, idle
 from harness.benchmarks.decode import Stop, make_stop
+from harness.benchmarks.engine import Engines
 from harness.benchmarks.generation import Completion, Sampling
 from harness.benchmarks.recording import Recorder, RecordingLM, cut_at
 from harness.config import digest
@@ -21,7 +22,7 @@ from harness.model.lora_folder import LoraFolder, read_lora, write_without
 from harness.model.subject import checked_chat_hash, load_tokenizer, weights_of
 
 if TYPE_CHECKING:
-    from harness.benchmarks.engine import Engine, Engines
+    from harness.benchmarks.engine import Engine
     from harness.contract.context import RunContext
     from harness.contract.progress import Progress
     from harness.contract.settings import EvaluateConfig
@@ -67,7 +68,7 @@ def serve_subject(subject: Subject, run: RunContext, off: Sequence[Component]) -
     Raises:
         ModelError: vLLM cannot serve it.
     """
-    if run.engines is None:
+    if not isinstance(run.engines, Engines):
         raise UsageError("evaluate.backend=vllm needs the run's engines (RunContext.engines)")
     if subject.device != "cpu":
         subject.model.to("cpu")

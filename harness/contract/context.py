@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 from harness.contract.executors import Executor, LocalExecutor
 from harness.contract.progress import Progress, SilentProgress
 from harness.contract.provider import CallStore, Provider
+from harness.contract.session import Session
 from harness.contract.settings import EvaluateConfig
 
 if TYPE_CHECKING:
     import torch
-
-    from harness.benchmarks.engine import Engines
-    from harness.llm.session import Session
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class RunContext:
         roles: roles that the study names an LLM of their own for; `default` answers for the others.
         llm: what all clients of the run share: the budget and what is spent of it; interpreters only.
         evaluate: how the study runs its benchmarks.
-        engines: the run's vLLM engine, where `evaluate.backend` is vllm.
+        engines: the run's `harness.benchmarks.engine.Engines`, where `evaluate.backend` is vllm.
         executor: where maps over shards run: captures, sweeps, encoding.
     """
 
@@ -50,7 +48,7 @@ class RunContext:
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig())
     roles: frozenset[str] = frozenset()
     llm: Session | None = None
-    engines: Engines | None = None
+    engines: object | None = None
     executor: Executor = field(default_factory=LocalExecutor)
 
     def generator(self) -> torch.Generator:

@@ -2,6 +2,10 @@
 
 Registrars offer implementations (one per stage). `harness_run_step` wraps each step. Observers watch; one that raises
 is logged and counted, never fatal. Implementations run last-registered-first. No torch here.
+
+A module that only wraps or observes is loaded by a row in `observers:` of registry.yaml (`{name: timing, module:
+my_package.timing}`) or by an entry point of the group `harness`. One that cannot be imported is left out, and `harness
+plugins` and `harness doctor` say why.
 """
 
 from __future__ import annotations
@@ -61,7 +65,7 @@ class StepFinished:
 def harness_trainers() -> Sequence[Registration[Trainer]]:
     """Offer trainers: they make a checkpoint (adapter or full model) from a base model and traces.
 
-    Must not import torch: the heavy import belongs in `Registration.load`.
+    Must not import torch: `Registration.load` says where the implementation is.
     """
     raise NotImplementedError
 
@@ -70,7 +74,7 @@ def harness_trainers() -> Sequence[Registration[Trainer]]:
 def harness_probes() -> Sequence[Registration[Probe]]:
     """Offer activation probes: they read features over tokens (adapter components, neurons, random directions).
 
-    Must not import torch: the heavy import belongs in `Registration.load`.
+    Must not import torch: `Registration.load` says where the implementation is.
     """
     raise NotImplementedError
 
@@ -79,7 +83,7 @@ def harness_probes() -> Sequence[Registration[Probe]]:
 def harness_dictionaries() -> Sequence[Registration[DictionaryLearner]]:
     """Offer dictionary learners: they fit latents on an activation set.
 
-    Must not import torch: the heavy import belongs in `Registration.load`.
+    Must not import torch: `Registration.load` says where the implementation is.
     """
     raise NotImplementedError
 
@@ -88,7 +92,7 @@ def harness_dictionaries() -> Sequence[Registration[DictionaryLearner]]:
 def harness_interpreters() -> Sequence[Registration[Interpreter]]:
     """Offer interpreters: they explain, grade and categorise features from their evidence.
 
-    Must not import torch: the heavy import belongs in `Registration.load`.
+    Must not import torch: `Registration.load` says where the implementation is.
     """
     raise NotImplementedError
 
@@ -97,7 +101,7 @@ def harness_interpreters() -> Sequence[Registration[Interpreter]]:
 def harness_ablations() -> Sequence[Registration[Ablation]]:
     """Offer ablations: they measure what parts of an adapter do by switching them off.
 
-    Must not import torch: the heavy import belongs in `Registration.load`.
+    Must not import torch: `Registration.load` says where the implementation is.
     """
     raise NotImplementedError
 
@@ -106,7 +110,7 @@ def harness_ablations() -> Sequence[Registration[Ablation]]:
 def harness_providers() -> Sequence[Registration[Provider]]:
     """Offer LLM providers: they send one request to one vendor.
 
-    Must not import a vendor's SDK: that import belongs in `Registration.load`.
+    Must not import a vendor's SDK: `Registration.load` says where the implementation is.
     """
     raise NotImplementedError
 
@@ -116,11 +120,15 @@ def harness_run_step(step: str, stage: str, execute: Callable[[], Any]) -> Any:
     """Run one step. The host's own implementation calls `execute()`; wrap it (`hookimpl(wrapper=True)`) to time or
     trace.
 
-    :param step: the step's name, e.g. `ablate/leave-one-out`.
-    :param stage: the step's stage, e.g. `ablations`.
-    :param execute: does the work and returns the number of records stored.
+    Called in the process that does the step: with `--jobs 2` that may be the worker process, which loads the same
+    modules, so pass on what you measure by a file or the console, not by a variable. torchrun's processes and Ray's
+    workers do parts of a step; the call returns when they are through.
 
-    Stops at the first result that is not None.
+    :param step: the step's name, e.g. `ablate/leave-one-out`.
+    :param stage: the step's stage: train, evaluate, probe, learn, interpret or ablate.
+    :param execute: does the work and returns the number of records made.
+
+    Stops at the first result that is not None. What a wrapper raises fails the step.
     """
 
 

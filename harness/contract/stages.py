@@ -37,10 +37,27 @@ if TYPE_CHECKING:
     from harness.model.chat import ChatFormat
     from harness.model.subject import Subject
 
-Stage = Literal["trainers", "probes", "dictionaries", "interpreters", "ablations", "providers"]
-"""Folder = stage = hook = section of the report."""
+Stage = Literal["train", "evaluate", "probe", "learn", "interpret", "ablate", "provide"]
+"""The one word for a stage, in hooks, registry, `--only`, database and reports."""
 
-STAGES: tuple[Stage, ...] = ("trainers", "probes", "dictionaries", "interpreters", "ablations", "providers")
+STAGES: tuple[Stage, ...] = ("train", "evaluate", "probe", "learn", "interpret", "ablate")
+"""Stages that have steps, in the order in which a study goes through them."""
+
+PLURALS: dict[Stage, str] = {
+    "train": "trainers",
+    "probe": "probes",
+    "learn": "dictionaries",
+    "interpret": "interpreters",
+    "ablate": "ablations",
+    "provide": "providers",
+}
+"""Stages that plugins implement -> the plural: folder in plugins/, hook `harness_<plural>`, list in a study."""
+
+
+def stage_of_word(word: str) -> str:
+    """The stage that a word means: a plural means its stage (`ablations` -> `ablate`); other words are returned."""
+    return next((stage for stage, plural in PLURALS.items() if plural == word), word)
+
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
+from harness.contract.session import Session
 from harness.errors import ProviderError, Waiting
 from harness.llm.errors import BudgetSpent, CallFailed, Refused, Retryable
 from harness.llm.prices import find_price, require_price
-from harness.llm.session import Session
 from harness.records import LLMCall, LLMReply, LLMRequest, OpenBatch
 
 Outcome = LLMReply | CallFailed

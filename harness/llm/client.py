@@ -20,12 +20,12 @@ from typing import Any, Self
 from harness.config import digest
 from harness.contract.context import RunContext
 from harness.contract.provider import CallStore, Provider
+from harness.contract.session import Session
 from harness.errors import UsageError
 from harness.llm.batch import Batches, BatchProvider, BatchStore
 from harness.llm.errors import BudgetSpent, CallFailed, Outage, Retryable
 from harness.llm.pace import Pace
 from harness.llm.prices import Price, find_price, require_price
-from harness.llm.session import Session
 from harness.records import LLMCall, LLMReply, LLMRequest
 
 OnCall = Callable[[LLMCall], object]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from harness.errors import HarnessError, ProviderError
 
 if TYPE_CHECKING:
-    from harness.llm.session import Session
+    from harness.contract.session import Session
 
 
 class CallFailed(HarnessError):

@@ -33,7 +33,7 @@ def checks(registry: str | None, db: str) -> Iterator[Check]:
     for name in _KEYS:
         yield name, True if os.environ.get(name) else None, "present: yes" if os.environ.get(name) else "present: no"
     yield _database(db)
-    yield _registry(registry)
+    yield from _registry(registry)
 
 
 def _device() -> Check:
@@ -60,11 +60,15 @@ def _database(db: str) -> Check:
         return "database", False, str(error)
 
 
-def _registry(given: str | None) -> Check:
+def _registry(given: str | None) -> Iterator[Check]:
     try:
         path = find_registry(given)
         registry = read_registry(path)
-        offers = Manager(registry).load_all()
     except HarnessError as error:
-        return "registry", False, str(error)
-    return "registry", True, f"{path}: {len(offers)} plugins, {len(registry.studies)} studies"
+        yield "registry", False, str(error)
+        return
+    manager = Manager(registry)
+    n_plugins, n_observers = len(manager.load_all()), len(manager.observers())
+    yield "registry", True, f"{path}: {n_plugins} plugins, {n_observers} observers, {len(registry.studies)} studies"
+    for why in manager.broken.values():
+        yield "left out", False, why

@@ -35,7 +35,7 @@ class _Rate(ProgressColumn):
 
 
 class Spending(Protocol):
-    """What a run's LLM calls came to so far (`harness.llm.session.Session`)."""
+    """What a run's LLM calls came to so far (`harness.contract.session.Session`)."""
 
     n_sent: int
     cost_usd: float

@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.model.traces import resolve
-from harness.study.estimate import Estimate, estimate, study_tokens, total
-from harness.study.plan import Plan
+from harness.study.costs import Cost, study_tokens, total
+from harness.study.estimate import estimate
 from harness.study.sizes import DECODE_TFLOPS, EFFECTIVE_TFLOPS, memory_bytes, model_size
+from harness.study.step import Plan
 
 _SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -24,7 +25,7 @@ def print_plan(plan: Plan, pending: Sequence[str], console: Console) -> None:
         DataError: the traces cannot be read.
     """
     costs = estimate(plan)
-    title = f"Plan of {plan.study}, preset {plan.preset or 'none'}, seed {plan.seed}"
+    title = f"Plan of {plan.name}, preset {plan.preset or 'none'}, seed {plan.seed}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
     table.add_column("step", overflow="fold")
     table.add_column("key", no_wrap=True)
@@ -46,7 +47,7 @@ def print_plan(plan: Plan, pending: Sequence[str], console: Console) -> None:
         console.print(f"Missing: {whole.unknown}.", markup=False)
 
 
-def _notes(whole: Estimate) -> list[str]:
+def _notes(whole: Cost) -> list[str]:
     """What to know to read the table, and what has no column."""
     notes = [
         f"GPU-h: hours of one H200 at {EFFECTIVE_TFLOPS:.0f} TFLOP/s reading and {DECODE_TFLOPS:.0f} TFLOP/s writing "
@@ -64,7 +65,7 @@ def _notes(whole: Estimate) -> list[str]:
 
 def _subject(plan: Plan) -> str:
     """What the plan is of: the model and its size, the traces and how many tokens they are."""
-    model, data = plan.row.model, plan.row.data
+    model, data = plan.study.model, plan.study.data
     size = model_size(model.path, resolve(model.path))
     shape = "size not known" if size is None else (
         f"{_scaled(size.n_parameters)} parameters in {size.n_layers} layers, "
@@ -74,7 +75,7 @@ def _subject(plan: Plan) -> str:
     return f"Model {model.path}: {shape}\nData {data.path}: {n_traces:,} traces, about {_scaled(n_tokens)} tokens"
 
 
-def _cells(cost: Estimate) -> list[str]:
+def _cells(cost: Cost) -> list[str]:
     if cost.unknown and not cost.tokens:
         return ["?", "?", "?", "?", "-"]
     hours = cost.gpu_h
@@ -86,7 +87,7 @@ def _cells(cost: Estimate) -> list[str]:
     ]  # fmt: skip
 
 
-def _price(cost: Estimate) -> str:
+def _price(cost: Cost) -> str:
     return "$?" if cost.usd is None else f"${cost.usd:,.2f}"
 
 

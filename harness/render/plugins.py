@@ -14,7 +14,8 @@ from harness.config import Config
 from harness.contract import hooks as hookspecs
 from harness.errors import UnknownName
 from harness.study.manager import Manager
-from harness.study.registry import Registry, StudyRow
+from harness.study.registry import STUDY_SECTIONS, Registry
+from harness.study.study_config import StudyConfig
 
 
 def plugin_table(manager: Manager) -> Table:
@@ -28,13 +29,29 @@ def plugin_table(manager: Manager) -> Table:
     return table
 
 
+def observer_table(manager: Manager) -> Table | None:
+    """Name, hooks, origin of the modules that observe or wrap steps; None where there are none."""
+    table = Table(title="Observers", title_justify="left")
+    for column in ("name", "hooks", "origin"):
+        table.add_column(column, no_wrap=column == "name")
+    for observer in manager.observers():
+        table.add_row(observer.name, ", ".join(observer.hooks), Text(observer.origin, style="dim"))
+    return table if table.row_count else None
+
+
+def left_out(manager: Manager) -> Iterator[RenderableType]:
+    """A sentence for each module that could not be loaded."""
+    for why in manager.broken.values():
+        yield Text(f"left out: {why}", style="yellow")
+
+
 def study_table(registry: Registry) -> Table:
     """Name, model, presets, summary."""
     table = Table(title="Studies", title_justify="left")
     for column in ("name", "model", "presets", "summary"):
         table.add_column(column)
-    for name, row in registry.studies.items():
-        table.add_row(name, Text(row.model.path), ", ".join(row.presets) or "-", Text(row.summary))
+    for name, study in registry.studies.items():
+        table.add_row(name, Text(study.model.path), ", ".join(study.presets) or "-", Text(study.summary))
     return table
 
 
@@ -54,15 +71,15 @@ def describe(registry: Registry, manager: Manager, name: str) -> Iterator[Render
         raise UnknownName("study or plugin", name, [*registry.studies, *manager.names()])
 
 
-def _study(name: str, row: StudyRow) -> Iterator[RenderableType]:
-    yield Text(f"study {name}: {row.summary}")
-    for field in ("model", "data", "chat", "evaluate", "features", "judging"):
-        part = getattr(row, field)
+def _study(name: str, study: StudyConfig) -> Iterator[RenderableType]:
+    yield Text(f"study {name}: {study.summary}")
+    for field in ("model", *STUDY_SECTIONS):
+        part = getattr(study, field)
         yield config_table(field, type(part), part.model_dump())
     presets = Table(title="Presets", title_justify="left")
     presets.add_column("name")
     presets.add_column("settings")
-    for preset, settings in row.presets.items():
+    for preset, settings in study.presets.items():
         presets.add_row(preset, Text(", ".join(f"{k}={v}" for k, v in settings.items()) or "the study as it is"))
     yield presets
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.records import ActivationSet, Checkpoint, Dictionary
-from harness.study.plan import Step
+from harness.study.step import Step
 
 ARTEFACTS: dict[str, type[Checkpoint] | type[ActivationSet] | type[Dictionary]] = {
     "Checkpoint": Checkpoint,

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from harness.contract.session import Session
 from harness.errors import UsageError
 from harness.llm.prices import require_price
-from harness.llm.session import Session
+from harness.model.traces import resolve
 from harness.store.writer import Store
-from harness.study.estimate import check_context, check_memory
-from harness.study.plan import Plan, Step
+from harness.study.sizes import model_size
+from harness.study.step import Plan, Step
+from harness.study.steps import kind_of
 
 
 def check_plan(
     plan: Plan, pending: Sequence[Step], store: Store, llm: Session, *, asks_llm: bool, dry_run: bool
 ) -> None:
-    """Prices, context, API keys and benchmarks.
+    """Prices, API keys, and what the pending kinds of step check (context, benchmarks).
 
     Args:
         plan: what is to be done.
@@ -27,16 +28,13 @@ def check_plan(
         dry_run: only a plan is wanted: nothing outside it is looked at.
 
     Raises:
-        DataError: a benchmark's data cannot be read.
         ProviderError: an LLM has no API key, and none of its answers is stored.
-        UnknownName: a benchmark's name.
-        UsageError: no LLM is named for what asks one, the budget is in money and no price is known for an LLM, answers
-            do not fit the model's context, or the benchmarks need vLLM and it is not installed.
+        UsageError: no LLM is named for what asks one, or the budget is in money and no price is known for an LLM.
+        HarnessError: what the kinds of step raise.
     """
     if llm.max_cost_usd is not None:
         for choice in plan.llms.values():
             require_price(choice.provider, choice.model, choice.config.prices)
-    check_context(plan)
     if asks_llm and not dry_run:
         if not plan.llms:
             raise UsageError(
@@ -45,16 +43,29 @@ def check_plan(
         for choice in plan.llms.values():
             if not store.has_calls(choice.provider):  # what is in the journal is replayed without a key
                 choice.config.require(choice.provider)
-    if any(step.kind in ("evaluate", "ablate") for step in pending):
-        from harness.benchmarks.catalogue import check_benchmarks, check_data
-        from harness.benchmarks.engine import require_vllm
+    for check in dict.fromkeys(check for step in pending for check in kind_of(step).checks):
+        check(plan, dry_run)
 
-        evaluate = plan.row.evaluate
-        if evaluate.backend == "vllm" and not dry_run:
-            require_vllm("evaluate.backend=vllm")
-        check_benchmarks(evaluate.benchmarks, [Path(p) for p in evaluate.task_paths])
-        if not dry_run:
-            check_data(evaluate)
+
+def check_memory(plan: Plan, pending: Sequence[Step], free_bytes: float, device: str) -> None:
+    """Refuse a run whose weights alone do not fit the device, before anything is loaded.
+
+    Raises:
+        UsageError: they do not; it names what is needed and the cures.
+    """
+    path = plan.study.model.path
+    size = model_size(path, resolve(path))
+    if size is None:
+        return
+    for step in pending:
+        kind = kind_of(step)
+        needed = kind.memory_bytes(step, plan, size) if kind.memory_bytes else 0.0
+        if needed > free_bytes:
+            raise UsageError(
+                f"{step.name} needs about {needed / 1e9:.0f} GB for its weights, and {device} has "
+                f"{free_bytes / 1e9:.0f} GB free: use a smaller model, --set model.dtype=bfloat16"
+                f"{kind.memory_cure.format(plugin=step.plugin)}"
+            )
 
 
 def check_device(plan: Plan, pending: Sequence[Step], device: str) -> None:
@@ -67,4 +78,4 @@ def check_device(plan: Plan, pending: Sequence[Step], device: str) -> None:
         import torch
 
         free, _ = torch.cuda.mem_get_info(device)
-        check_memory(plan, [step.name for step in pending], float(free), device)
+        check_memory(plan, pending, float(free), device)

@@ -11,7 +11,7 @@ from harness.config import ProviderConfig
 from harness.errors import UnknownName, UsageError
 from harness.records import GRADER, ROLES
 from harness.study.manager import Manager
-from harness.study.registry import StudyRow
+from harness.study.study_config import StudyConfig
 
 Settings = Mapping[str, Mapping[str, Any]]
 """name -> key -> value, as given by `--set` or a preset."""
@@ -36,11 +36,11 @@ class LLMChoice:
         return [self.provider, self.model, self.config.identity()]
 
 
-def with_provider(row: StudyRow, given: Sequence[str], manager: Manager) -> StudyRow:
+def with_provider(study: StudyConfig, given: Sequence[str], manager: Manager) -> StudyConfig:
     """The study with what `--provider` gave; interpreters that ask an LLM then replace those that do not.
 
     Args:
-        row: the study.
+        study: the study.
         given: `name[:model]` for every role, `role=name[:model]` for one.
         manager: knows which interpreters ask.
     """
@@ -51,16 +51,16 @@ def with_provider(row: StudyRow, given: Sequence[str], manager: Manager) -> Stud
         role, spec = (role, rest) if equals and re.fullmatch(r"[a-z-]+", role) else ("default", spec)
         roles[role] = spec
     # one for all roles replaces what the registry says; one for a role leaves the others as they are
-    providers = roles if "default" in roles else {**row.providers, **roles}
+    providers = roles if "default" in roles else {**study.providers, **roles}
     if set(providers) == {GRADER}:  # asks about benchmarks: who interprets is another question
-        return row.model_copy(update={"providers": providers})
-    offered = [n for n in manager.names() if manager.stage_of(n) == "interpreters"]
+        return study.model_copy(update={"providers": providers})
+    offered = [n for n in manager.names() if manager.stage_of(n) == "interpret"]
     able = [n for n in offered if manager.offer(n).registration.asks_llm]
-    asking = tuple(n for n in row.interpreters if n in able) or tuple(able[:1])
-    return row.model_copy(update={"providers": providers, "interpreters": asking})
+    asking = tuple(n for n in study.interpreters if n in able) or tuple(able[:1])
+    return study.model_copy(update={"providers": providers, "interpreters": asking})
 
 
-def choose_llms(row: StudyRow, layers: Sequence[Settings], manager: Manager) -> dict[str, LLMChoice]:
+def choose_llms(study: StudyConfig, layers: Sequence[Settings], manager: Manager) -> dict[str, LLMChoice]:
     """Role -> who answers, for the roles that the study names a provider for.
 
     Raises:
@@ -68,12 +68,12 @@ def choose_llms(row: StudyRow, layers: Sequence[Settings], manager: Manager) -> 
         UsageError: a provider whose config is none.
     """
     chosen = {}
-    for role, spec in row.providers.items():
+    for role, spec in study.providers.items():
         if role not in ROLES and role != "default":
             raise UnknownName("role of an LLM", role, [*ROLES, "default"], hint="--provider ROLE=NAME:MODEL")
         name, _, model = spec.partition(":")
-        if name not in manager.names() or manager.stage_of(name) != "providers":
-            known = [n for n in manager.names() if manager.stage_of(n) == "providers"]
+        if name not in manager.names() or manager.stage_of(name) != "provide":
+            known = [n for n in manager.names() if manager.stage_of(n) == "provide"]
             raise UnknownName("provider", name, known, hint="list: harness plugins")
         config = manager.config(name, *(layer.get(name, {}) for layer in layers))
         if not isinstance(config, ProviderConfig):

@@ -1,27 +1,30 @@
 """The manager: pluggy with a typed face.
 
-It imports only the plugins that are asked for, checks what they return, refuses duplicates, and gives observers a safe
-place: one that raises is logged and counted, never fatal.
+It imports the plugins that are asked for, observers and installed packages; checks what they return; refuses
+duplicates; and gives observers a safe place: one that raises is logged and counted, never fatal.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import partial
+from importlib.metadata import entry_points
 from typing import Any
 
 import pluggy
 
 from harness.config import Config
 from harness.contract import hooks as hookspecs
-from harness.contract.stages import STAGES, Registration, Stage
-from harness.errors import RegistryError, UnknownName, UsageError
-from harness.study.registry import PluginRow, Registry
+from harness.contract.stages import PLURALS, Registration, Stage
+from harness.errors import HarnessError, RegistryError, UnknownName, UsageError
+from harness.study.study_config import PluginList
 
 ENTRY_POINT_GROUP = "harness"
+_REGISTRARS = {f"harness_{plural}": stage for stage, plural in PLURALS.items()}
+"""Hook that offers plugins -> their stage."""
 _log = logging.getLogger(__name__)
 
 
@@ -35,30 +38,62 @@ class Offer:
     row_config: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Observer:
+    """A loaded module that observes or wraps steps: its name, the hooks it implements, and where it came from."""
+
+    name: str
+    hooks: tuple[str, ...]
+    origin: str
+
+
 class Manager:
     """Loads plugins by name and hands out what they offer.
 
     Attributes:
-        registry: the rows that it was made of.
+        registry: the registry that names plugins and observers.
         pm: pluggy's manager.
+        broken: name -> why it is left out: observers and installed packages, after `load_all` plugins too.
         observer_failures: how often an observer raised.
     """
 
-    def __init__(self, registry: Registry) -> None:
-        """Load nothing yet."""
+    def __init__(self, registry: PluginList) -> None:
+        """Load the observers and the installed packages; plugins of the registry are loaded when they are asked for."""
         self.registry = registry
         self._rows = {row.name: row for row in registry.plugins}
-        self._entry_points: dict[str, EntryPoint] = {e.name: e for e in entry_points(group=ENTRY_POINT_GROUP)}
         self._offers: dict[str, Offer] = {}
-        self._modules: set[str] = set()
+        self._origins: dict[object, tuple[str, str]] = {}
         self.pm = pluggy.PluginManager(hookspecs.PROJECT)
         self.pm.add_hookspecs(hookspecs)
-        self.pm.register(_DefaultStep(), name="harness-default-step")
+        self.pm.register(_DefaultStep())
+        self.broken: dict[str, str] = {}
         self.observer_failures = 0
+        for observer in registry.observers:
+            load = partial(importlib.import_module, observer.module)
+            self._try(observer.name, partial(self._load, observer.name, load, f"registry: {observer.module}"))
+        for entry in entry_points(group=ENTRY_POINT_GROUP):
+            row = self._rows.get(entry.name)
+            if row is None or row.module == entry.value:  # else the registry's plugin of that name takes its place
+                origin = f"entry point: {entry.dist.name if entry.dist else entry.value}"
+                self._try(entry.name, partial(self._load, entry.name, entry.load, origin))
+        self._installed = sorted(name for name in self._offers if name not in self._rows)
 
     def names(self) -> list[str]:
-        """Names of the registry's plugins, and of the entry points that the registry does not name."""
-        return [*self._rows, *(n for n in sorted(self._entry_points) if n not in self._rows)]
+        """Names of the registry's plugins, and of those in installed packages."""
+        return [*self._rows, *self._installed]
+
+    def loaded(self) -> list[str]:
+        """Names of the plugins whose modules are loaded: another process loads the same to have the same wrappers."""
+        return list(self._offers)
+
+    def observers(self) -> list[Observer]:
+        """The loaded modules that observe or wrap steps."""
+        observers = []
+        for module, (name, origin) in self._origins.items():
+            callers = self.pm.get_hookcallers(module) or ()
+            hooks = tuple(caller.name for caller in callers if caller.name not in _REGISTRARS)
+            observers += [Observer(name, hooks, origin)] if hooks else []
+        return observers
 
     def stage_of(self, name: str) -> Stage:
         """The stage of a plugin."""
@@ -70,20 +105,28 @@ class Manager:
 
         Raises:
             UnknownName: no such plugin.
-            RegistryError: its module is missing, or offers no plugin of that name.
+            RegistryError: its module is missing, or offers no plugin of that name, or for another stage.
+            UsageError: its module cannot be imported, or implements no hook properly.
         """
+        row = self._rows.get(name)
         if name not in self._offers:
-            if name in self._rows:
-                self._load_row(self._rows[name])
-            elif name in self._entry_points:
-                self._load_entry_point(self._entry_points[name])
-            else:
+            if row is None and name in self.broken:
+                raise UsageError(self.broken[name])
+            if row is None:
                 raise UnknownName("plugin", name, self.names(), hint="list: harness plugins")
-        return self._offers[name]
+            self._load(name, partial(importlib.import_module, row.module), f"registry: {row.module}")
+        offer = self._offers.get(name)
+        if offer is None:
+            raise RegistryError(f"plugin {name!r}: {row and row.module} offers no plugin of that name")
+        if row is not None and offer.stage != row.stage:
+            raise RegistryError(
+                f"plugin {name!r}: the registry says {row.stage}, {row.module} offers it for {offer.stage}"
+            )
+        return offer
 
     def load_all(self) -> list[Offer]:
-        """Every plugin, for listings."""
-        return [self.offer(name) for name in self.names()]
+        """Every plugin, for listings. Those that cannot be loaded are in `broken`."""
+        return [self._offers[name] for name in self.names() if self._try(name, partial(self.offer, name))]
 
     def config(self, name: str, *layers: Mapping[str, Any]) -> Config:
         """A plugin's config: defaults < registry row < the given layers."""
@@ -94,6 +137,10 @@ class Manager:
         """Import and construct a plugin's implementation. This is where torch is imported."""
         return self.offer(name).registration.implementation()(config)
 
+    def run_step(self, step: str, stage: str, execute: Callable[[], int]) -> None:
+        """Do a step's work, inside the wrappers of the loaded modules."""
+        self.pm.hook.harness_run_step(step=step, stage=stage, execute=execute)
+
     def notify(self, observe: Callable[..., Any], event: object) -> None:
         """Call the observers of an event. What they raise is logged and counted."""
         try:
@@ -102,66 +149,74 @@ class Manager:
             self.observer_failures += 1
             _log.exception("an observer of %s failed", type(event).__name__)
 
-    def _load_row(self, row: PluginRow) -> None:
+    def _try(self, name: str, load: Callable[[], object]) -> bool:
+        """Whether loading worked; `broken` says why it did not."""
         try:
-            module = importlib.import_module(row.module)
+            load()
+        except HarnessError as error:
+            self.broken[name] = str(error)
+            return False
+        return True
+
+    def _load(self, name: str, load: Callable[[], object], origin: str) -> None:
+        """Import a module and register it: wholly, or not at all."""
+        try:
+            module = load()
         except ModuleNotFoundError as error:
             raise RegistryError(
-                f"plugin {row.name!r}: no module {error.name!r} (registry row names {row.module!r}); "
-                "install the package or correct the row"
+                f"{name!r} ({origin}): no module {error.name!r}; install the package or correct the row"
             ) from error
-        self._register(module, row.module, f"registry: {row.module}")
-        offer = self._offers.get(row.name)
-        if offer is None:
-            raise RegistryError(f"plugin {row.name!r}: {row.module} offers no plugin of that name")
-        if offer.stage != row.stage:
-            raise RegistryError(
-                f"plugin {row.name!r}: the registry says {row.stage}, {row.module} offers it for {offer.stage}"
-            )
-
-    def _load_entry_point(self, entry: EntryPoint) -> None:
-        origin = f"entry point: {entry.dist.name if entry.dist else entry.value}"
-        try:
-            module = entry.load()
-        except ImportError as error:
-            raise UsageError(f"plugin {entry.name!r} ({origin}) cannot be imported: {error}") from error
-        self._register(module, entry.value, origin)
-        if entry.name not in self._offers:
-            raise UsageError(f"{origin} offers no plugin named {entry.name!r}, the entry point's name")
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"{name!r} ({origin}) cannot be imported: {type(error).__name__}: {error}") from error
+        if not self.pm.is_registered(module):
+            self._register(module, name, origin)
 
     def _register(self, module: object, name: str, origin: str) -> None:
-        if name in self._modules:
-            return
-        before = self.pm.hook
-        self.pm.register(module, name=name)
-        self._modules.add(name)
+        offers = dict(self._offers)
         try:
+            self.pm.register(module)
             self.pm.check_pending()
-        except pluggy.PluginValidationError as error:
-            raise UsageError(f"{origin}: {error} (hooks: harness plugins hooks)") from error
-        for stage in STAGES:
-            hook = getattr(before, f"harness_{stage}")
-            for impl in hook.get_hookimpls():
-                if impl.plugin is module:
-                    self._keep(impl.function(), stage, origin)
+            if not self.pm.get_hookcallers(module):
+                raise UsageError(f"{name!r} ({origin}) implements no hook (hooks: harness plugins hooks)")
+            for offer in self._offered(module, name, origin):
+                taken = offers.setdefault(offer.registration.name, offer)
+                if taken is not offer:
+                    raise UsageError(f"two plugins are called {offer.registration.name!r}: {taken.origin} and {origin}")
+        except (pluggy.PluginValidationError, HarnessError) as error:
+            if self.pm.is_registered(module):
+                self.pm.unregister(module)
+            if isinstance(error, HarnessError):
+                raise
+            raise UsageError(f"{name!r} ({origin}): {error} (hooks: harness plugins hooks)") from error
+        self._offers = offers
+        self._origins[module] = name, origin
 
-    def _keep(self, registrations: Iterable[object], stage: Stage, origin: str) -> None:
-        for registration in registrations:
-            if not isinstance(registration, Registration):
-                raise UsageError(
-                    f"{origin}: harness_{stage} returned {type(registration).__name__}, not a Registration"
-                )
-            known = self._offers.get(registration.name)
-            if known is not None:
-                raise UsageError(f"two plugins are called {registration.name!r}: {known.origin} and {origin}")
-            row = self._rows.get(registration.name)
-            self._offers[registration.name] = Offer(registration, stage, origin, row.config if row else {})
+    def _offered(self, module: object, name: str, origin: str) -> Iterator[Offer]:
+        """What a registered module offers.
+
+        Raises:
+            UsageError: a hook raises or returns something else.
+        """
+        for hook, stage in _REGISTRARS.items():
+            for implementation in getattr(self.pm.hook, hook).get_hookimpls():
+                if implementation.plugin is not module:
+                    continue
+                try:
+                    registrations = list(implementation.function())
+                except Exception as error:
+                    raise UsageError(f"{name!r} ({origin}): {hook} failed: {type(error).__name__}: {error}") from error
+                for registration in registrations:
+                    if not isinstance(registration, Registration):
+                        returned = type(registration).__name__
+                        raise UsageError(f"{name!r} ({origin}): {hook} returned {returned}, not a Registration")
+                    row = self._rows.get(registration.name)
+                    yield Offer(registration, stage, origin, row.config if row else {})
 
 
 class _DefaultStep:
-    """The host's own way to run a step: just do it."""
+    """The host's own way to run a step."""
 
     @hookspecs.hookimpl(trylast=True)
     def harness_run_step(self, step: str, stage: str, execute: Callable[[], Any]) -> Any:
-        """Run the step."""
+        """Do the work."""
         return execute()

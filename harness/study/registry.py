@@ -9,152 +9,40 @@ from __future__ import annotations
 import os
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, ValidationError, create_model
 
 from harness.config import Config
-from harness.contract.settings import EvaluateConfig
-from harness.contract.stages import Registration, Stage
 from harness.errors import RegistryError, UnknownName
-from harness.interpretation.config import EnrichmentConfig, GradingConfig, ScoringConfig
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig
-from harness.records import ModelRef
+from harness.study import steps
+from harness.study.study_config import PluginList, StudyConfig
 
 Location = tuple[str | int, ...]
 
 
-class PluginRow(Config):
-    """A plugin in the registry."""
+STUDY_SECTIONS: dict[str, type[Config]] = {"data": DataConfig, "chat": ChatFormat, **steps.sections()}
+"""Sections of a study that `--set SECTION.KEY=VALUE` reaches, beside `model`, `read_chat`, `providers` and plugins."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    """What users type."""
-    stage: Stage
-    """Stage, folder and hook."""
-    module: str
-    """Importable module with the hook implementation."""
-    config: dict[str, Any] = Field(default_factory=dict)
-    """Settings that differ from the plugin's defaults."""
+if TYPE_CHECKING:
+    FullStudyConfig = StudyConfig
+else:
+    _fields = {name: (section, section()) for name, section in steps.sections().items()}
+    FullStudyConfig = create_model("FullStudyConfig", __base__=StudyConfig, __module__=__name__, **_fields)
+    """A study with the sections that the stages declare."""
 
 
-class FeaturesConfig(Config):
-    """Which tokens are read and which exemplars are kept, the same for every source of features."""
-
-    documents: PositiveInt | None = None
-    """First n traces; None is all."""
-    exemplars: PositiveInt = 64
-    """Highest activations kept per feature and polarity (the paper's 64)."""
-    per_document: PositiveInt = 4
-    """At most this many exemplars from one document."""
-    sampled: NonNegativeInt = 20
-    """Contexts per feature drawn uniformly over the quantiles of its active tokens, for scorers; 0 for none."""
-    window: PositiveInt = 12
-    """Tokens shown on each side of an exemplar."""
-
-
-class JudgingConfig(Config):
-    """How dictionaries are judged, the same for all of them."""
-
-    splice_documents: NonNegativeInt = 64
-    """Held-out documents run through the model with the scalars replaced; 0 leaves the KLs out."""
-    ablated_latents: NonNegativeInt = 16
-    """Most active latents of each learned dictionary that are switched off one by one; 0 leaves that out."""
-    second_fit: bool = True
-    """Fit once more with another seed, for the stability."""
-    explain_baselines: bool = False
-    """Exemplars, interpretation and single latents switched off for baselines (pca, random-dictionary, ...), too."""
-
-    def explains(self, learner: Registration[Any]) -> bool:
-        """Whether a learner's latents are features to explain."""
-        return self.explain_baselines or not learner.baseline
-
-
-class AnswersConfig(Config):
-    """When an LLM compares answers with the gold ones. It does so where the study names a provider for `grader`; the
-    rules' scores stay beside its verdicts, and nothing is generated again."""
-
-    asked: Literal["rejected", "all"] = "rejected"
-    """`rejected`: answers that the rules call wrong or cannot read; `all`: also those that they accept. Never asked:
-    plain integers and option letters, which the rules compare exactly, and unfinished responses without an answer."""
-    both_orders: bool = False
-    """Ask twice, with the gold answer first and last; where the two replies differ the rules' score stands. Else its
-    place is drawn by lot for every pair of answers."""
-    max_tokens: PositiveInt = 4096
-    """Longest reply, reasoning included."""
-    temperature: float | None = None
-    """None leaves it to the model (reasoning models refuse the parameter)."""
-
-
-class StudyRow(Config):
-    """A study: a model, its data, and the plugins of each stage."""
-
-    summary: str
-    """One line for `harness plugins list`."""
-    model: ModelRef
-    """Base model."""
-    data: DataConfig
-    """Training traces, also the documents that are read and ablated on."""
-    chat: ChatFormat = ChatFormat()
-    """The one format of all text."""
-    read_chat: ChatFormat | None = None
-    """Another format for what probes read, as in the paper's code, which read other text than it trained on."""
-    evaluate: EvaluateConfig = EvaluateConfig()
-    """Benchmarks."""
-    answers: AnswersConfig = AnswersConfig()
-    """When an LLM compares benchmark answers."""
-    features: FeaturesConfig = FeaturesConfig()
-    """Capture and exemplars."""
-    judging: JudgingConfig = JudgingConfig()
-    """Scores of dictionaries."""
-    grading: GradingConfig = GradingConfig()
-    """How the interpreters' grades are checked."""
-    scoring: ScoringConfig = ScoringConfig()
-    """How explanations are scored."""
-    enrichment: EnrichmentConfig = EnrichmentConfig()
-    """Which kinds of tokens features are held against."""
-    adapter: str
-    """Trainer of the adapter that is studied."""
-    reference: str | None = None
-    """Trainer of the full fine-tune that recovery is measured against."""
-    probes: tuple[str, ...] = ()
-    """Probes."""
-    dictionaries: tuple[str, ...] = ()
-    """Dictionary learners, on the adapter's activations."""
-    interpreters: tuple[str, ...] = ()
-    """Interpreters, each over every source."""
-    ablations: tuple[str, ...] = ()
-    """Ablations."""
-    providers: dict[str, str] = Field(default_factory=dict)
-    """LLM per role (explainer, categories, categoriser, scorer; `default` for the rest): `name:model`. Where one is
-    named for `judge`, it grades what the explainer explained; for `second-judge`, features are graded by it, too; for
-    `grader`, benchmark answers."""
-    paper_benchmarks: dict[str, str] = Field(default_factory=dict)
-    """Our benchmark -> the paper's benchmark shown beside it."""
-    set: dict[str, Any] = Field(default_factory=dict)
-    """`name.key: value` settings of this study."""
-    presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Named sets of `name.key: value` settings."""
-
-
-SECTIONS = (
-    "model", "data", "chat", "read_chat", "evaluate", "answers", "features", "judging", "grading", "scoring",
-    "enrichment", "providers",
-)  # fmt: skip
-"""Parts of a study that `--set SECTION.KEY=VALUE` reaches, beside the plugins."""
-
-
-class Registry(Config):
+class Registry(PluginList):
     """The whole file."""
 
     version: int = Field(ge=1, le=1)
     """Format of the file."""
     default_study: str
     """Study that lends its model, data and adapter to `--plugin NAME` where NAME is a plugin."""
-    plugins: tuple[PluginRow, ...]
-    """All plugins."""
-    studies: dict[str, StudyRow]
+    studies: dict[str, FullStudyConfig]
     """All studies."""
 
 
@@ -245,7 +133,7 @@ def _check_names(registry: Registry, path: Path, lines: dict[Location, int]) -> 
         raise RegistryError(_say(path, lines, ("default_study",), f"no study {registry.default_study!r}"))
 
 
-def find_study(registry: Registry, name: str) -> StudyRow:
+def find_study(registry: Registry, name: str) -> StudyConfig:
     """The study of that name.
 
     Raises:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,9 @@ from harness.contract.context import RunContext
 from harness.contract.executors import Executor, LocalExecutor
 from harness.contract.hooks import StepFinished, StepProgressed, StepStarted
 from harness.contract.progress import Progress
+from harness.contract.session import Session
+from harness.contract.settings import EvaluateConfig
 from harness.errors import HarnessError, ResultsError, Waiting
-from harness.llm.session import Session
 from harness.records import EvaluationResult, Explanation, StoredRecord
 from harness.store.journal import Journal
 from harness.store.lock import run_lock
@@ -27,12 +26,20 @@ from harness.store.writer import Store
 from harness.study.artefacts import ARTEFACTS, folder_name, portable, read_outputs
 from harness.study.check import check_device, check_plan
 from harness.study.display import Display, Quiet, RunSummary
-from harness.study.interpret import execute
 from harness.study.manager import Manager
-from harness.study.plan import Plan, Step
 from harness.study.provenance import Provenance, collect
-from harness.study.steps import MakingRoom, Workbench, fresh_folder, provider_for
-from harness.study.worker_process import Job, Listening, Outcome, Second, Told, jobs_for, share, suits
+from harness.study.state import FreeingGPUs, RunState, empty_folder
+from harness.study.step import Plan, Step
+from harness.study.steps import kind_of
+from harness.study.worker_process import (
+    Job,
+    Outcome,
+    PollingProgress,
+    ProgressMessage,
+    WorkerProcess,
+    jobs_for,
+    open_worker,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +96,7 @@ class Runner:
             llm: budget of the run's LLM calls.
             accept_failed: a step is done though LLM calls failed that may succeed when they are asked again.
             executor: where maps over shards run; None is this process.
-            jobs: 2 for a second process that does steps beside this one; None is what suits the plan and machine.
+            jobs: 2 for a worker process that does steps beside this one; None is what suits the plan and machine.
         """
         self.plan, self.manager, self.store, self.artifacts = plan, manager, store, artifacts.resolve()
         self.force, self.display = force, display or Quiet()
@@ -97,14 +104,14 @@ class Runner:
         self._wanted_device, self._device = device, None if device == "auto" else device
         self.provenance = provenance or collect()
         self.folders = {s.name: self.artifacts / folder_name(s) for s in plan.steps}
-        self.bench = Workbench(plan, manager, self.folders, self._explanations, self._evaluations)
+        self.state = RunState(plan, manager, self.folders, self._explanations, self._evaluations)
         self._jobs = jobs
-        self._second: Second | None = None
-        self._ahead: _Begun | None = None
+        self._worker: WorkerProcess | None = None
+        self._in_worker: _Begun | None = None
+        self._failed_in_worker: set[str] = set()
         self._waiting: dict[int, Step] = {}
         self._ended: dict[str, str] = {}
-        self._alone: set[str] = set()
-        self.executor: Executor = MakingRoom(executor, self.bench) if executor else LocalExecutor()
+        self.executor: Executor = FreeingGPUs(executor, self.state) if executor else LocalExecutor()
 
     def check(self, *, dry_run: bool = False) -> None:
         """Find what would fail after minutes of work: a bad row of data, and what `harness.study.check` names.
@@ -116,7 +123,7 @@ class Runner:
         asks_llm = any(self._asks_llm(step) for step in pending)
         check_plan(self.plan, pending, self.store, self.llm, asks_llm=asks_llm, dry_run=dry_run)
         if pending and not dry_run:
-            self.bench.traces()
+            self.state.traces()
             check_device(self.plan, pending, self.device())
 
     def pending(self) -> list[str]:
@@ -133,24 +140,24 @@ class Runner:
         began = time.monotonic()
         with run_lock(self.store.engine, self.display.note):
             run_id = self.store.begin_run(
-                study=self.plan.study,
+                study=self.plan.name,
                 preset=self.plan.preset,
                 seed=self.plan.seed,
                 device=self._wanted_device,
                 provenance=self.provenance,
-                model=self.plan.row.model.path,
-                paper_benchmarks=self.plan.row.paper_benchmarks,
+                model=self.plan.study.model.path,
+                paper_benchmarks=self.plan.study.paper_benchmarks,
             )
             status, reason = "failed", "ended unexpectedly"
             unfinished: dict[str, str] = {}
             statuses = self._ended = {}
             try:
-                self._open_second()
+                self._open_worker()
                 self._waiting = dict(enumerate(self.plan.steps))
-                while self._waiting or self._ahead is not None:
+                while self._waiting or self._in_worker is not None:
                     position = self._next()
-                    if position is None:  # all that is left needs what the second process does
-                        self._look(run_id, patiently=True)
+                    if position is None:  # all that is left needs the step that the worker process is doing
+                        self._poll_worker(run_id, block=True)
                         continue
                     step = self._waiting.pop(position)
                     held = next((name for name in step.inputs if name in unfinished), None)
@@ -175,8 +182,8 @@ class Runner:
                 reason = f"{type(error).__name__}: {error}"
                 raise
             finally:
-                self._close_second()
-                self.bench.engines.close()
+                self._close_worker()
+                self.state.engines.close()
                 self.store.finish_run(run_id, status=status, reason=reason or None)
         wall_s = time.monotonic() - began
         ends = list(statuses.values())
@@ -186,64 +193,64 @@ class Runner:
         """The first step whose inputs have all ended."""
         return next((p for p, s in self._waiting.items() if all(name in self._ended for name in s.inputs)), None)
 
-    # the second process
+    # the worker process
 
-    def _open_second(self) -> None:
+    def _open_worker(self) -> None:
         pending = [self.plan.step(name) for name in self.pending()]
-        if pending and not isinstance(self.executor, MakingRoom):
+        if pending and not isinstance(self.executor, FreeingGPUs):
             jobs = self._jobs if self._jobs is not None else jobs_for(self.plan, self.device())
-            able = [step for step in pending if suits(step, asks_llm=self._asks_llm(step))]
-            self._second = share(self.plan, able, self.manager.registry, self.folders, jobs=jobs, device=self.device())
+            able = [step for step in pending if self._suits_worker(step)]
+            self._worker = open_worker(self.plan, able, self.manager, self.folders, jobs=jobs, device=self.device())
 
-    def _hand_over(self, run_id: int) -> None:
-        """Give the second process the last step that can begin: the first ones are this one's."""
-        if self._second is None or not self._second.usable or self._ahead is not None:
+    def _suits_worker(self, step: Step) -> bool:
+        return kind_of(step).in_worker and not self._asks_llm(step) and step.name not in self._failed_in_worker
+
+    def _start_in_worker(self, run_id: int) -> None:
+        """Give an idle worker process the last step that can begin: this process does the first ones."""
+        if self._worker is None or not self._worker.usable or self._in_worker is not None:
             return
         for position, step in reversed(self._waiting.items()):
             ready = all(self._ended.get(name) in ("done", "reused") for name in step.inputs)
-            if not ready or step.name in self._alone or not suits(step, asks_llm=self._asks_llm(step)):
+            if not ready or not self._suits_worker(step):
                 continue
             if not self.force and self._done_before(step) is not None:
                 continue
             del self._waiting[position]
-            self._ahead = begun = self._begin(run_id, position, step)
-            outputs = {name: self.bench.outputs[name] for name in step.inputs}
-            self._second.start(Job(step.name, begun.run.done, outputs))
+            self._in_worker = begun = self._begin(run_id, position, step)
+            outputs = {name: self.state.outputs[name] for name in step.inputs}
+            self._worker.start(Job(step.name, begun.run.done, outputs))
             return
 
-    def _look(self, run_id: int, *, patiently: bool = False) -> None:
-        """Store what the second process made, and give it something to do."""
-        begun = self._ahead
-        if self._second is not None and begun is not None:
-            for news in self._second.news(patiently=patiently):
-                if isinstance(news, Told):
-                    news.tell(begun.run.progress)
-                elif not isinstance(news, Outcome):
-                    self._store_record(begun, news)
-                elif news.failure is None:
-                    self._ahead = None
+    def _poll_worker(self, run_id: int, *, block: bool = False) -> None:
+        """Store records received from the worker process; assign its next step."""
+        begun = self._in_worker
+        if self._worker is not None and begun is not None:
+            for message in self._worker.poll(block=block):
+                if isinstance(message, ProgressMessage):
+                    message.repeat_on(begun.run.progress)
+                elif not isinstance(message, Outcome):
+                    self._store_record(begun, message)
+                elif message.failure is None:
+                    self._in_worker = None
                     self._ended[begun.step.name] = "done"
-                    self.manager.pm.hook.harness_run_step(
-                        step=begun.step.name, stage=begun.step.kind, execute=partial(int, news.n_records)
-                    )
-                    self._finish(begun, "done", "", news.wall_s)
+                    self._finish(begun, "done", "", message.wall_s)
                 else:
-                    self._ahead = None
-                    self._take_back(begun, news)
-        self._hand_over(run_id)
+                    self._in_worker = None
+                    self._put_back(begun, message)
+        self._start_in_worker(run_id)
 
-    def _take_back(self, begun: _Begun, outcome: Outcome) -> None:
-        """The step is done again, here."""
+    def _put_back(self, begun: _Begun, outcome: Outcome) -> None:
+        """The step failed in the worker process: this process will do it again."""
         _log.warning("%s: %s; it is done again in the first process", begun.step.name, outcome.failure)
         self._finish(begun, "interrupted", outcome.failure or "", outcome.wall_s)
-        self._alone.add(begun.step.name)
+        self._failed_in_worker.add(begun.step.name)
         self._waiting = dict(sorted({**self._waiting, begun.position: begun.step}.items()))
 
-    def _close_second(self) -> None:
-        if self._second is not None:
-            self._second.close()
-        if self._ahead is not None:
-            begun, self._ahead = self._ahead, None
+    def _close_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+        if self._in_worker is not None:
+            begun, self._in_worker = self._in_worker, None
             reason = "the run ended before it"
             self._finish(begun, "interrupted", reason, time.monotonic() - begun.began)
 
@@ -251,20 +258,18 @@ class Runner:
 
     def _step(self, run_id: int, position: int, step: Step) -> tuple[str, str]:
         """Run or reuse one step: how it ended, and why it is not done."""
-        found = None if self.force else self._done_before(step)
-        if found is not None:
-            self.bench.outputs[step.name] = found
+        outputs = None if self.force else self._done_before(step)
+        if outputs is not None:
+            self.state.outputs[step.name] = outputs
             self.store.link_reused(run_id, self._step_id(step), position)
             self.display.end(step.name, "reused", 0.0)
             return "reused", ""
         begun = self._begin(run_id, position, step)
-        run = replace(begun.run, progress=Listening(begun.run.progress, lambda: self._look(run_id)))
-        self._hand_over(run_id)
+        run = replace(begun.run, progress=PollingProgress(begun.run.progress, lambda: self._poll_worker(run_id)))
+        self._start_in_worker(run_id)
         status, reason = "failed", "ended unexpectedly"
         try:
-            self.manager.pm.hook.harness_run_step(
-                step=step.name, stage=step.kind, execute=lambda: self._store_records(begun, run)
-            )
+            self.manager.run_step(step.name, step.stage, lambda: self._store_records(begun, run))
             status, reason = self._complete(run)
         except Waiting as waiting:
             status, reason = "waiting", str(waiting)
@@ -286,7 +291,7 @@ class Runner:
         step_id, done = self.store.begin_step(
             run_id, position, **self._describe(step), provenance=self.provenance, restart=again
         )
-        folder = fresh_folder(self.folders[step.name], keep=bool(stale) and not redo)
+        folder = empty_folder(self.folders[step.name], keep=bool(stale) and not redo)
         progress = self.display.begin(step.name, position + 1, len(self.plan.steps))
         run = self._context(step, step_id, folder, done, progress)
         self.manager.notify(self.manager.pm.hook.harness_step_started, StepStarted(step.name, step.key, len(done)))
@@ -294,7 +299,7 @@ class Runner:
 
     def _finish(self, begun: _Begun, status: str, reason: str, wall_s: float) -> None:
         step = begun.step
-        outputs = self.bench.outputs.get(step.name, {}) if status == "done" else {}
+        outputs = self.state.outputs.get(step.name, {}) if status == "done" else {}
         self.store.finish_step(
             begun.step_id, status=status, reason=reason or None, wall_s=wall_s, output=portable(outputs, self.artifacts)
         )
@@ -310,14 +315,12 @@ class Runner:
         return "incomplete", f"{n} LLM call{'s' if n > 1 else ''} failed; the next run asks again (or --accept-failed)"
 
     def _asks_llm(self, step: Step) -> bool:
-        if step.kind == "verify":
-            return True
-        return step.plugin is not None and self.manager.offer(step.plugin).registration.asks_llm
+        return kind_of(step).asks_llm or (step.plugin is not None and self.state.registration(step).asks_llm)
 
     def _store_records(self, begun: _Begun, run: RunContext) -> int:
         stored = 0
-        self.bench.outputs.setdefault(begun.step.name, {})
-        for record in execute(begun.step, self.bench, run):
+        self.state.outputs.setdefault(begun.step.name, {})
+        for record in kind_of(begun.step).execute(begun.step, self.state, run):
             self._store_record(begun, record)
             stored += 1
         return stored
@@ -326,7 +329,7 @@ class Runner:
         self.store.write(begun.step_id, record)
         kind = type(record).__name__
         if kind in ARTEFACTS:
-            self.bench.outputs.setdefault(begun.step.name, {})[kind] = record
+            self.state.outputs.setdefault(begun.step.name, {})[kind] = record
         event = StepProgressed(begun.step.name, record.item)
         self.manager.notify(self.manager.pm.hook.harness_step_progressed, event)
 
@@ -338,10 +341,10 @@ class Runner:
             done=done,
             progress=progress,
             calls=self.store.calls(step_id),
-            provider=provider_for(self.bench),
+            provider=self.state.provider,
             roles=frozenset(self.plan.llms),
-            evaluate=self.plan.row.evaluate,
-            engines=self.bench.engines,
+            evaluate=self.plan.study.settings(EvaluateConfig),
+            engines=self.state.engines,
             llm=self.llm,
             executor=self.executor,
         )
@@ -356,7 +359,7 @@ class Runner:
 
     def _device_of(self, step: Step) -> str:
         """Where a step's passes run, for the record."""
-        mapped = step.kind in ("probe", "ablate") and self.executor.on_gpus
+        mapped = kind_of(step).on_executor and self.executor.on_gpus
         return "cuda (workers)" if mapped else self.device()
 
     def _done_before(self, step: Step) -> dict[str, Any] | None:
@@ -375,10 +378,10 @@ class Runner:
         return {
             "key": step.key,
             "name": step.name,
-            "stage": step.kind,
+            "stage": step.stage,
             "kind": step.kind,
             "plugin": step.plugin,
-            "plugin_version": self.manager.offer(step.plugin).registration.version if step.plugin else None,
+            "plugin_version": self.state.registration(step).version if step.plugin else None,
             "config": step.config.model_dump(mode="json"),
             "inputs": list(step.inputs),
             "seed": step.seed,
@@ -397,6 +400,3 @@ class Runner:
 
     def _evaluations(self, name: str) -> list[Any]:
         return self.store.records(self._step_id(self.plan.step(name)), EvaluationResult)
-
-
-__all__: Sequence[str] = ["Display", "Quiet", "RunSummary", "Runner", "folder_name"]

@@ -1,7 +1,7 @@
-"""A second process beside the runner's, for steps that do not need each other: a small model leaves a core idle.
+"""A worker process beside the runner's, for steps that do not need each other: a small model leaves a core idle.
 
-The runner hands it a step whose inputs are done and goes on with another one; it alone stores what comes back. A step
-that fails there is done again by the runner, which then says what is wrong.
+The runner hands it a step whose inputs are done and goes on with another one; only the runner stores what comes back. A
+step that fails in the worker is done again by the runner, which then says what is wrong.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.contract.context import RunContext
 from harness.contract.progress import Progress
+from harness.contract.settings import EvaluateConfig
 from harness.errors import UsageError
 from harness.model.folders import local_model
-from harness.records import StoredRecord
 from harness.startup import prepare
-from harness.study.interpret import execute
 from harness.study.manager import Manager
-from harness.study.steps import KINDS, Workbench
-
-if TYPE_CHECKING:
-    from harness.study.plan import Plan, Step
-    from harness.study.registry import Registry
+from harness.study.state import RunState
+from harness.study.step import Plan, Step
+from harness.study.steps import kind_of
+from harness.study.study_config import PluginList
 
 _SMALL_BYTES = 200e6
 """Weights of a model that two processes may hold at once without asking."""
-_FEWEST = 4
-"""Steps it could do, below which starting it takes longer than it spares."""
+_MIN_STEPS = 4
+"""Steps it could do, below which starting it takes longer than it saves."""
 
 
 @dataclass(frozen=True)
@@ -54,34 +53,40 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended there: its wall time in seconds, how many records it made, and why it failed if it did."""
+    """How a step ended in the worker: its wall time in seconds, and why it failed if it did."""
 
     wall_s: float
-    n_records: int = 0
     failure: str | None = None
+
+
+@dataclass(frozen=True)
+class ProgressMessage:
+    """A call of a step's progress in the worker."""
+
+    method: str
+    arguments: tuple[Any, ...]
+
+    def repeat_on(self, progress: Progress) -> None:
+        """Make the same call in this process."""
+        getattr(progress, self.method)(*self.arguments)
 
 
 def jobs_for(plan: Plan, device: str) -> int:
     """How many processes suit a plan: two on a CPU with two cores and a model that is small on disk, else one."""
-    folder = local_model(plan.row.model.path)
-    if device != "cpu" or (os.cpu_count() or 1) < 2 or plan.row.evaluate.backend != "hf" or folder is None:
+    folder, backend = local_model(plan.study.model.path), plan.study.settings(EvaluateConfig).backend
+    if device != "cpu" or (os.cpu_count() or 1) < 2 or backend != "hf" or folder is None:
         return 1
     size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
     return 2 if size <= _SMALL_BYTES else 1
 
 
-def suits(step: Step, *, asks_llm: bool) -> bool:
-    """Whether a step can run there: those of the model's side, which read artefacts and not the database."""
-    return step.kind in KINDS and not asks_llm
+def open_worker(
+    plan: Plan, able: Sequence[Step], manager: Manager, folders: Mapping[str, Path], *, jobs: int, device: str
+) -> WorkerProcess | None:
+    """The worker process of a run of two; None where there are too few steps that it is able to do.
 
-
-def share(
-    plan: Plan, able: Sequence[Step], registry: Registry, folders: Mapping[str, Path], *, jobs: int, device: str
-) -> Second | None:
-    """The second process of a run of two; None where there are too few steps that it is able to do.
-
-    Torch gets half of its threads here and there, however the steps are shared out: with other threads some last bits
-    would be others.
+    Each of the two processes gets half of torch's threads, however the steps are shared out: another number of threads
+    adds floats in another order.
 
     Raises:
         UsageError: two are asked for, and the model is on a GPU.
@@ -94,15 +99,19 @@ def share(
 
     threads = max(1, torch.get_num_threads() // 2)
     torch.set_num_threads(threads)
-    return Second(plan, registry, folders, threads) if len(able) >= _FEWEST else None
+    return WorkerProcess(plan, manager, folders, threads) if len(able) >= _MIN_STEPS else None
 
 
-class Second:
-    """The runner's end. Nothing starts before the first job."""
+class WorkerProcess:
+    """The runner's end. Nothing starts before the first job.
 
-    def __init__(self, plan: Plan, registry: Registry, folders: Mapping[str, Path], threads: int) -> None:
+    Attributes:
+        usable: whether it can be given steps; it cannot once it was killed.
+    """
+
+    def __init__(self, plan: Plan, manager: Manager, folders: Mapping[str, Path], threads: int) -> None:
         """`threads`: of torch, in either process."""
-        self._arguments = (plan, registry, dict(folders), threads)
+        self._arguments = (plan, manager.registry, manager.loaded(), dict(folders), threads)
         self._process: Any = None
         self._connection: Connection | None = None
         self.usable = True
@@ -111,37 +120,37 @@ class Second:
         """Begin a step."""
         if self._process is None:
             context = multiprocessing.get_context("spawn")
-            self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
-            # Ctrl-C is for the runner, also while the other one is loading: it inherits what is blocked here
+            self._connection, workers_end = context.Pipe()
+            self._process = context.Process(target=_work, args=(workers_end, *self._arguments), daemon=True)
+            # Ctrl-C is for the runner, also while the worker is loading: it inherits what is blocked here
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self._process.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            theirs.close()
+            workers_end.close()
         assert self._connection is not None
         try:
             self._connection.send(job)
         except OSError:
             self.usable = False
 
-    def news(self, *, patiently: bool = False) -> Iterator[Any]:
-        """What came since: calls of the step's progress, its records, at last its `Outcome`.
+    def poll(self, *, block: bool = False) -> Iterator[Any]:
+        """What came since the last call: `ProgressMessage`s, the step's records, at last its `Outcome`.
 
         Args:
-            patiently: wait until something comes.
+            block: wait until something comes.
         """
         if not self.usable or self._connection is None:
-            yield Outcome(0.0, failure="the second process is gone")
+            yield Outcome(0.0, failure="the worker process is gone")
             return
         try:
-            while self._connection.poll(None if patiently else 0):
-                patiently = False
+            while self._connection.poll(None if block else 0):
+                block = False
                 yield self._connection.recv()
         except (EOFError, OSError):
             self.usable = False
-            yield Outcome(0.0, failure="the second process was killed")
+            yield Outcome(0.0, failure="the worker process was killed")
 
     def close(self) -> None:
         """End it, whatever it does."""
@@ -152,93 +161,98 @@ class Second:
         self.usable = False
 
 
-@dataclass(frozen=True)
-class _Reporting:
-    """Progress there, told here."""
-
-    send: Callable[[Any], None]
-
-    def start(self, total: int | None, unit: str) -> None:
-        self.send(Told("start", (total, unit)))
-
-    def advance(self, n: int = 1) -> None:
-        self.send(Told("advance", (n,)))
-
-
-@dataclass(frozen=True)
-class Told:
-    """A call of a step's progress."""
-
-    method: str
-    arguments: tuple[Any, ...]
-
-    def tell(self, progress: Progress) -> None:
-        """Make it here."""
-        getattr(progress, self.method)(*self.arguments)
-
-
 @dataclass
-class Listening:
-    """A step's progress in the runner that looks for news of the second process now and then."""
+class PollingProgress:
+    """A step's progress in the runner, which polls the worker process now and then.
+
+    Attributes:
+        progress: where the step's progress goes.
+        poll: called at most every `every_s` seconds.
+        every_s: in seconds.
+    """
 
     progress: Progress
-    look: Callable[[], None]
+    poll: Callable[[], None]
     every_s: float = 0.2
     _next: float = field(default=0.0, init=False)
 
     def start(self, total: int | None, unit: str) -> None:
         """See `Progress`."""
         self.progress.start(total, unit)
-        self._look()
+        self._poll()
 
     def advance(self, n: int = 1) -> None:
         """See `Progress`."""
         self.progress.advance(n)
-        self._look()
+        self._poll()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if time.monotonic() >= self._next:
-            self.look()
+            self.poll()
             self._next = time.monotonic() + self.every_s
 
 
-def _work(connection: Connection, plan: Plan, registry: Registry, folders: dict[str, Path], threads: int) -> None:
-    """The other end: jobs until the runner closes it or dies."""
+@dataclass(frozen=True)
+class _SendingProgress:
+    """A step's progress in the worker process, sent to the runner."""
+
+    send: Callable[[Any], None]
+
+    def start(self, total: int | None, unit: str) -> None:
+        self.send(ProgressMessage("start", (total, unit)))
+
+    def advance(self, n: int = 1) -> None:
+        self.send(ProgressMessage("advance", (n,)))
+
+
+def _work(
+    connection: Connection,
+    plan: Plan,
+    registry: PluginList,
+    plugins: Sequence[str],
+    folders: dict[str, Path],
+    threads: int,
+) -> None:
+    """The worker's end: jobs until the runner closes the connection or dies."""
     prepare()
     threading.Thread(target=_die_with_the_runner, daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
-    bench = Workbench(plan, Manager(registry), folders, _no_database, _no_database)
+    manager = Manager(registry)
+    for name in plugins:  # their modules may wrap steps
+        manager.offer(name)
+    state = RunState(plan, manager, folders, _no_database, _no_database)
     while True:
         try:
             job: Job = connection.recv()
         except EOFError:
             return
-        began, n = time.monotonic(), 0
+        began, failure = time.monotonic(), None
+        step = plan.step(job.step)
         try:
-            for record in _records(job, bench, connection.send):
-                connection.send(record)
-                n += 1
-            outcome = Outcome(time.monotonic() - began, n)
-        except Exception as error:  # noqa: BLE001 - the runner meets it again, with its traceback
-            outcome = Outcome(time.monotonic() - began, n, f"{type(error).__name__}: {error}")
-        connection.send(outcome)
+            manager.run_step(step.name, step.stage, partial(_send_records, job, step, state, connection.send))
+        except Exception as error:  # noqa: BLE001 - the runner does the step again and raises it with its traceback
+            failure = f"{type(error).__name__}: {error}"
+        connection.send(Outcome(time.monotonic() - began, failure))
 
 
-def _records(job: Job, bench: Workbench, send: Callable[[Any], None]) -> Iterator[StoredRecord]:
-    step = bench.plan.step(job.step)
-    bench.outputs.update({name: dict(records) for name, records in job.outputs.items()})
+def _send_records(job: Job, step: Step, state: RunState, send: Callable[[Any], None]) -> int:
+    state.outputs.update({name: dict(records) for name, records in job.outputs.items()})
     run = RunContext(
-        out_dir=bench.folders[step.name],
+        out_dir=state.folders[step.name],
         seed=step.seed,
         device="cpu",
         done=job.done,
-        progress=_Reporting(send),
-        evaluate=bench.plan.row.evaluate,
-        engines=bench.engines,
+        progress=_SendingProgress(send),
+        evaluate=state.plan.study.settings(EvaluateConfig),
+        engines=state.engines,
     )
-    yield from execute(step, bench, run)
+    n = 0
+    for record in kind_of(step).execute(step, state, run):
+        send(record)
+        n += 1
+    return n
 
 
 def _no_database(_: str) -> list[Any]:
@@ -251,6 +265,3 @@ def _die_with_the_runner() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
-
-
-__all__ = ["Job", "Listening", "Outcome", "Second", "Told", "jobs_for", "share", "suits"]

@@ -9,9 +9,9 @@ import pytest
 
 from harness.config import ProviderConfig
 from harness.contract.context import RunContext
+from harness.contract.session import Session
 from harness.interpretation import agreement
 from harness.interpretation.reliability import spread_sample, trials
-from harness.llm.session import Session
 from harness.records import Evidence, Exemplar, LLMReply
 from harness.testing import MemoryCalls
 from harness_plugins.interpreters import autointerp, lexical

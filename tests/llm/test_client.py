@@ -7,10 +7,10 @@ import signal
 import pytest
 
 from harness.config import ProviderConfig
+from harness.contract.session import Session
 from harness.errors import ProviderError
 from harness.llm.client import Client
 from harness.llm.errors import BudgetSpent, MissingKey, Refused, Retryable
-from harness.llm.session import Session
 from harness.records import LLMReply, LLMRequest
 from harness.testing import MemoryCalls
 

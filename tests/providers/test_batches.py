@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
+from harness.contract.session import Session
 from harness.errors import ProviderError, UsageError, Waiting
 from harness.llm.client import Client
 from harness.llm.errors import BudgetSpent
-from harness.llm.session import Session
 from harness.records import LLMRequest
 from harness.store.writer import Store
 from harness.testing import MemoryCalls

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from harness.llm.session import Session
+from harness.contract.session import Session
 from harness.organism import BENCHMARKS
 from harness.reports import queries
 from harness.store.writer import Store
+from harness.study.display import RunSummary
 from harness.study.manager import Manager
 from harness.study.plan import make_plan, parse_settings
 from harness.study.registry import read_registry
-from harness.study.runner import Runner, RunSummary
+from harness.study.runner import Runner
 
 ROSTER = """
 version: 1

@@ -3,7 +3,7 @@
 import json
 
 from harness.contract.context import RunContext
-from harness.llm.session import Session
+from harness.contract.session import Session
 from harness.records import Evidence, Exemplar
 from harness_plugins.interpreters import autointerp
 from harness_plugins.providers import anthropic_messages, openai_chat

@@ -6,11 +6,16 @@ import re
 
 import pytest
 
+from harness.contract.settings import EvaluateConfig
 from harness.errors import DataError, UsageError
-from harness.study.estimate import Estimate, check_context, check_memory, estimate, total
+from harness.study.check import check_memory
+from harness.study.costs import Cost, total
+from harness.study.estimate import estimate
 from harness.study.manager import Manager
-from harness.study.plan import Plan, make_plan, parse_settings
+from harness.study.plan import make_plan, parse_settings
 from harness.study.registry import find_registry, read_registry
+from harness.study.step import Plan
+from harness.study.steps.evaluate import check_context
 
 PAPER = (
     "model.path=Qwen/Qwen2.5-32B-Instruct", "model.dtype=bfloat16", "data.path=simplescaling/s1K-1.1",
@@ -109,19 +114,19 @@ def test_data_that_nobody_wrote_down_must_be_readable() -> None:
 
 def test_a_model_that_does_not_fit_is_refused_before_loading() -> None:
     paper = plan(*PAPER)
-    names = [s.name for s in paper.steps]
-    check_memory(paper, ["probe/mlp-neurons"], 140e9, "cuda:0")
+    check_memory(paper, [paper.step("probe/mlp-neurons")], 140e9, "cuda:0")
     with pytest.raises(UsageError, match=r"train/full-finetune needs about 524 GB .*140 GB free.*fsdp=true"):
-        check_memory(paper, names, 140e9, "cuda:0")
+        check_memory(paper, paper.steps, 140e9, "cuda:0")
     with pytest.raises(UsageError, match=r"evaluate/base needs about 66 GB .* 24 GB free"):
-        check_memory(paper, ["evaluate/base"], 24e9, "cuda:0")
+        check_memory(paper, [paper.step("evaluate/base")], 24e9, "cuda:0")
     tp = ("evaluate.backend=vllm", "evaluate.tensor_parallel_size=4")
-    check_memory(plan(*PAPER, *tp), ["evaluate/base"], 24e9, "cuda:0")
+    split = plan(*PAPER, *tp)
+    check_memory(split, [split.step("evaluate/base")], 24e9, "cuda:0")
     with pytest.raises(UsageError, match=r"ablate/groups needs about 66 GB"):
-        check_memory(plan(*PAPER, *tp), ["ablate/groups"], 24e9, "cuda:0")
+        check_memory(split, [split.step("ablate/groups")], 24e9, "cuda:0")
     spread = plan(*PAPER, "full-finetune.processes=8", "full-finetune.fsdp=true")
-    check_memory(spread, names, 140e9, "cuda:0")
-    check_memory(plan(), names, 1e9, "cuda:0")
+    check_memory(spread, spread.steps, 140e9, "cuda:0")
+    check_memory(plan(), plan().steps, 1e9, "cuda:0")
 
 
 @pytest.mark.parametrize("preset", ["demo", "tiny", "small", "paper-text", "paper-code", "corrected"])
@@ -135,11 +140,11 @@ def test_every_preset_is_planned_and_priced_offline(preset: str) -> None:
     assert whole.flops > 0
     assert whole.usd is not None
     if preset.startswith("paper"):
-        assert made.row.model.path == "Qwen/Qwen2.5-32B-Instruct"
+        assert made.study.model.path == "Qwen/Qwen2.5-32B-Instruct"
         assert 40 < whole.gpu_h < 100
         assert (made.step("train/rank1-lora").config.model_dump()["lr"]) == 1e-3
-        assert (made.row.read_chat is not None) == (preset == "paper-code")
-        evaluate = made.row.evaluate
+        assert (made.study.read_chat is not None) == (preset == "paper-code")
+        evaluate = made.study.settings(EvaluateConfig)
         assert (evaluate.backend, evaluate.tensor_parallel_size) == ("vllm", 2 if preset == "paper-code" else 8)
 
 
@@ -160,4 +165,4 @@ def test_every_field_of_the_papers_presets_says_where_it_comes_from(preset: str)
 
 
 def test_the_total_of_nothing_is_nothing() -> None:
-    assert total([]) == Estimate()
+    assert total([]) == Cost()

@@ -22,7 +22,7 @@ from harness.errors import HarnessError, UnknownName, UsageError
 from harness.model.chat import ChatFormat
 from harness.model.subject import Subject
 from harness.study import ray as ray_executor
-from harness.study.steps import MakingRoom, Workbench
+from harness.study.state import FreeingGPUs, RunState
 from harness.testing import tiny_activations
 
 
@@ -53,10 +53,10 @@ def test_the_runs_model_leaves_the_gpu_while_workers_need_it(fails: bool) -> Non
     placed: list[str] = []
     subject = SimpleNamespace(device="cuda:0")
     subject.place = lambda device: (placed.append(device), setattr(subject, "device", device))
-    bench = Workbench(*[None] * 5, _subject=((None, "cuda:0"), subject))  # type: ignore[arg-type]
+    state = RunState(*[None] * 5, _subject=((None, "cuda:0"), subject))  # type: ignore[arg-type]
     executor = OnGpus(subject)
     try:
-        with MakingRoom(executor, bench).open("tool"):
+        with FreeingGPUs(executor, state).open("tool"):
             if fails:
                 raise RuntimeError
     except RuntimeError:

@@ -10,8 +10,9 @@ from harness.config import Config
 from harness.errors import UsageError
 from harness.study.grid import cells, swept_fields
 from harness.study.manager import Manager
-from harness.study.plan import Plan, make_plan
+from harness.study.plan import make_plan
 from harness.study.registry import find_registry, read_registry
+from harness.study.step import Plan
 
 
 def manager() -> Manager:

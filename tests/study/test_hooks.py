@@ -10,12 +10,12 @@ import pytest
 
 from harness import AblationScore, Config, Estimate, Registration, hookimpl
 from harness.contract.hooks import StepFinished, StepProgressed, StepStarted
-from harness.contract.stages import STAGES, Stage
+from harness.contract.stages import PLURALS, STAGES, Stage
 from harness.store.writer import Store
 from harness.study.manager import Manager
-from harness.study.plan import Plan, Step
-from harness.study.registry import Registry, StudyRow
+from harness.study.registry import Registry
 from harness.study.runner import Runner
+from harness.study.step import Plan, Step
 
 
 class CellsConfig(Config):
@@ -51,23 +51,30 @@ def cells_registration() -> Registration[Any]:
     return Registration(name="cells", config=CellsConfig, load=lambda: Cells, summary="numbered cells")
 
 
+class Offering:
+    """A plugin that offers the cells."""
+
+    @hookimpl
+    def harness_ablations(self) -> list[Registration[Any]]:
+        return [cells_registration()]
+
+
 class Bench:
     """A manager, a plan of one ablation step, and a store, without a model."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *plugins: object, n: int = 3) -> None:
         study = {"summary": "s", "model": {"path": "m"}, "data": {"path": "d"}, "adapter": "x"}
-        registry = Registry(version=1, default_study="s", plugins=(), studies={"s": StudyRow.model_validate(study)})
+        registry = Registry.model_validate({"version": 1, "default_study": "s", "plugins": [], "studies": {"s": study}})
         self.manager = Manager(registry)
-        self.manager._keep([cells_registration()], "ablations", "test")
-        for plugin in plugins:
-            self.manager.pm.register(plugin)
-        step = Step("ablate/cells", "ablate", "cells", CellsConfig(n=n), (), f"key{n}", 1)
+        for plugin in (Offering(), *plugins):
+            self.manager._register(plugin, type(plugin).__name__, "test")
+        step = Step("ablate/cells", "ablate", "ablate", "cells", CellsConfig(n=n), (), f"key{n}", 1)
         self.plan = Plan("s", None, registry.studies["s"], 0, (step,))
         self.store = Store.open(tmp_path / "results.db")
         self.artifacts = tmp_path / "artifacts"
         # the step needs no adapter: everything else in its path is the real thing
-        monkeypatch.setattr("harness.study.steps.Workbench.adapter_subject", lambda *_: None)
-        monkeypatch.setattr("harness.study.steps.Workbench.documents", lambda *_: [])
+        monkeypatch.setattr("harness.study.state.RunState.adapter_subject", lambda *_: None)
+        monkeypatch.setattr("harness.study.state.RunState.traces", lambda *_: [])
         monkeypatch.setattr(Cells, "fail_after", None)
         monkeypatch.setattr(Cells, "made", [])
 
@@ -89,8 +96,7 @@ def registrar_works(stage: Stage) -> None:
     def offer(self: object) -> list[Registration[Any]]:
         return [cells_registration()]
 
-    offer.__name__ = f"harness_{stage}"
-    setattr(Plugin, f"harness_{stage}", offer)
+    setattr(Plugin, f"harness_{PLURALS[stage]}", offer)
     registry = Registry.model_validate(
         {"version": 1, "default_study": "s", "plugins": [],
          "studies": {"s": {"summary": "s", "model": {"path": "m"}, "data": {"path": "d"}, "adapter": "x"}}}
@@ -101,33 +107,34 @@ def registrar_works(stage: Stage) -> None:
 
 
 def test_hook_harness_trainers() -> None:
-    registrar_works("trainers")
+    registrar_works("train")
 
 
 def test_hook_harness_probes() -> None:
-    registrar_works("probes")
+    registrar_works("probe")
 
 
 def test_hook_harness_dictionaries() -> None:
-    registrar_works("dictionaries")
+    registrar_works("learn")
 
 
 def test_hook_harness_interpreters() -> None:
-    registrar_works("interpreters")
+    registrar_works("interpret")
 
 
 def test_hook_harness_ablations() -> None:
-    registrar_works("ablations")
+    registrar_works("ablate")
 
 
 def test_hook_harness_providers() -> None:
-    registrar_works("providers")
+    registrar_works("provide")
 
 
 def test_there_is_a_registrar_hook_for_every_stage() -> None:
     from harness.contract import hooks as hookspecs
 
-    assert all(hasattr(hookspecs, f"harness_{stage}") for stage in STAGES)
+    assert all(hasattr(hookspecs, f"harness_{plural}") for plural in PLURALS.values())
+    assert set(STAGES) - set(PLURALS) == {"evaluate"}, "the harness evaluates itself"
 
 
 def test_hook_harness_run_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from harness.errors import UsageError
 from harness.study.manager import Manager
-from harness.study.plan import Plan, make_plan, parse_settings
+from harness.study.plan import make_plan, parse_settings
 from harness.study.registry import find_registry, read_registry
+from harness.study.step import Plan
 
 
 def plan(target: str = "rank1-lora", **options: object) -> Plan:
@@ -136,6 +137,7 @@ def test_a_single_plugin_is_planned_with_what_it_needs() -> None:
 
 
 def test_only_keeps_a_stage_and_its_inputs() -> None:
+    assert [s.name for s in plan(only=["ablations"]).steps] == [s.name for s in plan(only=["ablate"]).steps]
     names = [s.name for s in plan(only=["evaluate"]).steps]
     assert names == ["train/rank1-lora", "train/full-finetune", "evaluate/base", "evaluate/adapter", "evaluate/full"]
 

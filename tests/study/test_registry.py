@@ -40,7 +40,7 @@ def test_a_good_registry_is_read(tmp_path: Path) -> None:
     ("change", "line", "words"),
     [
         (("mlp-neurons, stage", "rank1-lora, stage"), 5, ["plugins.1.name", "given twice"]),
-        (("stage: probes", "stage: prober"), 5, ["plugins.1.stage", "trainers"]),
+        (("stage: probes", "stage: prober"), 5, ["plugins.1.stage", "'train'"]),
         (("summary: a study", "sumary: a study"), 8, ["sumary", "Extra inputs"]),
         (("    adapter: rank1-lora\n", ""), 8, ["adapter", "Field required"]),
         (("default_study: s", "default_study: t"), 2, ["default_study", "no study 't'"]),

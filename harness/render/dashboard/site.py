@@ -30,7 +30,7 @@ from harness.render.dashboard.scripts import ScriptFolder
 from harness.reports import queries
 from harness.reports import query_dashboard as stored
 from harness.store.database import open_database, translate_db_errors
-from harness.study.runner import Display, Quiet
+from harness.study.display import Display, Quiet
 
 MARK = "harness-dashboard.txt"
 """The file by which a dashboard's folder is known; no other folder is replaced."""

@@ -16,9 +16,9 @@ from harness.errors import UsageError
 from harness.store.writer import Store
 from harness.study import runner as runner_module
 from harness.study.manager import Manager
-from harness.study.plan import Plan, Step
 from harness.study.registry import Registry
 from harness.study.runner import Runner
+from harness.study.step import Plan, Step
 from harness.study.worker_process import jobs_for
 from harness.testing import tiny_traces
 
@@ -36,7 +36,7 @@ class StandInConfig(Config):
     number: int = 0
     """Makes steps differ."""
     there: Literal["works", "fails", "dies"] = "works"
-    """What happens in the second process."""
+    """What happens in the worker process."""
     seconds: float = 0.5
     """How long it takes."""
 
@@ -65,6 +65,20 @@ def harness_trainers():
     return [Registration(name="stand-in", config=StandInConfig, load=lambda: StandIn, summary="a trainer")]
 '''
 
+TIMING = """
+import os, time
+from harness import hookimpl
+
+@hookimpl(wrapper=True)
+def harness_run_step(step, stage, execute):
+    began = time.monotonic()
+    try:
+        return (yield)
+    finally:
+        with open("times.txt", "a") as file:
+            file.write(f"{step} {stage} {os.getpid()} {time.monotonic() - began}\\n")
+"""
+
 Run = Callable[..., Any]
 
 
@@ -72,20 +86,26 @@ Run = Callable[..., Any]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run four steps that do not need each other."""
     (tmp_path / "standin.py").write_text(PLUGIN)
+    (tmp_path / "timing.py").write_text(TIMING)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "standin", raising=False)
+    for name in ("standin", "timing"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     data = tmp_path / "traces.jsonl"
     data.write_text("\n".join(t.model_dump_json() for t in tiny_traces(3)))
     study = {"summary": "s", "model": {"path": "m"}, "data": {"path": str(data)}, "adapter": "stand-in"}
     registry = Registry.model_validate(
         {"version": 1, "default_study": "s", "studies": {"s": study},
-         "plugins": [{"name": "stand-in", "stage": "trainers", "module": "standin"}]}
+         "plugins": [{"name": "stand-in", "stage": "train", "module": "standin"}],
+         "observers": [{"name": "timing", "module": "timing"}]}
     )  # fmt: skip
 
     def go(jobs: int, there: str = "works", device: str = "cpu") -> Any:
         manager = Manager(registry)
         configs = [manager.config("stand-in", {"number": i, "there": there}) for i in range(4)]
-        steps = tuple(Step(f"train/{i}", "train", "stand-in", c, (), f"k{i}", i) for i, c in enumerate(configs))
+        steps = tuple(
+            Step(f"train/{i}", "train", "train", "stand-in", c, (), f"k{i}", i) for i, c in enumerate(configs)
+        )
         plan = Plan("s", None, registry.studies["s"], 0, steps)
         with Store.open(tmp_path / "results.db") as store:
             return Runner(plan, manager, store, tmp_path / "artifacts", jobs=jobs, device=device).run()
@@ -118,6 +138,16 @@ def test_both_processes_take_part_and_one_stores(run: Run, tmp_path: Path) -> No
     assert run(2).n_reused == 4
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_wrapper_times_every_step_in_the_process_that_does_it(run: Run, tmp_path: Path, jobs: int) -> None:
+    run(jobs)
+    times = [line.split() for line in (tmp_path / "times.txt").read_text().splitlines()]
+    assert sorted((step, stage) for step, stage, _, _ in times) == [(f"train/{i}", "train") for i in range(4)]
+    assert {step: int(pid) for step, _, pid, _ in times} == {f"train/{i}": pid for i, pid in enumerate(pids(tmp_path))}
+    assert len({pid for _, _, pid, _ in times}) == jobs
+    assert all(float(seconds) >= 0.5 for *_, seconds in times), "a stand-in works for half a second"
+
+
 def test_one_process_does_all_without_being_asked_for_two(run: Run, tmp_path: Path) -> None:
     run(1)
     assert pids(tmp_path) == [os.getpid()] * 4
@@ -138,7 +168,7 @@ def test_a_run_that_fails_ends_the_other_process_too(run: Run, tmp_path: Path, m
     seen: list[Any] = []
 
     def broken(self: Any, begun: Any, record: Any) -> None:
-        seen.append(self._second._process)
+        seen.append(self._worker._process)
         raise RuntimeError("the disk is gone")
 
     monkeypatch.setattr(runner_module.Runner, "_store_record", broken)

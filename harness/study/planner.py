@@ -1,0 +1,166 @@
+"""What a kind of step declares, and the planner that puts a study's steps in order.
+
+A step's key is the sha256 of everything its result depends on: kind, plugin, plugin version, config, seed, model, data,
+chat format, and the keys of the steps it reads. A key that is done is never run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness import __version__
+from harness.benchmarks.fingerprint import benchmark_fingerprint
+from harness.config import Config, digest
+from harness.contract.context import RunContext
+from harness.contract.settings import EvaluateConfig
+from harness.contract.stages import PLURALS, Stage
+from harness.errors import UnknownName
+from harness.model.traces import fingerprint as data_fingerprint
+from harness.records import StoredRecord
+from harness.study.costs import Cost, CostModel, free
+from harness.study.fingerprint import folder_fingerprint, model_fingerprint
+from harness.study.grid import refuse_grid
+from harness.study.llms import Settings, choose_llms
+from harness.study.manager import Manager
+from harness.study.sizes import ModelSize
+from harness.study.state import RunState
+from harness.study.step import Plan, Step
+from harness.study.study_config import StudyConfig
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """A kind of step, declared once.
+
+    Attributes:
+        name: first part of its steps' names.
+        stage: the stage that it belongs to; the plugins that do it are of that stage.
+        execute: does a step; yields its records as they are made.
+        cost: what a step costs.
+        n_features: how many features a step makes, where it makes some.
+        in_worker: whether the worker process can do it: it reads artefacts and not the database.
+        asks_llm: whether the harness itself asks an LLM for it. Where its plugin asks one, it does so anyway.
+        on_executor: whether its passes through the model run in the executor's workers.
+        memory_bytes: what its weights need on the device; None where it loads no model.
+        memory_cure: what else helps where they do not fit; `{plugin}` is the plugin's name.
+        checks: what is looked at before a run with such a step begins; the flag says whether only a plan is wanted.
+    """
+
+    name: str
+    stage: Stage
+    execute: Callable[[Step, RunState, RunContext], Iterator[StoredRecord]]
+    cost: Callable[[Step, CostModel], Cost] = free
+    n_features: Callable[[Step, CostModel], int] | None = None
+    in_worker: bool = False
+    asks_llm: bool = False
+    on_executor: bool = False
+    memory_bytes: Callable[[Step, Plan, ModelSize], float] | None = None
+    memory_cure: str = ""
+    checks: tuple[Callable[[Plan, bool], None], ...] = ()
+
+
+@dataclass(frozen=True)
+class StageSteps:
+    """What a module of `harness.study.steps` declares, as `STEPS`.
+
+    Attributes:
+        kinds: its kinds of step.
+        plan: adds the study's steps of these kinds. Stages plan in their order.
+        sections: settings of the study that it reads: what `--set SECTION.KEY=VALUE` reaches.
+    """
+
+    kinds: tuple[StepKind, ...]
+    plan: Callable[[Planner], None]
+    sections: Mapping[str, type[Config]] = field(default_factory=dict)
+
+
+class Planner:
+    """Puts a study's steps in order, inputs before what reads them.
+
+    Attributes:
+        study: with all settings resolved.
+        layers: settings of plugins, in increasing precedence.
+        manager: loads the plugins' configs.
+        seed: of the run.
+        steps: name -> step.
+        adapter: name of the step that trains the adapter.
+        reference: name of the step that trains the full fine-tune; None where the study has none.
+        sources: names of the steps whose features are explained.
+        llms: role -> who answers.
+        data: what a key says of the traces.
+        benchmarks: what a key says of the benchmarks.
+    """
+
+    adapter: str
+    reference: str | None = None
+
+    def __init__(self, manager: Manager, study: StudyConfig, layers: Sequence[Settings], seed: int) -> None:
+        """Look at the model's files, the traces and the benchmarks; plan nothing yet."""
+        self.manager, self.study, self.layers, self.seed = manager, study, layers, seed
+        self.steps: dict[str, Step] = {}
+        self.sources: list[str] = []
+        self.llms = choose_llms(study, layers, manager)
+        self._world = {
+            "harness": __version__,
+            "model": [study.model.model_dump(), model_fingerprint(study.model)],
+            "chat": study.chat.model_dump(),
+        }
+        self.data = [study.data.model_dump(), data_fingerprint(study.data)]
+        evaluate = study.settings(EvaluateConfig)
+        self.benchmarks = {
+            name: benchmark_fingerprint(name, evaluate.task_paths, evaluate.data.get(name))
+            for name in evaluate.benchmarks
+        }
+
+    def plugin(self, kind: StepKind, name: str, inputs: tuple[str, ...], settings: object, *, suffix: str = "") -> str:
+        """Add a step that a plugin does, named KIND/PLUGIN[/suffix]; returns its name. Asked for twice, it is one step.
+
+        Raises:
+            UnknownName: no such plugin, or it is of another stage.
+            UsageError: its settings make a grid or are wrong.
+        """
+        full = "/".join(filter(None, (kind.name, name, suffix)))
+        if full in self.steps:
+            return full
+        self.refuse_other_stage(name, kind.stage)
+        layers = self.layers_of(name)
+        refuse_grid(self.manager, name, layers, PLURALS[kind.stage])
+        config = self.manager.config(name, *layers)
+        version = self.manager.offer(name).registration.version
+        return self.add(full, kind, name, config, inputs, [version, settings])
+
+    def add(
+        self,
+        name: str,
+        kind: StepKind,
+        plugin: str | None,
+        config: Config,
+        inputs: tuple[str, ...],
+        settings: object,
+        variant: str | None = None,
+    ) -> str:
+        """Add a step; its key hashes all that its result depends on. Returns its name."""
+        hashed = [
+            kind.name, plugin, config.model_dump(mode="json"), settings, self.seed, self._world,
+            [self.steps[i].key for i in inputs], *filter(None, map(folder_fingerprint, config.reads())),
+        ]  # fmt: skip
+        # The cells of a grid share their seed: they differ by what is swept, not by luck.
+        step_seed = int(digest([self.seed, name.partition("@")[0]])[:7], 16)
+        self.steps[name] = Step(name, kind.stage, kind.name, plugin, config, inputs, digest(hashed), step_seed, variant)
+        return name
+
+    def layers_of(self, plugin: str) -> list[Mapping[str, object]]:
+        """A plugin's settings, in increasing precedence."""
+        return [layer.get(plugin, {}) for layer in self.layers]
+
+    def refuse_other_stage(self, name: str, stage: Stage) -> None:
+        """Refuse a plugin that does not implement the stage.
+
+        Raises:
+            UnknownName: it is of another stage, or there is none of that name.
+        """
+        offered = self.manager.stage_of(name)
+        if offered != stage:
+            names = [n for n in self.manager.names() if self.manager.stage_of(n) == stage]
+            raise UnknownName(f"plugin of stage {stage}", name, names, hint=f"{name!r} is of stage {offered}")

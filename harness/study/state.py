@@ -1,0 +1,207 @@
+"""What the steps of one run share: outputs, traces, the loaded model, providers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.contract.executors import Executor, Tool, Workers
+from harness.contract.provider import Provider
+from harness.contract.settings import EvaluateConfig
+from harness.contract.stages import Registration
+from harness.errors import HarnessError, UsageError
+from harness.records import ActivationSet, Checkpoint, EvaluationResult, Explanation, Feature, Trace
+from harness.study.manager import Manager
+from harness.study.step import Plan, Step
+
+if TYPE_CHECKING:
+    from harness.benchmarks.answerer import Answerer
+    from harness.benchmarks.engine import Engines
+    from harness.model.subject import Subject
+
+FEATURES_FILE = "features.jsonl"
+"""A source's features with their exemplars, in its step's folder: what interpreters read."""
+
+
+@dataclass
+class RunState:
+    """What the steps of one run share.
+
+    Attributes:
+        plan: the plan.
+        manager: loads implementations.
+        folders: step name -> its artefact folder.
+        explanations: step name -> explanations it stored.
+        evaluations: step name -> benchmark results it stored, with their samples.
+        outputs: step name -> artefact records by type name, also of steps that were done before.
+        providers: name -> provider, of those that were asked for.
+    """
+
+    plan: Plan
+    manager: Manager
+    folders: dict[str, Path]
+    explanations: Callable[[str], list[Explanation]]
+    evaluations: Callable[[str], list[EvaluationResult]]
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    providers: dict[str, Provider] = field(default_factory=dict)
+    _traces: list[Trace] | None = None
+    _subject: tuple[object, Subject] | None = None
+    _engines: Engines | None = None
+
+    def features(self, step_name: str) -> list[Feature]:
+        """A source's features with their exemplars, in column order."""
+        return list(read_features(self.folders[step_name] / FEATURES_FILE))
+
+    def registration(self, step: Step) -> Registration[Any]:
+        """The registration of the plugin that does the step."""
+        assert step.plugin is not None
+        return self.manager.offer(step.plugin).registration
+
+    def implementation(self, step: Step) -> Any:
+        """The plugin that does the step."""
+        assert step.plugin is not None
+        return self.manager.implementation(step.plugin, step.config)
+
+    def traces(self) -> list[Trace]:
+        """The study's traces, read once."""
+        if self._traces is None:
+            from harness.model.traces import load_traces
+
+            self._traces = load_traces(self.plan.study.data)
+        return self._traces
+
+    def subject(self, checkpoint: Checkpoint | None, device: str) -> Subject:
+        """Base and checkpoint, loaded; the last one stays in memory. A vLLM engine is closed: both do not fit."""
+        from harness.model.subject import load_subject
+
+        self.engines.close()
+        wanted, study = (checkpoint, device), self.plan.study
+        if self._subject is None or self._subject[0] != wanted:
+            self._subject = None  # free the last one first: two 32B models do not fit
+            self._subject = (wanted, load_subject(study.model, study.chat, checkpoint, device=device))
+        self._subject[1].model.to(device)  # it was moved to the CPU if an engine ran meanwhile
+        return self._subject[1]
+
+    @property
+    def engines(self) -> Engines:
+        """Holds the run's vLLM engine."""
+        if self._engines is None:
+            from harness.benchmarks.engine import Engines
+
+            evaluate = self.plan.study.settings(EvaluateConfig)
+            self._engines = Engines(evaluate, evaluate.batch_size)
+        return self._engines
+
+    def answerer(self, step: Step, device: str) -> Answerer:
+        """The variant that an evaluation asks, behind the study's backend."""
+        from harness.benchmarks.answerer import InMemory
+
+        study, checkpoint = self.plan.study, self.checkpoint(step)
+        if study.settings(EvaluateConfig).backend == "hf":
+            return InMemory(self.subject(checkpoint, device))
+        from harness.benchmarks.served import serve
+        from harness.model.lora_folder import read_lora
+
+        self._subject = None  # no weights beside the engine's
+        trained = [o["Checkpoint"] for o in self.outputs.values() if "Checkpoint" in o]
+        rank = max((read_lora(c.path).rank for c in trained if c.kind == "adapter"), default=1)
+        return serve(self.engines, study.model, study.chat, checkpoint, rank=rank)
+
+    def checkpoint(self, step: Step) -> Checkpoint | None:
+        """The checkpoint among a step's inputs."""
+        return next((self.outputs[i]["Checkpoint"] for i in step.inputs if "Checkpoint" in self.outputs[i]), None)
+
+    def adapter_subject(self, step: Step, device: str) -> Subject:
+        """The adapter that the step studies.
+
+        Raises:
+            UsageError: the step's trainer made a full model, which has no scalar channels.
+        """
+        checkpoint = self.checkpoint(step)
+        if checkpoint is None or checkpoint.kind != "adapter":
+            raise UsageError(f"{step.name} needs an adapter, and {step.inputs[0]} makes a full model")
+        return self.subject(checkpoint, device)
+
+    def reading_subject(self, step: Step, device: str) -> Subject:
+        """The same, with the format of the text that probes read."""
+        subject, chat = self.adapter_subject(step, device), self.plan.study.read_chat
+        return subject if chat is None else replace(subject, chat=chat, chat_hash=chat.hash(subject.tokenizer))
+
+    def activations(self, step: Step) -> ActivationSet:
+        """The activation set among a step's inputs.
+
+        Raises:
+            HarnessError: there is none.
+        """
+        for name in step.inputs:
+            if "ActivationSet" in self.outputs[name]:
+                activations: ActivationSet = self.outputs[name]["ActivationSet"]
+                return activations
+        raise HarnessError(f"{step.name}: none of {', '.join(step.inputs)} made an activation set")
+
+    def provider(self, role: str) -> tuple[Provider, str]:
+        """Provider and model of a role of the plan. A provider is made once: some hold a model.
+
+        Raises:
+            UsageError: the study names no LLM for the role.
+        """
+        llm = self.plan.llms.get(role) or self.plan.llms.get("default")
+        if llm is None:
+            raise UsageError(
+                f"no LLM for the role {role!r}: use --provider NAME:MODEL or set providers in the registry"
+            )
+        if llm.provider not in self.providers:
+            self.providers[llm.provider] = self.manager.implementation(llm.provider, llm.config)
+        return self.providers[llm.provider], llm.model
+
+    @contextmanager
+    def model_on_cpu(self) -> Iterator[None]:
+        """Move the model to the CPU inside the block, so that workers have the GPUs."""
+        subject = self._subject[1] if self._subject else None
+        if subject is None:
+            yield
+            return
+        device = subject.device
+        subject.place("cpu")
+        try:
+            yield
+        finally:
+            subject.place(device)
+
+
+@dataclass(frozen=True)
+class FreeingGPUs:
+    """An executor whose workers find the GPUs free of the run's own model."""
+
+    executor: Executor
+    state: RunState
+
+    @property
+    def on_gpus(self) -> bool:
+        """See `Executor`."""
+        return self.executor.on_gpus
+
+    @contextmanager
+    def open(self, tool: Tool) -> Iterator[Workers[Tool]]:
+        """See `Executor`."""
+        with self.state.model_on_cpu() if self.on_gpus else nullcontext(), self.executor.open(tool) as workers:
+            yield workers
+
+
+def read_features(file: Path) -> Iterator[Feature]:
+    """Features as a source's step wrote them, in column order."""
+    with file.open(encoding="utf-8") as stream:
+        for line in stream:
+            yield Feature.model_validate_json(line)
+
+
+def empty_folder(folder: Path, *, keep: bool) -> Path:
+    """A step's folder, made if need be; emptied unless `keep`: an interrupted attempt goes on from what is in it."""
+    if folder.exists() and not keep:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,65 @@
+"""Switch parts of the adapter off and measure what that does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from harness.contract.context import RunContext
+from harness.contract.settings import EvaluateConfig
+from harness.records import StoredRecord
+from harness.study.costs import PROJECTIONS, Cost, CostModel, model_bytes, total
+from harness.study.planner import Planner, StageSteps, StepKind
+from harness.study.state import RunState
+from harness.study.step import Step
+from harness.study.steps.evaluate import answer_tokens, check_benchmarks
+from harness.study.steps.probe import documents
+
+
+def _plan(planner: Planner) -> None:
+    evaluate = planner.study.settings(EvaluateConfig).model_dump(exclude={"batch_size"})
+    for name in planner.study.ablations:
+        planner.plugin(ABLATE, name, (planner.adapter,), [planner.data, planner.benchmarks, evaluate])
+
+
+def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+    yield from state.implementation(step).measure(state.adapter_subject(step, run.device), documents(state), run)
+
+
+def _cost(step: Step, model: CostModel) -> Cost:
+    config = step.config.model_dump()
+    tokens = _tokens(config, model)
+    if "benchmark_groups" in config:
+        cells = 2 + len(PROJECTIONS)
+        wanted = {"all": cells, "blocks": 2, "none": 0}[config["benchmark_groups"]]
+        answers = [answer_tokens(model)] * min(wanted, 2)
+        answers += [answer_tokens(model, config.get("projection_items"))] * max(wanted - 2, 0)
+        return total([model.forward(tokens * cells), *map(model.generated, answers)])
+    cells = model.n_components + model.n_layers + int(config.get("n_blocks") or 0) + len(PROJECTIONS) + 1
+    screened = config.get("method") == "screen" or (
+        config.get("method") == "auto" and model.n_components > int(config.get("exact_up_to", 0))
+    )
+    if screened:
+        share = float(config.get("top_share", 0)) + float(config.get("audit_share", 0))
+        cells = cells - model.n_components + round(model.n_components * share) + 2 * int(config.get("probes") or 0)
+    return model.forward(tokens * cells / 2)  # an ablation runs the layers above it: half of them on average
+
+
+def _tokens(config: dict[str, Any], model: CostModel) -> float:
+    """Tokens of the documents that an ablation reads."""
+    n_documents = min(int(config.get("n_documents") or model.n_traces), model.n_traces)
+    mean = model.n_tokens / max(model.n_traces, 1)
+    return n_documents * min(mean, float(config.get("max_tokens") or mean))
+
+
+ABLATE = StepKind(
+    "ablate",
+    "ablate",
+    _execute,
+    cost=_cost,
+    in_worker=True,
+    on_executor=True,
+    memory_bytes=model_bytes,
+    checks=(check_benchmarks,),
+)
+STEPS = StageSteps((ABLATE,), _plan)

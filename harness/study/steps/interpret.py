@@ -1,0 +1,315 @@
+"""Interpret the features: every interpreter over every source, and the steps that its judgements are checked by.
+
+An interpreter explains, grades, categorises and answers; what it is asked, and what is made of its answers, is the same
+for all interpreters and all sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+from harness.contract.context import RunContext
+from harness.errors import UsageError
+from harness.interpretation.config import EnrichmentConfig, GradingConfig, ScoringConfig
+from harness.records import (
+    GRADER,
+    JUDGE,
+    PLANTED,
+    ROLES,
+    SCORING_KINDS,
+    SECOND_JUDGE,
+    ActivationSet,
+    CategoryAssignment,
+    CategoryTrial,
+    Evidence,
+    Explanation,
+    StoredRecord,
+)
+from harness.study.costs import Cost, CostModel, total
+from harness.study.planner import Planner, StageSteps, StepKind
+from harness.study.state import RunState
+from harness.study.step import Step
+from harness.study.steps import kind_of
+from harness.study.steps.probe import FeaturesConfig, documents, select_features
+
+INSTRUCTION_TOKENS = 600
+"""Of an explainer's or categoriser's prompt, without the contexts (appendix B)."""
+
+
+def _plan(planner: Planner) -> None:
+    """Every source's features are interpreted, and planted ones with them.
+
+    Raises:
+        UsageError: some roles have an LLM, and others that are asked have none.
+    """
+    study, sources = planner.study, planner.sources
+    grading = study.settings(GradingConfig)
+    planted: list[str] = []
+    if study.interpreters and study.probes and grading.planted:
+        settings = [study.settings(FeaturesConfig).model_dump(), "1"]
+        planted = [planner.add("plant/planted", PLANT, None, grading, tuple(sources[:1]), settings)]
+    for name in study.interpreters:
+        _plan_interpreter(planner, name, (*sources, *planted))
+    if study.interpreters and sources:
+        corpus = [planner.data, (study.read_chat or study.chat).model_dump()]
+        planner.add("enrich/features", ENRICH, None, study.settings(EnrichmentConfig), tuple(sources), corpus)
+
+
+def _plan_interpreter(planner: Planner, name: str, sources: tuple[str, ...]) -> None:
+    study = planner.study
+    scoring, grading = study.settings(ScoringConfig), study.settings(GradingConfig)
+    registration = planner.manager.offer(name).registration
+    if registration.asks_llm:
+        _check_roles(name, planner.llms)
+    asked = {role: llm.identity() for role, llm in planner.llms.items() if role != GRADER}
+    llms = asked if registration.asks_llm else {}
+    explained: dict[str, str] = {}
+    for source in sources:
+        suffix = source.partition("/")[2]
+        explained[source] = step = planner.plugin(INTERPRET, name, (source,), llms, suffix=suffix)
+        if source in planner.sources and registration.scores and scoring.features:
+            settings = [llms, scoring.model_dump(mode="json")]
+            planner.plugin(SCORE, name, (step, source), settings, suffix=suffix)
+    judged = [llms, grading.model_dump(mode="json")]
+    if grading.repeats or grading.shuffles or {JUDGE, SECOND_JUDGE} & set(study.providers):
+        planner.plugin(REGRADE, name, tuple(explained.values()), judged)
+    categorised = tuple(explained[source] for source in planner.sources)
+    planner.plugin(CATEGORISE, name, categorised, llms)
+    if grading.recategorised:
+        planner.plugin(RECATEGORISE, name, categorised, judged)
+
+
+def _check_roles(name: str, llms: Collection[str]) -> None:
+    """Before hours of training rather than after them."""
+    missing = [role for role in ROLES if role not in llms and role not in (JUDGE, SECOND_JUDGE, GRADER)]
+    if llms and missing and "default" not in llms:
+        raise UsageError(
+            f"{name}: no LLM is named for {', '.join(missing)}: name one for all roles that have none of their own, "
+            "--provider NAME:MODEL"
+        )
+
+
+def _plant(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+    from harness.activations.store import open_set
+    from harness.interpretation.planted import draw_plants, write_plants
+
+    grading, features = state.plan.study.settings(GradingConfig), state.plan.study.settings(FeaturesConfig)
+    stored = open_set(state.activations(step))
+    plants = draw_plants(stored, grading.planted, k=features.exemplars, cap=features.per_document, seed=run.seed)
+    activations = write_plants(plants, stored, run.out_dir / "planted", seed=run.seed)
+    yield activations
+    yield from (p.record for p in plants if p.record.item not in run.done)
+    yield from select_features(activations, state, run)
+
+
+def _interpret(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+    yield from state.implementation(step).explain(_evidence(step.inputs[0], state), run)
+
+
+def _score(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+    from harness.activations.store import open_set
+    from harness.interpretation.contexts import Column, ContextPool, FeatureTests, TooFew
+    from harness.interpretation.reliability import spread_sample
+    from harness.interpretation.scoring import by_kind, score, unscored
+
+    assert step.plugin is not None
+    explained, source = step.inputs
+    config, seed = state.plan.study.settings(ScoringConfig), state.plan.seed
+    activations: ActivationSet = state.outputs[source]["ActivationSet"]
+    explanations = {e.feature: e for e in state.explanations(explained) if e.explanation is not None}
+    places = _places(activations)
+    layers = {f: activations.layers[places[f][0]] for f in explanations}
+    # seeded by the source alone, so that every interpreter is asked about the same features
+    chosen = set(spread_sample(layers, config.features, f"{seed}/{activations.source}"))
+    chosen = {f for f in chosen if f"intruder/{f}" not in run.done}
+    features = [f for f in state.features(source) if f.feature in chosen]
+    columns = [Column(*places[f.feature]) for f in features]
+    if not features:
+        return
+    pool = ContextPool(open_set(activations), columns, config, seed)
+    tests = []
+    for column, feature in enumerate(features):
+        made = FeatureTests(pool, feature, column, config, f"{seed}/{feature.feature}").tests()
+        if isinstance(made, TooFew):
+            for kind in SCORING_KINDS:
+                yield unscored(feature.source, feature.feature, kind, step.plugin, made.reason)
+        else:
+            tests += list(made)
+    answers = {a.item: a for a in state.implementation(step).answer([(explanations[t.feature], t) for t in tests], run)}
+    tests_of = by_kind(tests)
+    why = "no such test: too few activating contexts, or none are asked for"
+    for name in dict.fromkeys(t.feature for t in tests):
+        for kind in SCORING_KINDS:
+            if (name, kind) in tests_of:
+                yield score(tests_of[name, kind], answers, step.plugin)
+            else:
+                yield unscored(activations.source, name, kind, step.plugin, why)
+
+
+def _regrade(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+    from harness.interpretation.reliability import spread_sample, trials
+
+    config, judge = state.plan.study.settings(GradingConfig), state.implementation(step)
+    for name in step.inputs:
+        (source,) = state.plan.step(name).inputs
+        explanations = state.explanations(name)
+        evidence = _evidence(source, state)
+        layers = {e.feature: e.layer for e in evidence}
+        graded = {e.feature: layers[e.feature] for e in explanations if e.status != "dead"}
+        n = len(graded) if source.endswith(f"/{PLANTED}") else config.features
+        yield from trials(
+            judge,
+            evidence,
+            frozenset(spread_sample(graded, n, f"{run.seed}/{source}")),
+            {e.feature: e.n_exemplars for e in explanations},
+            run,
+            repeats=config.repeats,
+            shuffles=config.shuffles,
+        )
+
+
+def _categorise(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+    yield from state.implementation(step).categorise(_explained(step, state), run)
+
+
+def _recategorise(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+    """Categories made and assigned once more, of a sample of the features: other explanations, another repeat."""
+    from harness.interpretation.reliability import spread_sample
+
+    assert step.plugin is not None
+    pairs = _explained(step, state)
+    n = state.plan.study.settings(GradingConfig).recategorised
+    sample: set[tuple[str, str]] = set()
+    for source in dict.fromkeys(x.source for x, _ in pairs):
+        layers = {x.feature: e.layer for x, e in pairs if x.source == source and x.explanation is not None}
+        sample |= {(source, feature) for feature in spread_sample(layers, n, f"{run.seed}/{source}")}
+    sampled = [pair for pair in pairs if (pair[0].source, pair[0].feature) in sample]
+    for record in state.implementation(step).categorise(sampled, replace(run, done=frozenset(), repeat=1)):
+        item = f"0/{record.item}"
+        if isinstance(record, CategoryAssignment) and item not in run.done:
+            yield CategoryTrial(
+                item=item,
+                source=record.source,
+                feature=record.feature,
+                interpreter=step.plugin,
+                trial=0,
+                category=record.category,
+                reason=record.reason,
+            )
+
+
+def _enrich(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+    from harness.activations.store import open_set
+    from harness.interpretation.enrichment import SourceFeatures, enrich
+    from harness.interpretation.events import EventFinder
+
+    study = state.plan.study
+    config = study.settings(EnrichmentConfig)
+    finder = EventFinder(config.events, documents(state), study.read_chat or study.chat)
+    sources = []
+    for source in step.inputs:
+        features = [
+            (config.active_share * f.activation_max, [(e.document, e.position) for e in f.exemplars])
+            for f in state.features(source)
+        ]
+        stored = open_set(state.outputs[source]["ActivationSet"])
+        sources.append(SourceFeatures(stored, [t for t, _ in features], [places for _, places in features]))
+    yield from (record for record in enrich(sources, finder) if record.item not in run.done)
+
+
+def _evidence(source: str, state: RunState) -> list[Evidence]:
+    from harness.activations.exemplars import evidence
+
+    return evidence(state.features(source), state.plan.study.settings(FeaturesConfig).exemplars)
+
+
+def _explained(step: Step, state: RunState) -> list[tuple[Explanation, Evidence]]:
+    """Every explanation that the step reads, with what it was made of."""
+    explained: list[tuple[Explanation, Evidence]] = []
+    for name in step.inputs:
+        (source,) = state.plan.step(name).inputs
+        evidence = {e.feature: e for e in _evidence(source, state)}
+        explained += [(e, evidence[e.feature]) for e in state.explanations(name)]
+    return explained
+
+
+def _places(activations: ActivationSet) -> dict[str, tuple[int, int]]:
+    """Feature -> (column, sign)."""
+    signs = ((1, "+"), (-1, "-")) if activations.signed else ((1, ""),)
+    return {f"{c}{mark}": (i, sign) for i, c in enumerate(activations.columns) for sign, mark in signs}
+
+
+def _n_planted(step: Step, model: CostModel) -> int:
+    return 3 * model.plan.study.settings(GradingConfig).planted
+
+
+def _n_features(source: Step, model: CostModel) -> int:
+    count = kind_of(source).n_features
+    return count(source, model) if count else 0
+
+
+def _sources(step: Step, model: CostModel) -> list[Step]:
+    """The sources of the explanations that a step reads."""
+    return [model.plan.step(source) for name in step.inputs for source in model.plan.step(name).inputs]
+
+
+def _prompt_tokens(step: Step, model: CostModel, setting: str, default: int) -> float:
+    """Of a prompt that shows as many contexts as a setting of the interpreter says."""
+    n_contexts = int(step.config.model_dump().get(setting) or default)
+    return INSTRUCTION_TOKENS + n_contexts * (2 * model.plan.study.settings(FeaturesConfig).window + 1 + 40)
+
+
+def _explaining_cost(n: int, prompt_tokens: float, model: CostModel) -> Cost:
+    explained = model.asked("explainer", n, prompt_tokens)
+    return total([explained, model.asked(JUDGE, n, prompt_tokens)]) if JUDGE in model.plan.llms else explained
+
+
+def _interpret_cost(step: Step, model: CostModel) -> Cost:
+    n = sum(_n_features(model.plan.step(name), model) for name in step.inputs)
+    return _explaining_cost(n, _prompt_tokens(step, model, "n_contexts", 64), model)
+
+
+def _score_cost(step: Step, model: CostModel) -> Cost:
+    """Detection, fuzzing and intruder tests of a sample of the source's features."""
+    config = model.plan.study.settings(ScoringConfig)
+    n = min(config.features, _n_features(model.plan.step(step.inputs[1]), model))
+    prompt_tokens = INSTRUCTION_TOKENS / 4 + 2 * config.contexts * (2 * config.window + 1)
+    return model.asked("scorer", n * (2 + config.intruders), prompt_tokens)
+
+
+def _regrade_cost(step: Step, model: CostModel) -> Cost:
+    config = model.plan.study.settings(GradingConfig)
+    n = 0
+    for source in _sources(step, model):
+        n_features = _n_features(source, model)
+        n += n_features if source.kind == PLANT.name else min(config.features, n_features)
+    prompt_tokens = _prompt_tokens(step, model, "n_contexts", 64)
+    cost = _explaining_cost(n * (config.repeats + config.shuffles), prompt_tokens, model)
+    second = SECOND_JUDGE in model.plan.llms
+    return total([cost, model.asked(SECOND_JUDGE, n, prompt_tokens)]) if second else cost
+
+
+def _categorise_cost(step: Step, model: CostModel) -> Cost:
+    n = sum(_n_features(source, model) for source in _sources(step, model))
+    return model.asked("categoriser", n, _prompt_tokens(step, model, "n_category_examples", 5))
+
+
+def _recategorise_cost(step: Step, model: CostModel) -> Cost:
+    most = model.plan.study.settings(GradingConfig).recategorised
+    n = sum(min(most, _n_features(source, model)) for source in _sources(step, model))
+    return model.asked("categoriser", n, _prompt_tokens(step, model, "n_category_examples", 5))
+
+
+PLANT = StepKind("plant", "interpret", _plant, n_features=_n_planted)
+INTERPRET = StepKind("interpret", "interpret", _interpret, cost=_interpret_cost)
+SCORE = StepKind("score", "interpret", _score, cost=_score_cost)
+REGRADE = StepKind("regrade", "interpret", _regrade, cost=_regrade_cost)
+CATEGORISE = StepKind("categorise", "interpret", _categorise, cost=_categorise_cost)
+RECATEGORISE = StepKind("recategorise", "interpret", _recategorise, cost=_recategorise_cost)
+ENRICH = StepKind("enrich", "interpret", _enrich)
+STEPS = StageSteps(
+    (PLANT, INTERPRET, SCORE, REGRADE, CATEGORISE, RECATEGORISE, ENRICH),
+    _plan,
+    {"grading": GradingConfig, "scoring": ScoringConfig, "enrichment": EnrichmentConfig},
+)

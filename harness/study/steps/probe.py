@@ -1,0 +1,109 @@
+"""Read features over tokens with probes. Features and exemplars are selected in the same way for every source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from harness.config import Config
+from harness.contract.context import RunContext
+from harness.records import ActivationSet, Feature, StoredRecord, Trace
+from harness.study import sizes
+from harness.study.costs import Cost, CostModel, model_bytes
+from harness.study.planner import Planner, StageSteps, StepKind
+from harness.study.state import FEATURES_FILE, RunState, read_features
+from harness.study.step import Step
+
+
+class FeaturesConfig(Config):
+    """Which tokens are read and which exemplars are stored, the same for every source of features."""
+
+    documents: PositiveInt | None = None
+    """First n traces; None is all."""
+    exemplars: PositiveInt = 64
+    """Highest activations stored per feature and polarity (the paper's 64)."""
+    per_document: PositiveInt = 4
+    """At most this many exemplars from one document."""
+    sampled: NonNegativeInt = 20
+    """Contexts per feature drawn uniformly over the quantiles of its active tokens, for scorers; 0 for none."""
+    window: PositiveInt = 12
+    """Tokens shown on each side of an exemplar."""
+
+
+def _plan(planner: Planner) -> None:
+    planner.sources += [add_probe(planner, name) for name in planner.study.probes]
+
+
+def add_probe(planner: Planner, name: str) -> str:
+    """Add the step of a probe; returns its name. Asked for twice, it is one step."""
+    return planner.plugin(PROBE, name, (planner.adapter,), reading_settings(planner))
+
+
+def reading_settings(planner: Planner) -> list[object]:
+    """What a key says of the text that probes read."""
+    other = planner.study.read_chat.model_dump() if planner.study.read_chat else None
+    return [planner.data, planner.study.settings(FeaturesConfig).model_dump(), *([other] if other else [])]
+
+
+def documents(state: RunState) -> list[Trace]:
+    """The traces that are read by probes."""
+    return state.traces()[: state.plan.study.settings(FeaturesConfig).documents]
+
+
+def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+    probe = state.implementation(step)
+    activations = probe.read(state.reading_subject(step, run.device), documents(state), run)
+    yield activations
+    yield from select_features(activations, state, run)
+
+
+def select_features(activations: ActivationSet, state: RunState, run: RunContext) -> Iterator[Feature]:
+    """Features with their exemplars, in column order; written to disk for interpreters first."""
+    from harness.activations.exemplars import collect_features
+    from harness.activations.store import open_set
+
+    config = state.plan.study.settings(FeaturesConfig)
+    file = run.out_dir / FEATURES_FILE
+    if not file.exists():
+        features = collect_features(
+            open_set(activations),
+            k=config.exemplars,
+            cap=config.per_document,
+            window=config.window,
+            sample=config.sampled,
+            seed=run.seed,
+        )
+        unfinished = file.with_suffix(".part")
+        with unfinished.open("w", encoding="utf-8") as stream:
+            for feature in features:
+                stream.write(feature.model_dump_json() + "\n")
+        unfinished.replace(file)
+    for feature in read_features(file):
+        if feature.item not in run.done:
+            yield feature
+
+
+def _cost(step: Step, model: CostModel) -> Cost:
+    n_documents = model.plan.study.settings(FeaturesConfig).documents or model.n_traces
+    tokens = model.n_tokens * min(1.0, n_documents / max(model.n_traces, 1))
+    dtype = step.config.model_dump().get("dtype", "float16")
+    return model.forward(tokens, sizes.activation_bytes(_n_columns(step, model), tokens, dtype))
+
+
+def _n_columns(step: Step, model: CostModel) -> int:
+    per_layer = step.config.model_dump().get("n_per_layer")
+    return int(per_layer) * model.n_layers if per_layer else model.n_components
+
+
+PROBE = StepKind(
+    "probe",
+    "probe",
+    _execute,
+    cost=_cost,
+    n_features=lambda step, model: 2 * _n_columns(step, model),  # both signs
+    in_worker=True,
+    on_executor=True,
+    memory_bytes=model_bytes,
+)
+STEPS = StageSteps((PROBE,), _plan, {"features": FeaturesConfig})

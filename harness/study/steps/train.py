@@ -1,0 +1,69 @@
+"""Train the adapter that is studied, and the full fine-tune that recovery is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.contract.context import RunContext
+from harness.records import StoredRecord
+from harness.study import sizes
+from harness.study.costs import PROJECTIONS, Cost, CostModel, adapted_layers
+from harness.study.planner import Planner, StageSteps, StepKind
+from harness.study.sizes import ModelSize
+from harness.study.state import RunState
+from harness.study.step import Plan, Step
+
+
+def _plan(planner: Planner) -> None:
+    study = planner.study
+    planner.adapter = planner.plugin(TRAIN, study.adapter, (), planner.data)
+    if study.reference:
+        planner.reference = planner.plugin(TRAIN, study.reference, (), planner.data)
+
+
+def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+    study = state.plan.study
+    yield state.implementation(step).train(study.model, state.traces(), study.chat, run)
+
+
+def _cost(step: Step, model: CostModel) -> Cost:
+    config = step.config.model_dump()
+    if "epochs" not in config:
+        return Cost(disk_bytes=4.0 * (model.size.adapter_parameters(1, PROJECTIONS) if model.size else 0))
+    tokens = model.n_tokens * config["epochs"]
+    adapter = "rank" in config
+    # A checkpoint holds float32 weights and AdamW's two moments; there are two while one is being replaced.
+    flops = sizes.training_flops(
+        model.n_parameters, tokens, adapter=adapter, recompute=bool(config.get("gradient_checkpointing"))
+    )
+    if adapter and model.size:
+        n_layers = adapted_layers(model.n_layers, config)
+        disk_bytes = 4.0 * model.size.adapter_parameters(config["rank"], PROJECTIONS, n_layers)
+        scratch_bytes = 2 * 3 * disk_bytes
+    else:
+        disk_bytes = sizes.memory_bytes(model.n_parameters, model.plan.study.model.dtype)
+        scratch_bytes = 2 * 12.0 * model.n_parameters
+    return model.if_known(Cost(tokens, flops, sizes.gpu_hours(flops), disk_bytes, scratch_bytes))
+
+
+def _memory_bytes(step: Step, plan: Plan, size: ModelSize) -> float:
+    config = step.config.model_dump()
+    if "rank" in config:
+        trained = size.adapter_parameters(config["rank"], PROJECTIONS)
+        dtype = "float32" if config.get("fsdp") else plan.study.model.dtype
+        needed = sizes.memory_bytes(size.n_parameters, dtype, trained=trained)
+    else:
+        needed = 16.0 * size.n_parameters  # float32 weights and gradients, two moments
+    return needed / (config["processes"] if config.get("fsdp") else 1)
+
+
+TRAIN = StepKind(
+    "train",
+    "train",
+    _execute,
+    cost=_cost,
+    in_worker=True,
+    memory_bytes=_memory_bytes,
+    memory_cure=", or --set {plugin}.processes=N --set {plugin}.fsdp=true",
+)
+STEPS = StageSteps((TRAIN,), _plan)
