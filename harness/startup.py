@@ -12,5 +12,7 @@ def prepare() -> None:
     # microseconds, libgomp only) is worth a tenth: most parallel regions are as short.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # A child started by `python -c` or `-m` would import a signal.py or random.py that lies in the current folder.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     # The collector's own pace looks at every object of the libraries again and again while they load: a fifth of it.
     gc.set_threshold(50_000, 20, 20)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.commands import Warm, command_environment
+from tests.outcome import contents, files
 
 HARNESS = [sys.executable, "-m", "harness.cli"]
 RUN = ["run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu"]
@@ -161,32 +162,6 @@ def test_a_plugin_from_an_installed_package_runs_in_the_study(study: Path, rows:
     found = {r["group"]: r["kl_nats"] for r in rows(study, "groups")}
     assert set(found) == {"lower-half", "upper-half"}, "the latest run is the plugin's"
     assert all(kl > 0 for kl in found.values())
-
-
-_VOLATILE = {
-    "id", "step_id", "run_id", "evaluation_id", "feature_id", "wall_s", "started_at", "finished_at", "path",
-    "stored_at", "latency_s", "git_sha", "git_dirty", "artifact",
-}  # fmt: skip
-
-
-def contents(folder: Path) -> dict[str, list[str]]:
-    """Every stored record without ids and times, by table, sorted; children carry their parent's item."""
-    found: dict[str, list[str]] = {}
-    with sqlite3.connect(folder / "results.db") as connection:
-        connection.row_factory = sqlite3.Row
-        names = [r[0] for r in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in sorted(set(names) - {"study_run", "run_step", "alembic_version", "sqlite_sequence"}):
-            found[table] = sorted(
-                json.dumps({k: row[k] for k in row.keys() if k not in _VOLATILE}, sort_keys=True)
-                for row in connection.execute(f'SELECT * FROM "{table}"')
-            )
-    return found
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Weights and activations, by path."""
-    kept = [p for p in (folder / "artifacts").rglob("*") if p.suffix in {".safetensors", ".npy"}]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in kept}
 
 
 def test_a_run_killed_at_random_points_ends_with_the_same_results(study: Path, warm: Warm, tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """SQL that people type, on a connection that cannot write.
 
-SQLite: mode=ro, query_only and an authorizer; PostgreSQL: a read-only transaction.
+SQLite: mode=ro, query_only and an authorizer.
+PostgreSQL: a read-only transaction; the statement is the query of a cursor, which takes SELECT, VALUES and WITH and
+nothing else; the extended protocol, which takes one statement; and no function that PostgreSQL itself declares
+volatile, because those read and write files, take locks, change settings and run other statements.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -73,23 +77,75 @@ def _only_reads(action: int, first: str | None, second: str | None, *_: Any) -> 
     return sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
 
 
+_HARMLESS = frozenset({"random", "clock_timestamp", "timeofday", "gen_random_uuid", "random_normal", "setseed"})
+"""Volatile functions of PostgreSQL that touch nothing outside of their transaction."""
+_CLOSED = frozenset(
+    {"pg_authid", "pg_shadow", "pg_user_mapping", "pg_hba_file_rules", "pg_ident_file_mappings", "pg_file_settings",
+     "pg_largeobject", "pg_stat_ssl"}
+)  # fmt: skip
+"""Catalogues with secrets or with the server's files."""
+_IDENTIFIER = re.compile(r'"((?:[^"]|"")*)"|([^\W\d][\w$]*)')
+
+
 def _ask_server(target: str | Path, statement: str) -> Answer:
-    from sqlalchemy import create_engine, text
+    from sqlalchemy import create_engine
     from sqlalchemy.exc import DBAPIError
 
-    engine = create_engine(str(target))
+    engine = create_engine(str(target), connect_args={"options": "-c default_transaction_read_only=on"})
     try:
+        if engine.dialect.name != "postgresql" or engine.dialect.driver != "psycopg":
+            raise UsageError(
+                f"harness sql reads SQLite files and PostgreSQL (postgresql+psycopg://...), not {engine.dialect.name}"
+            )
         with engine.connect() as connection:
-            if engine.dialect.name == "postgresql":
-                connection = connection.execution_options(postgresql_readonly=True)
-            found = connection.execute(text(statement.replace(":", "\\:")))
-            answer = _fetched(found, list(found.keys()) if found.returns_rows else [])
-            connection.rollback()
-            return answer
+            connection.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
+            return _ask_postgresql(connection.connection.driver_connection, statement)
     except DBAPIError as error:
         raise UsageError(f"the database refused it: {error.orig}") from error
     finally:
         engine.dispose()
+
+
+def _ask_postgresql(connection: Any, statement: str) -> Answer:
+    """Run one statement on a psycopg connection and roll back."""
+    from psycopg import Error
+
+    try:
+        with connection.cursor() as cursor:
+            _refuse_volatile(cursor, statement)
+            # prepare=True: the extended protocol, which refuses several statements
+            cursor.execute(f"DECLARE harness_sql NO SCROLL CURSOR FOR {statement}", prepare=True)
+            cursor.execute(f"FETCH FORWARD {MOST_ROWS + 1} FROM harness_sql")
+            return _fetched(cursor, [column.name for column in cursor.description or ()])
+    except Error as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "multiple commands" in said:
+            raise UsageError("one statement at a time") from error
+        raise UsageError(f"harness sql only reads, by SELECT, VALUES or WITH; PostgreSQL says: {said}") from error
+    finally:
+        connection.rollback()
+
+
+def _refuse_volatile(cursor: Any, statement: str) -> None:
+    """Refuse every name in the statement that is also that of a volatile function, wherever it stands in it.
+
+    Names are looked for in the whole text, comments and strings included: a name too many is refused rather than one
+    too few.
+
+    Raises:
+        UsageError: names one of them.
+    """
+    if re.search(r"\bu&\s*\"", statement, re.IGNORECASE):
+        raise UsageError('harness sql takes no U&"..." names; write them plainly')
+    names = {quoted.replace('""', '"') or plain.lower() for quoted, plain in _IDENTIFIER.findall(statement)}
+    cursor.execute(
+        "SELECT DISTINCT proname FROM pg_catalog.pg_proc WHERE provolatile = 'v' AND proname = ANY(%s)", [sorted(names)]
+    )
+    refused = sorted(({name for (name,) in cursor.fetchall()} - _HARMLESS) | (names & _CLOSED))
+    if refused:
+        raise UsageError(
+            f"harness sql only reads: {refused[0]} can change or read what is outside of the tables; for that use psql"
+        )
 
 
 def _fetched(cursor: Any, columns: Sequence[str]) -> Answer:

@@ -14,7 +14,9 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, inspect, text
 
+from harness.errors import UsageError
 from harness.store.database import SCHEMA_VERSIONS, alembic_config, schema_version
+from harness.store.readonly import ask
 from harness.store.views import drop_views
 from harness.store.writer import Store
 
@@ -94,6 +96,137 @@ def test_two_runs_at_once_share_the_work_and_report_what_sqlite_reports(url: str
     refused = harness(tmp_path, "sql", "DELETE FROM sample", "--db", url)
     assert refused.returncode != 0
     assert "Traceback" not in refused.stderr
+
+
+HOSTILE = [
+    "DELETE FROM sample",
+    "COMMIT; CREATE TABLE evil(a int); SELECT 1",
+    "ROLLBACK; CREATE TABLE evil(a int); SELECT 1",
+    "COMMIT; COMMIT; DROP TABLE step CASCADE; SELECT 1",
+    "SET TRANSACTION READ WRITE; DELETE FROM sample",
+    "SELECT 1; DELETE FROM sample",
+    "SELECT 1 INTO evil",
+    "CREATE TABLE evil AS SELECT 1",
+    "WITH gone AS (DELETE FROM sample RETURNING 1) SELECT * FROM gone",
+    "WITH made AS (INSERT INTO study_run (study) VALUES ('x') RETURNING 1) SELECT * FROM made",
+    "SELECT * FROM step FOR UPDATE",
+    "COPY (SELECT 1) TO PROGRAM 'touch {marker}'",
+    "COPY (SELECT 1) TO '{marker}'",
+    "COPY study_run FROM '/etc/hostname'",
+    "DO $$ BEGIN EXECUTE 'CREATE TABLE evil(a int)'; END $$",
+    "CALL evil()",
+    "SET default_transaction_read_only = off",
+    "RESET ALL",
+    "SHOW data_directory",
+    "EXPLAIN ANALYZE DELETE FROM sample",
+    "PREPARE x AS DELETE FROM sample",
+    "EXECUTE x",
+    "LOCK TABLE step",
+    "VACUUM",
+    "LISTEN x",
+    "NOTIFY x",
+    "CREATE EXTENSION dblink",
+    "ALTER SYSTEM SET work_mem = '1GB'",
+    "CREATE ROLE evil SUPERUSER",
+    "SELECT lo_import('/etc/hostname')",
+    "SELECT LO_IMPORT('/etc/hostname')",
+    "SELECT \"lo_import\"('/etc/hostname')",
+    "SELECT pg_catalog.\"lo_import\" ('/etc/hostname')",
+    "SELECT lo_create(0)",
+    "SELECT lo_from_bytea(0, 'x')",
+    "SELECT lo_export(1, '{marker}')",
+    "SELECT pg_read_file('/etc/hostname')",
+    "SELECT pg_read_binary_file('/etc/hostname')",
+    "SELECT pg_ls_dir('/')",
+    "SELECT * FROM pg_stat_file('/etc/hostname')",
+    "SELECT set_config('default_transaction_read_only', 'off', false)",
+    "SELECT set_config('transaction_read_only', 'off', true)",
+    "SELECT pg_advisory_lock(29386519126209395)",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity",
+    "SELECT pg_cancel_backend(1)",
+    "SELECT pg_reload_conf()",
+    "SELECT pg_rotate_logfile()",
+    "SELECT pg_switch_wal()",
+    "SELECT pg_notify('x', 'y')",
+    "SELECT nextval('study_run_id_seq')",
+    "SELECT setval('study_run_id_seq', 1)",
+    "SELECT query_to_xml('DELETE FROM sample', true, true, '')",
+    "SELECT * FROM ts_stat('DELETE FROM sample')",
+    "SELECT ts_rewrite('a'::tsquery, 'DELETE FROM sample')",
+    "SELECT pg_logical_emit_message(true, 'x', 'y')",
+    "SELECT pg_create_restore_point('x')",
+    "SELECT pg_sleep(60)",
+    "SELECT rolpassword FROM pg_authid",
+    "SELECT * FROM pg_hba_file_rules",
+    "SELECT U&\"lo\\005fimport\"('/etc/hostname')",
+    "SELECT 1 UNION SELECT lo_create(0)::int",
+    "VALUES (lo_create(0))",
+    "SELECT (SELECT lo_create(0)) FROM study_run",
+]
+
+
+def _state(url: str) -> list[Any]:
+    """What a hostile statement could have changed in the server."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        tables = inspect(connection).get_table_names()
+        counts = [
+            (name, connection.execute(text(f'SELECT count(*) FROM "{name}"')).scalar()) for name in sorted(tables)
+        ]
+        others = [
+            connection.execute(text(question)).all()
+            for question in (
+                "SELECT count(*) FROM pg_largeobject_metadata",
+                "SELECT rolname FROM pg_roles ORDER BY 1",
+                "SELECT extname FROM pg_extension ORDER BY 1",
+                "SELECT last_value, is_called FROM study_run_id_seq",
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
+                "SHOW work_mem",
+            )
+        ]
+    engine.dispose()
+    return [counts, others]
+
+
+def test_sql_on_a_server_cannot_write_though_the_role_is_a_superuser(url: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)  # the server's own user could write the marker
+    marker = tmp_path / "marker"
+    with Store.open(url):
+        pass
+    before = _state(url)
+    for statement in HOSTILE:
+        with pytest.raises(UsageError):
+            ask(url, statement.replace("{marker}", str(marker)))
+    assert _state(url) == before
+    assert not marker.exists()
+    # What reads still reads: views, WITH, strings that look like calls, a semicolon at the end, every column's name.
+    assert ask(url, "WITH x AS (SELECT 1 AS a) SELECT a, '%s :name; --' AS b FROM x;").rows == [(1, "%s :name; --")]
+    assert ask(url, "VALUES (1), (2)").rows == [(1,), (2,)]
+    engine = create_engine(url)
+    relations = [*inspect(engine).get_table_names(), *inspect(engine).get_view_names()]
+    columns = {name: [c["name"] for c in inspect(engine).get_columns(name)] for name in relations}
+    engine.dispose()
+    for relation, names in columns.items():
+        assert ask(
+            url, f'SELECT {", ".join(f"{name!r}".replace(chr(39), chr(34)) for name in names)} FROM "{relation}"'
+        )
+
+
+def test_a_role_that_may_only_select_reads_every_view(url: str) -> None:
+    """The role of docs/schema.md."""
+    with Store.open(url) as store, store.engine.begin() as connection:
+        connection.execute(text("DROP ROLE IF EXISTS reader"))
+        for line in (
+            "CREATE ROLE reader LOGIN",
+            "GRANT USAGE ON SCHEMA public TO reader",
+            "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader",
+            "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO reader",
+        ):
+            connection.execute(text(line))
+    assert ask(url.replace("harness@", "reader@"), "SELECT count(*) FROM v_run").rows == [(0,)]
+    with Store.open(url) as store, store.engine.begin() as connection:
+        connection.execute(text("DROP OWNED BY reader"))
+        connection.execute(text("DROP ROLE reader"))
 
 
 def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
