@@ -103,6 +103,8 @@ def load_task(
     except (OSError, ValueError) as error:
         place = config.get("dataset_path") or "its data set"
         cure = f"pass a local copy: --set evaluate.data='{{{name}: FILE.jsonl}}'"
+        if "class" in config:
+            cure = "download it on a machine with access, and point HF_HOME at that cache"
         raise DataError(f"benchmark {name!r}: {place} cannot be loaded: {why_not(place, error, cure)}") from error
     except (LookupError, ImportError, AttributeError, TypeError) as error:
         raise DataError(f"benchmark {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
@@ -166,29 +168,38 @@ def _unread(task_paths: Sequence[Path]) -> str:
 
 
 def _group_message(name: str, manager: Any) -> str:
-    """What a group or tag holds and the setting that names its tasks singly."""
-    tasks = sorted(dict.fromkeys(_members(name, manager.task_index)))
-    inline = [task for task in tasks if task not in manager.task_index]
-    single = [task for task in tasks if task in manager.task_index]
-    listed = ",".join(single[:_MOST_NAMES])
+    """What a group or tag holds, and the setting that names its tasks singly."""
+    members = dict(sorted(_members(name, manager.task_index)))
+    single = [task for task, has_file in members.items() if has_file]
+    inline = [task for task, has_file in members.items() if not has_file]
     more = f" and {len(single) - _MOST_NAMES} more" if len(single) > _MOST_NAMES else ""
-    own_file = f"; give {', '.join(inline)} a YAML of its own each, as only the group defines it" if inline else ""
-    cure = f": --set 'evaluate.benchmarks=[{listed}]'{more}" if single else ""
-    return f"{name!r} is a group of {len(tasks)} tasks; name them singly{cure}{own_file}"
+    cure = f": --set 'evaluate.benchmarks=[{','.join(single[:_MOST_NAMES])}]'{more}" if single else ""
+    own_file = f"; give {', '.join(inline)} a YAML file of its own each, as only the group defines it" if inline else ""
+    return f"{name!r} is a group of {len(members)} tasks; name them singly{cure}{own_file}"
 
 
-def _members(name: str, index: Mapping[str, Any]) -> Iterator[str]:
-    """The tasks of a group or tag, those of its groups included."""
+def _members(name: str, index: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """The tasks of a group or tag, those of its groups included, and whether each has a YAML file."""
     entry = index.get(name)
     if entry is None or entry.kind.name not in ("GROUP", "TAG"):
-        yield name
-        return
-    children = sorted(entry.tags) if entry.kind.name == "TAG" else entry.cfg.get("task") or []
-    for child in [children] if isinstance(children, str) else children:
-        if isinstance(child, dict) and isinstance(child.get("task"), list):  # a group within the group
-            yield from (n for c in child["task"] for n in _members(c if isinstance(c, str) else c["task"], index))
+        yield name, True  # a name that this index lacks is one of lm-eval's
+    elif entry.kind.name == "TAG":
+        for tag_member in entry.tags:
+            yield from _members(tag_member, index)
+    else:
+        yield from _listed(entry.cfg.get("task"), index)
+
+
+def _listed(children: Any, index: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """The tasks of a group's list: names, tasks with settings of the group's, and groups within it."""
+    for child in [children] if isinstance(children, str) else children or []:
+        if isinstance(child, str):
+            yield from _members(child, index)
+        elif isinstance(child.get("task"), list):
+            yield from _listed(child["task"], index)
         else:
-            yield from _members(child if isinstance(child, str) else child.get("task") or child["group"], index)
+            child_name = child.get("task") or child["group"]
+            yield from _members(child_name, index) if child_name in index else [(child_name, False)]
 
 
 def _check_fields(config: Mapping[str, Any], columns: Sequence[str]) -> None:
@@ -219,9 +230,7 @@ def _with_file(config: Mapping[str, Any], file: str, places: dict[str, list[str]
 
         if path.suffix == ".parquet":
             dataset = Dataset.from_parquet(str(path))
-            places.update(
-                {split: [f"{path}: row {n}" for n in range(1, len(dataset) + 1)] for split in splits_of(config)}
-            )
+            of_rows = [f"{path}: row {number}" for number in range(1, len(dataset) + 1)]
         else:
             rows = read_rows(path)
             dataset = typed_dataset(rows, str(path))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from harness.benchmarks.notation import closing_brace, option_letter, plain_math
+from harness.benchmarks.notation import brace_pairs, option_letter, plain_math
 
 Fallback = Literal["none", "last-number"]
 Equal = Callable[[str, str], bool]
@@ -36,17 +36,20 @@ _BLOCK = re.compile(
     r"(?:\$\$(.+?)\$\$|\\\[(.+?)\\\]|\$([^$]+)\$|\\\((.+?)\\\)|```\w*\n(.+?)```|\\begin\{(?:equation|align)\*?\}(.+?)\\end)",
     re.DOTALL,
 )
-_SENTENCE_END = re.compile(r"\. (?!(?:or|and)\b|\(?[A-Z]\)?(?:[.,)]|$))")
+_SENTENCE_END = re.compile(r"(?<!\\left)\. (?!(?:or|and)\b|\(?[A-Z]\)?(?:[.,)]|$))")
+_GOES_ON = re.compile(r"(?:or|and)\b|[-*(\s]*(?:[A-Ja-j]|-?[0-9][0-9.,/]*)[).]?$")
 _TO_EVALUATE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|log|ln|sum|prod|int|lim|d?binom)(?![a-z])|\\approx")
 _RELATION = re.compile(r"[<>≤≥]|\\(?:leq?|geq?|lt|gt|neq?|leqslant|geqslant)(?![a-z])")
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
           "ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16"}  # fmt: skip
+_N_BASE = rf"(?:([0-9]+)|({'|'.join(_BASES)}))"
 _BASE = re.compile(
-    rf"(?<=[0-9A-F)}}])\s*_\s*\{{?\s*\(?\s*(?:\\text\s*\{{\s*)?([0-9]+|{'|'.join(_BASES)})(?:\s*\}})?\s*\)?\s*\}}?"
-    rf"|[\s,]*\(?\s*(?:\\text\s*\{{)?\s*(?:in\s+)?base[ -]?([0-9]+|{'|'.join(_BASES)})\s*\}}?\s*\)?$"
+    rf"(?P<digits>[0-9A-F]*[0-9][0-9A-F]*|[A-F]{{2,}}|[)}}])\s*_\s*\{{?[\s(]*(?:\\text\s*\{{\s*)?(?:base\s*)?\}}?\s*"
+    rf"{_N_BASE}\s*\}}?\s*\)?\s*\}}?|(?:\(|\\text\s*\{{|[\s,])+(?:in\s+)?base[ -]?{_N_BASE}[\s}})]*$"
 )
 _MODULUS = re.compile(
-    r"\s*(?:\\pmod|\\bmod|\\mod|\(\s*(?:\\[bp]?mod|\\text\s*\{\s*mod\s*\}|mod)|\bmod\b)\s*\{?\s*([0-9a-z]+)\s*\}?\s*\)?$"
+    r"\s*(?:\\pmod|\(?\s*(?:\\[bp]?mod|\\(?:text|mathrm|operatorname)\s*\{\s*mod\s*\}?|\bmod\b))"
+    r"\s*\{?\s*([0-9a-z]+)\s*\}?\s*[})]*$"
 )
 _PERCENT = re.compile(r"\s*\\?%$")
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
@@ -98,9 +101,9 @@ def last_boxed(text: str) -> str | None:
 
     Boxes that only "and", "or" or a comma stands between are one answer: their contents with commas.
     """
-    boxes = [
-        (m.start(), m.end(), close) for m in _BOX.finditer(text) if (close := closing_brace(text, m.end())) is not None
-    ]
+    pairs = brace_pairs(text)
+    matches = [match for match in _BOX.finditer(text) if match.end() - 1 in pairs]
+    boxes = [(match.start(), match.end(), pairs[match.end() - 1]) for match in matches]
     if not boxes:
         return None
     start, inside, close = boxes[-1]
@@ -111,7 +114,7 @@ def last_boxed(text: str) -> str | None:
             break
         contents.insert(0, text[earlier_inside:earlier_close])
         start = earlier_start
-    return ", ".join(contents)
+    return ", ".join(dict.fromkeys(contents))
 
 
 def equal_math(gold: str, answer: str) -> bool:
@@ -124,10 +127,12 @@ def equal_math(gold: str, answer: str) -> bool:
     takes more than five seconds, or that SymPy cannot make, counts as unequal.
     """
     theirs, ours = plain_math(gold), plain_math(answer)
-    for qualifier in (_bases, _modulus):
-        (their_value, theirs), (our_value, ours) = qualifier(theirs), qualifier(ours)
-        if our_value and our_value != their_value and (their_value or qualifier is _bases):
-            return False
+    (their_bases, theirs), (our_bases, ours) = _bases(theirs), _bases(ours)
+    if our_bases and our_bases != their_bases and (their_bases or set(our_bases) != {"10"}):
+        return False
+    (their_modulus, theirs), (our_modulus, ours) = _modulus(theirs), _modulus(ours)
+    if their_modulus and our_modulus and their_modulus != our_modulus:
+        return False
     if bool(_RELATION.search(ours)) != bool(_RELATION.search(theirs)):
         return False
     if _TO_EVALUATE.search(ours) and not _TO_EVALUATE.search(theirs):
@@ -236,18 +241,27 @@ def _by_fallback(tail: str) -> Extracted:
 
 
 def _first_line(text: str) -> str:
-    """The answer at the beginning of a text: a block of mathematics or code, or else the first sentence of a line."""
-    text = text.lstrip("*_ \t\r\n}")
+    """The answer at the beginning of a text: a block of mathematics or code, or else the first sentence of a line.
+
+    Lines that go on with "or", or hold one more value or letter and nothing else, belong to the answer.
+    """
+    text = text.lstrip()
+    mark = re.match(r"\*\*|__|\*|_|\}", text)
+    if mark and (mark[0] == "}" or text.partition("\n")[0].count(mark[0]) % 2):
+        text = text[mark.end() :].lstrip()  # closes what was opened before "Answer:"
     block = _BLOCK.match(text)
     if block and not text[block.end() :].partition("\n")[0].strip(" .*_"):
         return next(content for content in block.groups() if content is not None).strip()
-    line, *others = [line.strip() for line in text.splitlines() if line.strip(" *`$") not in ("", "\\[", "\\(")] or [""]
-    for other in others:
-        if not re.match(r"(?:or|and)\b", other):
+    lines = [line.strip() for line in text.splitlines() if line.strip() not in ("$$", r"\[", "```")]
+    answer = lines[0] if lines else ""
+    for mark in ("**", "__", "*"):
+        if answer.count(mark) == 1:
+            answer = re.sub(rf"^{re.escape(mark)}\s*|\s*{re.escape(mark)}(?=\.?$)", "", answer)
+    for line in lines[1:]:
+        if not _GOES_ON.match(line):
             break
-        line += f" {other}"
-    line = line.strip("*").strip()
-    return re.sub(r"(?<!\\)[.\s]+$", "", _SENTENCE_END.split(line)[0])
+        answer += f"\n{line}"
+    return re.sub(r"(?<!\\)[.\s]+$", "", _SENTENCE_END.split(answer)[0])
 
 
 def _same_scale(expected: Any, given: Any) -> bool:
@@ -265,9 +279,9 @@ def _squeeze(text: str) -> str:
 
 
 def _bases(text: str) -> tuple[list[str], str]:
-    """The bases that are given with numbers, ten left out, and the text without them."""
-    bases = [match[1] or match[2] for match in _BASE.finditer(text)]
-    return [base for base in (_BASES.get(b, b) for b in bases) if base != "10"], _BASE.sub("", text)
+    """The bases that are given with numbers, and the text without them."""
+    named = [next(base for base in match.groups()[1:] if base) for match in _BASE.finditer(text)]
+    return [_BASES.get(base, base) for base in named], _BASE.sub(lambda match: match["digits"] or "", text)
 
 
 def _modulus(text: str) -> tuple[str, str]:
@@ -283,10 +297,9 @@ def _after(text: str, sign: str) -> str:
 
 
 def _integer(text: str) -> int | None:
-    plain = _squeeze(_after(plain_math(text), "="))
-    return (
-        int(plain.replace(",", "")) if re.fullmatch(r"[+-]?(?:[0-9]{1,18}|[0-9]{1,3}(?:,[0-9]{3})+)", plain) else None
-    )
+    plain = _after(plain_math(text), "=").strip()
+    is_integer = re.fullmatch(r"[+-]? ?(?:[0-9]{1,18}|[0-9]{1,3}(?:,[0-9]{3})+)", plain)
+    return int(re.sub(r"[, ]", "", plain)) if is_integer else None
 
 
 def _number(text: str) -> Decimal | None:

@@ -45,9 +45,9 @@ def choose_metric(task: Any) -> str:
 
     aggregations, higher = task.aggregation(), task.higher_is_better()
     trial = _trial_scores(task)
-    declared = [metric for metric in aggregations if not trial or metric in trial]
+    scored = [metric for metric in aggregations if not trial or metric in trial]
     reasons = []
-    for metric in dict.fromkeys([*declared, *trial]):
+    for metric in scored or trial:  # a metric that is a function may score under other names (pass@1)
         aggregation = aggregations.get(metric, mean)  # as lm-eval does for what is not declared
         reason = None
         if aggregation is not mean:

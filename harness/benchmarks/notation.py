@@ -10,27 +10,27 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_TEXT_MACROS = (
-    r"text|textbf|textit|textrm|textsf|texttt|textup|textnormal|textcircled|emph|mathrm|mathbf|mathit|mathsf|mathtt|"
+_MACROS = (
+    r"text|textbf|textit|textrm|textsf|texttt|textup|textnormal|textcircled|circled|emph|mathrm|mathbf|mathit|mathsf|mathtt|"
     r"mathbb|mbox|hbox|fbox|boxed|framebox|boldsymbol|bm|bf|rm|underline|ensuremath|operatorname\*?"
 )
 _ENVIRONMENTS = r"equation|align|aligned|displaymath|math|gather|gathered|center|split|multline"
 _DELIMITERS = (
     r"\$\$(?P<x>.+)\$\$", r"\$(?P<x>[^$]+)\$", r"\\\((?P<x>(?:(?!\\\)).)+)\\\)", r"\\\[(?P<x>(?:(?!\\\]).)+)\\\]",
-    r"```(?:[a-zA-Z]+\n)?(?P<x>[^`]+)```", r"`(?P<x>[^`]+)`", r"\*\*\*?(?P<x>[^*]+)\*\*\*?", r"\*(?P<x>[^*]+)\*",
+    r"```(?:[a-zA-Z]+\n)?(?P<x>[^`]+)```", r"`(?P<x>[^`]+)`", r"\*\*(?P<x>(?:(?!\*\*).)+)\*\*", r"\*(?P<x>[^*]+)\*",
     r"__(?P<x>[^_]+)__", r"_(?P<x>[^_]+)_", r"[\"“”](?P<x>[^\"“”]+)[\"“”]", r"['‘’](?P<x>[^'‘’]+)['‘’]",
     rf"\\begin\{{(?P<env>(?:{_ENVIRONMENTS})\*?)\}}(?P<x>.+)\\end\{{(?P=env)\}}",
-    r"<(?P<tag>[a-z]+)>(?P<x>.+)</(?P=tag)>",
+    r"<(?P<tag>[a-z]+)>(?P<x>.+)</(?P=tag)>", r"\\left\.(?P<x>.+)\\right\.?",
 )  # fmt: skip
 _AROUND = [re.compile(pattern, re.DOTALL) for pattern in _DELIMITERS]
 _SPACE = r"(?:\s|\\[,;:! ]|\\q?quad(?![a-zA-Z])|~)"
-_EDGES = re.compile(rf"^{_SPACE}+|(?:{_SPACE}|(?<!\\)[.,;])+$")
+_EDGES = re.compile(rf"^(?:{_SPACE}|[=:])+|(?:{_SPACE}|(?<!\\)[.,;])+$")
 _PHRASE = re.compile(
     r"(?:(?:so|thus|hence|therefore|then|finally)\b,?\s*)?"
     r"(?:(?:(?:the|my|our|its)\s+)?(?:(?:final|correct|right|best)\s+)*"
     r"(?:answer|result|solution|option|choice)s?\s*(?:(?:is|are|must be|would be|should be)\b|:|=)"
     r"|(?:(?:the|my|our|its)\s+)?(?:(?:final|correct|right|best)\s+)*(?:options?|choices?|letter)\b"
-    r"|(?:i|we)\s+(?:choose|pick|select)\b|it\s+is\b)\s*:?\s*",
+    r"|(?:i|we)\s+(?:choose|pick|select)\b|it\s+is\b|(?:so|thus|hence|therefore)\b,?)\s*:?\s*",
     re.IGNORECASE,
 )
 _OPENERS = re.compile(r"^(?:\\displaystyle(?![a-zA-Z])|\\(?:bf|rm|large|Large|huge)(?![a-zA-Z])|#+\s)\s*")
@@ -58,7 +58,7 @@ _ORDINAL = re.compile(
 _DEGREE = re.compile(r"\s*\^\s*\{?\s*\\circ(?![a-z])\s*\}?(?:\s*[CF](?![a-zA-Z]))?")
 _FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _POWER = r"(?:\^\s*\{?\s*-?[0-9]\s*\}?)?"
-_UNIT = rf"\\(?:text|mathrm|textrm|mbox|mathit|operatorname)\s*\{{[^{{}}0-9]*\}}\s*{_POWER}"
+_UNIT = rf"\\(?:text|mathrm|textrm|mbox|mathit|operatorname)\s*\{{\s*[a-zA-Z(][^{{}}]*\}}\s*{_POWER}"
 _UNITS = re.compile(rf"(?:\s*(?:[/·]|\\cdot)?\s*(?:{_UNIT}|\\frac\s*\{{\s*{_UNIT}\s*\}}\s*\{{\s*{_UNIT}\s*\}}))+\s*$")
 _WORD = (
     r"(?:(?:square|sq\.?|cubic)\s+)?(?:[cmk]m|[mk]g|m[lL]|ft|in|yd|mi|oz|lbs?|hrs?|min|Hz|mph|km/?h|units?|percent|"
@@ -69,15 +69,16 @@ _PLAIN_UNITS = re.compile(
     rf"(?<=[0-9}})])\s+(?:[a-zA-Z]{{1,4}}{_POWER}/[a-zA-Z]{{1,4}}{_POWER}|{_WORD}(?:\s+(?:per|an?)\s+{_WORD})?\s*{_POWER})\.?$"
 )
 _NO_UNIT = re.compile(
-    r"\b(?:or|and|not|to|mod|base|pi|sqrt|frac|sin|cos|tan|log|ln|if|when|for|hundreds?|thousands?|millions?|billions?|"
-    r"trillions?|dozens?|plus|minus|times|over|by|is|more|less)\b",
+    r"\b(?:or|and|not|to|mod|base|if|when|for|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|plus|minus|"
+    r"times|over|by|is|more|less)\b",
     re.IGNORECASE,
 )
+_TEXT_OF_VALUES = re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{((?:[^{}]*\b(?:or|and)\b|[^a-zA-Z{}]*[0-9])[^{}]*)\}")
 
 
 def unwrap(answer: str) -> str:
     """An answer without what stands round it: delimiters, type faces, fences, phrases, blanks and a full stop."""
-    text, before = answer, None
+    text, before = re.sub(r"[ \t]+", " ", answer), None
     while text != before:
         before = text
         text = _EDGES.sub("", text.translate({0x200B: None, 0xFEFF: None, 0x2060: None}))
@@ -94,23 +95,21 @@ def unwrap(answer: str) -> str:
 def _inside_macro(text: str) -> str:
     r"""What `\text{...}`, `\boxed{...}` or `{...}` holds, where it is the whole text."""
     match = re.match(rf"(?:\\(?:{_MACROS})\s*)?\{{", text)
-    if match and closing_brace(text, match.end()) == len(text) - 1:
+    if match and brace_pairs(text).get(match.end() - 1) == len(text) - 1:
         return text[match.end() : -1]
     return text
 
 
-def closing_brace(text: str, start: int) -> int | None:
-    """Where the brace that was opened before `start` is closed; None where it is not. Escaped braces do not count."""
-    depth, at = 1, start
-    while at < len(text):
-        if text[at] == "\\":
-            at += 1
-        elif text[at] in "{}":
-            depth += 1 if text[at] == "{" else -1
-            if not depth:
-                return at
-        at += 1
-    return None
+def brace_pairs(text: str) -> dict[int, int]:
+    """Where each brace that is closed opens and closes: index -> index. Escaped braces open and close nothing."""
+    pairs: dict[int, int] = {}
+    opened: list[int] = []
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            pairs[opened.pop()] = match.start()
+    return pairs
 
 
 def plain_math(answer: str) -> str:
@@ -129,6 +128,7 @@ def plain_math(answer: str) -> str:
     if r"\begin" not in text:
         text = _BETWEEN.sub(", ", text)
     text = re.sub(r"(?:\s|(?<!\\)\\[,;: ]|~)+", " ", text).strip(" ,")
+    text = _TEXT_OF_VALUES.sub(r" \1 ", text)
     text = _THOUSANDS.sub(lambda m: m[0].replace(" ", ""), text)
     text = _MIXED.sub(r"(\1+\\frac{\2}{\3})", text)
     text = _SCIENTIFIC.sub(r" \\cdot 10^{\1}", text)
@@ -151,11 +151,12 @@ def _without_units(text: str) -> str:
 _LETTER = re.compile(r"[(\[]?\s*(?P<letter>[A-Za-z])(?![A-Za-z])\s*(?P<close>[)\].:]?)\s*(?P<rest>.*)", re.DOTALL)
 _JOINED = re.compile(
     r"(?:[,;/&+|]|->|(?:and|or|und|oder|then|versus|vs)\b[.]?|and/or\b)+\s*(?:(?:also|perhaps|maybe|option)\s+)*"
-    r"[(\[]?(?P<letter>[A-Za-z])(?![A-Za-z'])(?!\s+[a-z])",
+    r"[(\[]?(?P<letter>[A-J])(?![A-Za-z'])(?!\s+[a-z])",
     re.IGNORECASE,
 )
-_ALONE = re.compile(r"[(\[]?\s*(?P<letter>[A-Za-z])\s*[)\].:]?$")
-_MARKED = re.compile(r"(?:[(\[](?P<inner>[A-J])[)\]]|(?<![A-Za-z0-9(])(?P<outer>[A-J])\))")
+_UNDECIDED = re.compile(r"(?:and|or)\s+(?:both|neither|none|all)\b")
+_ALONE = re.compile(r"[(\[]?\s*(?P<letter>[A-J])\s*[)\].:]?$")
+_MARKED = re.compile(r"(?<![A-Za-z0-9])(?:[(\[](?P<inner>[A-J])[)\]]|(?P<outer>[A-J])\))")
 _NAMED = re.compile(r"(?<![A-Za-z0-9])(?P<letter>[B-HJ]|[AI](?!\s+[a-z]))(?![A-Za-z0-9'])")
 _REASON = re.compile(r"\b(?:because|since|as|not|rather|instead|for|which|whereas|while|unlike)\b|[.]\s", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?!(?:is|was|because|since|as|or|and|not|would|must|with|due)\b)[a-z]")
@@ -169,7 +170,7 @@ def option_letter(answer: str) -> str | None:
     """
     text = re.sub(rf"\\(?:{_MACROS}|left|right|displaystyle)(?![a-zA-Z])", "", unwrap(answer))
     text = re.sub(rf"{_SPACE}+|[{{}}$*`]|\\[()\[\]]", " ", unicodedata.normalize("NFKC", text))
-    match = _LETTER.fullmatch(unwrap(re.sub(r"\s+", " ", text)))
+    match = _LETTER.fullmatch(re.sub(r"^[-•*]\s+", "", unwrap(re.sub(r"\s+", " ", text))))
     if match is None:
         return None
     letter, close, rest = match["letter"], match["close"], match["rest"].strip()
@@ -177,6 +178,10 @@ def option_letter(answer: str) -> str | None:
         return None  # `a gas`, `x or y`
     if not close and letter in "AI" and _ARTICLE.match(rest):
         return None  # `A gas`
+    if _UNDECIDED.match(rest) or (not close and re.match(r"(?:and|or)\b", rest)):
+        return None  # `C or both`
+    if letter.islower():
+        rest = rest.upper()
     others = [joined["letter"]] if (joined := _JOINED.match(rest)) else []
     if alone := _ALONE.fullmatch(rest):
         others.append(alone["letter"])
