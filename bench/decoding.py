@@ -1,39 +1,72 @@
-"""Decoding: greedy answers of a benchmark, against transformers' own generate."""
+"""Decoding: the greedy answers of a benchmark, against transformers' own generate."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from unittest.mock import patch
 
 from bench.measure import Ratio, compare
-from harness.benchmarks.decode import greedy, make_stop
+from harness.benchmarks.answerer import InMemory
+from harness.benchmarks.evaluate import evaluate
 from harness.model.chat import ChatFormat
-from harness.model.subject import load_base, load_tokenizer
+from harness.model.subject import Subject, load_subject
 from harness.organism import MODEL
-from harness.records import ModelRef
+from harness.records import Checkpoint, EvaluationResult, ModelRef
+
+BENCHMARKS = ("organism_chain", "organism_long", "organism_choice")
+"""Those of the demo."""
 
 
 def answers() -> Ratio:
-    """Greedy answers to 128 prompts, against transformers' generate with the same stop token."""
-    base = ModelRef(path=str(MODEL))
-    model, tokenizer = load_base(base), load_tokenizer(base)
-    prompts = [
-        ChatFormat().prompt(tokenizer, f"Let a = {i % 10}; b = a + 3; what is b? Show steps.") for i in range(128)
+    """The base model's answers to one benchmark of the demo."""
+    return evaluation(None, ("organism_chain",))
+
+
+def evaluation(adapter: Path | None, benchmarks: Sequence[str] = BENCHMARKS, rounds: int = 5) -> Ratio:
+    """An evaluation as a study runs it, with our decoding and with `generate` (which gets end tokens by id).
+
+    Args:
+        adapter: folder of an adapter of the organism; None is its base model.
+        benchmarks: to be answered in each round.
+        rounds: interleaved.
+    """
+    base, chat = ModelRef(path=str(MODEL)), ChatFormat()
+    bare = load_subject(base, chat)
+    checkpoint = None
+    if adapter is not None:
+        checkpoint = Checkpoint(
+            kind="adapter", path=adapter, base=base, chat_hash=bare.chat_hash, n_parameters=0, n_examples=0
+        )
+    subject = bare if checkpoint is None else load_subject(base, chat, checkpoint)
+
+    def by_generate() -> list[EvaluationResult]:
+        with patch("harness.benchmarks.lm.supports_greedy", return_value=False):
+            return _answers(subject, benchmarks)
+
+    def by_ours() -> list[EvaluationResult]:
+        return _answers(subject, benchmarks)
+
+    n, differ = _differences(by_ours, by_generate)
+    name = f"evaluation of {'the base' if adapter is None else 'an adapter'}, {len(benchmarks)} benchmarks, {n} items"
+    ratio = compare(name, "transformers generate", by_ours, by_generate, rounds=rounds, warm=False)
+    return ratio.noting(f"{differ} of {n} answers differ")
+
+
+def _answers(subject: Subject, benchmarks: Sequence[str]) -> list[EvaluationResult]:
+    return [evaluate(InMemory(subject), name, variant="timed") for name in benchmarks]
+
+
+def _differences(
+    ours: Callable[[], list[EvaluationResult]], theirs: Callable[[], list[EvaluationResult]]
+) -> tuple[int, int]:
+    """Items, and how many answers are not the same text; both ways are warm afterwards."""
+    pairs = [
+        (mine.response, yours.response)
+        for one, other in zip(ours(), theirs(), strict=True)
+        for mine, yours in zip(one.samples, other.samples, strict=True)
     ]
-    tokenizer.padding_side = "left"
-    batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-    stop = make_stop(tokenizer, ["<|im_end|>"])
-
-    def ours() -> None:
-        greedy(model, batch["input_ids"], batch["attention_mask"], 64, stop)
-
-    @torch.inference_mode()
-    def theirs() -> None:
-        model.generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=64, do_sample=False,
-            stop_strings=["<|im_end|>"], tokenizer=tokenizer,
-        )  # fmt: skip
-
-    return compare("greedy decoding, 128 prompts", "transformers generate", ours, theirs)
+    return len(pairs), sum(mine != yours for mine, yours in pairs)
 
 
 BENCHES = (answers,)

@@ -1,58 +1,62 @@
 """Which benchmarks there are, and how a name becomes an lm-eval task.
 
-Names are looked for in the harness's own tasks, then in the user's folders, then in lm-eval's 14,000 (whose index takes
-seven seconds, so it is built last). Local JSON Lines files are read here: `datasets` would ask the network for its own
-`json` loader, and would leave a copy in the user's cache.
+A name is looked up among the harness's own tasks, then in the user's folders, then among lm-eval's 14,000, whose index
+takes seven seconds to build. Every task is loaded in the same way: lm-eval reads its YAML (with `include` and
+`!function`), and the harness overrides what the settings change and where local data files are read from.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.benchmarks.documents import require_fields
-from harness.benchmarks.tasks import read_task, task_configs, task_names
+from harness.benchmarks.metrics import choose_metric
+from harness.benchmarks.rows import check_documents, read_rows, splits_of, typed_dataset
+from harness.benchmarks.tasks import FOLDER, read_task, task_configs, task_names
 from harness.contract.settings import EvaluateConfig
 from harness.errors import DataError, UnknownName, UsageError
 from harness.model.hub import why_not
 from harness.model.traces import resolve
 
+_MOST_NAMES = 100
+"""Tasks of a group that are listed."""
+
 
 def list_benchmarks(task_paths: Sequence[Path] = ()) -> list[str]:
     """Names of the harness's own tasks and of those in the folders, sorted. lm-eval's own are not listed."""
-    return sorted({*task_names(), *_user_tasks(task_paths)})
+    return sorted({*task_names(), *(_index_of(task_paths).all_subtasks if task_paths else ())})
 
 
 def check_benchmarks(names: Sequence[str], task_paths: Sequence[Path] = ()) -> None:
-    """Refuse names that nobody knows, before anything runs. lm-eval's index is built only where it is needed.
+    """Refuse unknown names and groups, before anything runs. lm-eval's index is built only where it is needed.
 
     Raises:
         UnknownName: no such task.
+        UsageError: a group of tasks; it names them.
     """
-    own = list_benchmarks(task_paths)
     for name in names:
-        if name not in own and name not in _lm_eval_tasks().all_tasks:
-            raise UnknownName("benchmark", name, [*own, *_lm_eval_tasks().all_subtasks])
+        if name not in task_names():
+            _find(name, task_paths)
 
 
 def check_data(settings: EvaluateConfig) -> None:
-    """Refuse benchmarks whose data are out of reach or lack a field, before the training that precedes them.
+    """Refuse benchmarks that cannot be run or scored, before the training that precedes them.
 
     The organism's own benchmarks come with the package and are not looked at.
 
     Raises:
         UnknownName: no such task.
-        UsageError: a group of tasks, or a setting that does not reach a task.
-        DataError: the data cannot be read.
+        UsageError: a group of tasks, a setting that does not reach a task, or a task without a metric to score it by.
+        DataError: the data cannot be read, or an item lacks its question or gold answer.
     """
     for name in settings.benchmarks:
         packaged = name in task_names() and "data_files" in (read_task(name).get("dataset_kwargs") or {})
         if name in settings.data or not packaged:
             paths = [Path(p) for p in settings.task_paths]
-            load_task(name, paths, data=settings.data, repeats=settings.repeats)
+            choose_metric(load_task(name, paths, data=settings.data, repeats=settings.repeats))
 
 
 def load_task(
@@ -62,7 +66,7 @@ def load_task(
     data: Mapping[str, str] | None = None,
     repeats: int | None = None,
 ) -> Any:
-    """The lm-eval task of this name.
+    """The lm-eval task of this name, its items checked.
 
     Args:
         name: of a task.
@@ -72,49 +76,130 @@ def load_task(
 
     Raises:
         UnknownName: no such task.
-        UsageError: the name stands for a group of tasks, or a setting does not reach a task of lm-eval's own.
-        DataError: the task's data cannot be read.
+        UsageError: a group of tasks, a setting that does not reach a task that is a Python class, or a task that
+            executes code or shows images or sound.
+        DataError: the task's data cannot be read, or an item lacks its question or gold answer.
     """
     from jinja2 import UndefinedError
-    from lm_eval.tasks import TaskManager
 
     local = (data or {}).get(name)
-    own = _user_tasks(task_paths)
-    config: dict[str, Any] | None = None
-    if name in task_names():
-        config = _localised(task_configs([name])[0], Path.cwd())
-        manager = TaskManager(include_defaults=False)
-    elif name in own:
-        file, config = own[name]
-        config = None if config is None else _localised(config, file.parent)
-        manager = TaskManager(include_path=[str(p) for p in task_paths], include_defaults=False)
-    else:
-        manager = _lm_eval_tasks()
-        if name not in manager.all_tasks:
-            raise UnknownName("benchmark", name, [*list_benchmarks(task_paths), *manager.all_subtasks])
-    if config is None and (local or repeats):
+    manager, entry = _find(name, task_paths)
+    config = task_configs([name])[0] if name in task_names() else entry.cfg
+    if "class" in config and (local or repeats):
         raise UsageError(
-            f"evaluate.{'data' if local else 'repeats'} does not reach {name!r}, which only lm-eval can read; "
-            "copy its YAML into a folder of yours and name that in evaluate.task_paths"
+            f"evaluate.{'data' if local else 'repeats'} does not reach {name!r}, which is a Python class; write a task "
+            "of your own as YAML and name its folder in evaluate.task_paths"
         )
-    if config is not None:
-        config = _with_repeats(_with_data(config, local), repeats)
+    places: dict[str, list[str]] = {}
+    overrides = _with_file(config, local, places) if local else _with_local_data(config, entry.yaml_path, places)
+    overrides |= _with_repeats(config, repeats)
     try:
-        tasks = manager.load([name if config is None else config])["tasks"]
+        # A group of one is how lm-eval takes a task by name with overrides.
+        (task,) = manager.load([{"group": "harness", "task": [{"task": name, **overrides}]}])["tasks"].values()
     except UndefinedError as error:
         raise DataError(f"benchmark {name!r}: its rows lack a field that its templates name: {error}") from error
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise DataError(_why_not(name, config, error)) from error
-    if len(tasks) != 1:
-        raise UsageError(f"{name!r} is a group of {len(tasks)} tasks; name them singly: {', '.join(sorted(tasks)[:8])}")
-    return next(iter(tasks.values()))
+    except DataError as error:
+        raise DataError(f"{local}: {error}" if local and local not in str(error) else str(error)) from error
+    except (OSError, ValueError) as error:
+        place = config.get("dataset_path") or "its data set"
+        cure = f"pass a local copy: --set evaluate.data='{{{name}: FILE.jsonl}}'"
+        if "class" in config:
+            cure = "download it on a machine with access, and point HF_HOME at that cache"
+        raise DataError(f"benchmark {name!r}: {place} cannot be loaded: {why_not(place, error, cure)}") from error
+    except (LookupError, ImportError, AttributeError, TypeError) as error:
+        raise DataError(f"benchmark {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    _refuse_unsupported(task, name)
+    check_documents(task, places)
+    return task
 
 
-def _why_not(name: str, config: Mapping[str, Any] | None, error: Exception) -> str:
-    """A sentence that names the data set, the reason and the cure."""
-    place = (config or {}).get("dataset_path", "its data set")
-    cure = f"pass a local copy: --set evaluate.data='{{{name}: FILE.jsonl}}'"
-    return f"benchmark {name!r}: {place} cannot be loaded: {why_not(place, error, cure)}"
+def _refuse_unsupported(task: Any, name: str) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise UsageError(f"benchmark {name!r} executes code that the model writes, which the harness does not do")
+    if getattr(task, "MULTIMODAL", False):
+        raise UsageError(f"benchmark {name!r} shows images or sound, and the harness asks in text only")
+
+
+def _find(name: str, task_paths: Sequence[Path]) -> tuple[Any, Any]:
+    """The lm-eval manager that knows a task, and its entry there (`cfg` with includes, `yaml_path`, `kind`).
+
+    Raises:
+        UnknownName: nobody knows it.
+        UsageError: it is a group or a tag.
+    """
+    sources = [lambda: _index_of([FOLDER]), lambda: _index_of(task_paths), _lm_eval_tasks]
+    for manager in (source() for source in sources):
+        entry = manager.task_index.get(name)
+        if entry is not None and entry.kind.name in ("GROUP", "TAG"):
+            raise UsageError(_group_message(name, manager))
+        if entry is not None:
+            return manager, entry
+    known = [*list_benchmarks(task_paths), *_lm_eval_tasks().all_subtasks]
+    raise UnknownName("benchmark", name, known, hint=_unread(task_paths))
+
+
+def _index_of(folders: Sequence[Path]) -> Any:
+    """lm-eval's manager of the tasks in these folders.
+
+    Raises:
+        UsageError: a folder is missing.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"no task folder {folder}")
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
+
+
+@functools.cache
+def _lm_eval_tasks() -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=True)
+
+
+def _unread(task_paths: Sequence[Path]) -> str:
+    """YAML files of the user's folders that lm-eval left out, as a hint for a name that is not found."""
+    read = {entry.yaml_path for entry in _index_of(task_paths).task_index.values()}
+    files = [file for folder in task_paths for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])]
+    unread = [str(file) for file in files if file not in read]
+    return f"not read as tasks: {', '.join(unread)}; lm-eval reads valid YAML in files named *.yaml" if unread else ""
+
+
+def _group_message(name: str, manager: Any) -> str:
+    """What a group or tag holds, and the setting that names its tasks singly."""
+    members = dict(sorted(_members(name, manager.task_index)))
+    single = [task for task, has_file in members.items() if has_file]
+    inline = [task for task, has_file in members.items() if not has_file]
+    more = f" and {len(single) - _MOST_NAMES} more" if len(single) > _MOST_NAMES else ""
+    cure = f": --set 'evaluate.benchmarks=[{','.join(single[:_MOST_NAMES])}]'{more}" if single else ""
+    own_file = f"; give {', '.join(inline)} a YAML file of its own each, as only the group defines it" if inline else ""
+    return f"{name!r} is a group of {len(members)} tasks; name them singly{cure}{own_file}"
+
+
+def _members(name: str, index: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """The tasks of a group or tag, those of its groups included, and whether each has a YAML file."""
+    entry = index.get(name)
+    if entry is None or entry.kind.name not in ("GROUP", "TAG"):
+        yield name, True  # a name that this index lacks is one of lm-eval's
+    elif entry.kind.name == "TAG":
+        for tag_member in entry.tags:
+            yield from _members(tag_member, index)
+    else:
+        yield from _listed(entry.cfg.get("task"), index)
+
+
+def _listed(children: Any, index: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """The tasks of a group's list: names, tasks with settings of the group's, and groups within it."""
+    for child in [children] if isinstance(children, str) else children or []:
+        if isinstance(child, str):
+            yield from _members(child, index)
+        elif isinstance(child.get("task"), list):
+            yield from _listed(child["task"], index)
+        else:
+            child_name = child.get("task") or child["group"]
+            yield from _members(child_name, index) if child_name in index else [(child_name, False)]
 
 
 def _check_fields(config: Mapping[str, Any], columns: Sequence[str]) -> None:
@@ -133,103 +218,91 @@ def _check_fields(config: Mapping[str, Any], columns: Sequence[str]) -> None:
         require_fields(columns, wanted - env.globals.keys(), f"benchmark {config['task']!r}")
 
 
-def _with_data(config: dict[str, Any], place: str | None) -> dict[str, Any]:
-    """The config with a local file in the place of its data set."""
-    if place is None:
-        return config
-    path = resolve(place)
+_NO_HUB = {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None}
 
-    def rows(**_: Any) -> dict[str, Any]:
+
+def _with_file(config: Mapping[str, Any], file: str, places: dict[str, list[str]]) -> dict[str, Any]:
+    """Overrides that put a local file in the place of a task's data set; `places` is filled when it is read."""
+    path = resolve(file)
+
+    def read(**_: Any) -> dict[str, Any]:
         from datasets import Dataset
 
-        found = Dataset.from_parquet(str(path)) if path.suffix == ".parquet" else Dataset.from_list(_read(path))
-        _check_fields(config, found.column_names)
-        splits = {config.get(f"{s}_split") for s in ("training", "validation", "test", "fewshot")}
-        return {split: found for split in splits if split}
+        if path.suffix == ".parquet":
+            dataset = Dataset.from_parquet(str(path))
+            of_rows = [f"{path}: row {number}" for number in range(1, len(dataset) + 1)]
+        else:
+            rows = read_rows(path)
+            dataset = typed_dataset(rows, str(path))
+            of_rows = [place for place, _ in rows]
+        places.update(dict.fromkeys(splits_of(config), of_rows))
+        _check_fields(config, dataset.column_names)
+        return {split: dataset for split in splits_of(config)}
 
-    gone = {"dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset"}
-    return {**{k: v for k, v in config.items() if k not in gone}, "custom_dataset": rows}
-
-
-def _with_repeats(config: dict[str, Any], repeats: int | None) -> dict[str, Any]:
-    """The config with k answers per item, all of which its filters keep (take_first would drop k - 1 silently)."""
-    if repeats is None:
-        return config
-    keep = {"function": "take_first_k", "k": repeats}
-    filters = config.get("filter_list") or [{"name": "all", "filter": [keep]}]
-    kept = [
-        {**f, "filter": [keep if step["function"] in ("take_first", "take_first_k") else step for step in f["filter"]]}
-        for f in filters
-    ]
-    return {**config, "repeats": repeats, "filter_list": kept}
+    return {**_NO_HUB, "custom_dataset": read}
 
 
-@functools.cache
-def _lm_eval_tasks() -> Any:
-    from lm_eval.tasks import TaskManager
+def _with_local_data(config: Mapping[str, Any], file: Path | None, places: dict[str, list[str]]) -> dict[str, Any]:
+    """Overrides that find a task's local data files beside its YAML, and read JSON Lines here.
 
-    return TaskManager(include_defaults=True)
+    `datasets` would look in the current folder, and would leave a copy of the data in the user's cache.
+    """
+    options = config.get("dataset_kwargs") or {}
+    files = options.get("data_files")
+    by_split = files if isinstance(files, dict) else {"train": files}
+    listed = {split: [v] if isinstance(v, str) else list(v or ()) for split, v in by_split.items()}
+    names = [str(v) for values in listed.values() for v in values]
+    if not names or any("*" in n or ("://" in n and not n.startswith("package://")) for n in names):
+        return {}  # addresses and patterns are left to `datasets`
+    folders = [] if file is None else [Path(file).parent, *_included_from(Path(file))]
+    located = {split: [_locate(str(v), folders) for v in values] for split, values in listed.items()}
+    if config.get("dataset_path") != "json" or options.keys() - {"data_files"}:
+        return {"dataset_kwargs": {**options, "data_files": {s: [str(p) for p in ps] for s, ps in located.items()}}}
+
+    def read(**_: Any) -> dict[str, Any]:
+        split = config.get("test_split") or config.get("validation_split")
+        if split not in located:
+            raise DataError(f"{file} names no data file for its split {split!r} (it has: {', '.join(located)})")
+        datasets = {}
+        for split in set(splits_of(config)) & located.keys():
+            rows = [row for path in located[split] for row in read_rows(path)]
+            places[split] = [place for place, _ in rows]
+            datasets[split] = typed_dataset(rows, ", ".join(map(str, located[split])))
+        return datasets
+
+    return {**_NO_HUB, "custom_dataset": read}
 
 
-def _user_tasks(task_paths: Sequence[Path]) -> dict[str, tuple[Path, dict[str, Any] | None]]:
-    """Task name -> (file, its config; None where it needs lm-eval's own YAML reader)."""
+def _included_from(file: Path) -> Iterator[Path]:
+    """The folders of the YAML files that a task's YAML includes."""
     import yaml
 
-    found: dict[str, tuple[Path, dict[str, Any] | None]] = {}
-    for folder in task_paths:
-        if not folder.is_dir():
-            raise UsageError(f"no task folder {folder}")
-        for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
-            try:
-                config = yaml.safe_load(file.read_text(encoding="utf-8"))
-            except yaml.YAMLError:  # `!function` tags
-                config = None
-            if isinstance(config, dict) and isinstance(config.get("task"), str):
-                found[config["task"]] = (file, None if "include" in config else config)
-            elif config is None and (name := _task_line(file)):
-                found[name] = (file, None)
-    return found
+    class Loader(yaml.SafeLoader):
+        """Reads past `!function`."""
+
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+    includes = (yaml.load(file.read_text(encoding="utf-8"), Loader=Loader) or {}).get("include") or []
+    for name in [includes] if isinstance(includes, str) else includes:
+        included = file.parent / name
+        yield included.parent
+        yield from _included_from(included)
 
 
-def _task_line(file: Path) -> str | None:
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith("task:"):
-            return line.removeprefix("task:").strip().strip("'\"")
-    return None
-
-
-def _localised(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The config with local JSON Lines files read here; any other data is left to `datasets`."""
-    files = (config.get("dataset_kwargs") or {}).get("data_files")
-    if config.get("dataset_path") != "json" or not isinstance(files, dict):
-        return config
-    splits = {config.get(f"{s}_split") for s in ("training", "validation", "test", "fewshot")}
-    paths = {split: _path(str(place), folder) for split, place in files.items() if split in splits}
-
-    def rows(**_: Any) -> dict[str, Any]:
-        from datasets import Dataset
-
-        return {split: Dataset.from_list(_read(path)) for split, path in paths.items()}
-
-    rest = {k: v for k, v in config.items() if k not in {"dataset_path", "dataset_kwargs"}}
-    return {**rest, "custom_dataset": rows}
-
-
-def _path(place: str, folder: Path) -> Path:
+def _locate(place: str, folders: Sequence[Path]) -> Path:
+    """A data file: beside the task's YAML, beside one that it includes, or from the current folder."""
     path = resolve(place)
-    return path if path.is_absolute() or path.is_file() else folder / path
+    options = [folder / path for folder in folders]
+    return next((option for option in [*options, path] if option.is_file()), (options or [path])[0])
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise DataError(f"{path}: row {number} is not JSON: {error}") from error
-    return rows
+def _with_repeats(config: Mapping[str, Any], repeats: int | None) -> dict[str, Any]:
+    """Overrides for k answers per item, all of which its filters keep (take_first would drop k - 1 silently)."""
+    if repeats is None:
+        return {}
+    take = {"function": "take_first_k", "k": repeats}
+    filters = config.get("filter_list") or [{"name": "all", "filter": [take]}]
+    steps = [
+        {**f, "filter": [take if step["function"] in ("take_first", "take_first_k") else step for step in f["filter"]]}
+        for f in filters
+    ]
+    return {"repeats": repeats, "filter_list": steps}

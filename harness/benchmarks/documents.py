@@ -30,9 +30,23 @@ def require_fields(columns: Collection[str], wanted: Iterable[str], what: str) -
         raise DataError(f"{what}: its rows lack the {fields} (they have: {', '.join(columns) or 'nothing'})")
 
 
+def require_values(documents: Dataset, fields: Iterable[str], what: str) -> None:
+    """Refuse documents that lack a field, or one of which has nothing in it.
+
+    Raises:
+        DataError: it names the first such row and the field.
+    """
+    fields = list(fields)
+    require_fields(documents.column_names, fields, what)
+    for field in fields:
+        for number, value in enumerate(documents[field], start=1):
+            if value is None or not str(value).strip():
+                raise DataError(f"{what}: row {number} has nothing in the field {field!r} (missing, null or empty)")
+
+
 def without_figures(documents: Dataset) -> Dataset:
     """Problems without the code of their figures (AIME "nofigures")."""
-    require_fields(documents.column_names, ["problem", "answer"], "benchmark 'aime24_nofigures'")
+    require_values(documents, ["problem", "answer"], "benchmark 'aime24_nofigures'")
     return documents.map(lambda row: {"problem": _FIGURE.sub("\n", row["problem"]).strip()}, load_from_cache_file=False)
 
 
@@ -42,7 +56,7 @@ def with_shuffled_options(documents: Dataset) -> Dataset:
     The order is drawn from a hash of the question: the same for every model and run, and not the data set's, in which
     the correct answer comes first.
     """
-    require_fields(documents.column_names, ["Question", *_OPTIONS], "benchmark 'gpqa_diamond'")
+    require_values(documents, ["Question", *_OPTIONS], "benchmark 'gpqa_diamond'")
     return documents.map(_asked, load_from_cache_file=False)
 
 

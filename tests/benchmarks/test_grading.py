@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from harness.benchmarks.grading import (
+    Grader,
     equal_integer,
     equal_letter,
     equal_math,
@@ -127,6 +129,206 @@ def test_integers_numbers_and_letters() -> None:
     assert not equal_number("12", "none")
     assert all(equal_letter("C", a) for a in ("C", "(C)", r"\text{C}", "C) 4 m/s", "**C**", "c"))
     assert not any(equal_letter("C", a) for a in ("D", "Carbon", "", "A or C"))
+
+
+MATHEMATICS = ("${}$", "$${}$$", r"\({}\)", r"\[{}\]", "\n\n$$\n{}\n$$", "\n\\[\n{}\n\\]",
+               r"\begin{{align*}}{}\end{{align*}}", r"\displaystyle {}", r"\left. {} \right.", r"\quad {}", r"\,{}\;",
+               "~{}", "={}")  # fmt: skip
+PROSE = ("{}", "`{}`", "```\n{}\n```", "**{}**", "__{}__", "*{}*", '"{}"', "{{{}}}", r"\text{{{}}}", r"\mathrm{{{}}}",
+         "{}.", r"\boxed{{{}}}", "\u2009{}\u00a0", "The answer is {}", "the final answer is: {}.",
+         "<b>{}</b>")  # fmt: skip
+ENTRANCES = (
+    r"\boxed{{{}}}",
+    "Answer: {}",
+    "**Answer:** {}",
+    "**Answer**: {}",
+    "### Answer:\n{}",
+    r"\textbf{{Answer:}} {}",
+)
+UNITS = ("", r"\text{ cm}", r"\ \mathrm{kg}", " cm", r"\text{ square units}", " m/s", r"\;\mathrm{m}/\mathrm{s}", "°",
+         r"^\circ", r"^{\circ}", r"\%", "%", r"\text{ cm}^2", r" \frac{\text{m}}{\text{s}}", r" \pmod{1000}",
+         " dollars")  # fmt: skip
+OPTIONS = ("{}", "({})", "[{}]", "{})", "{}.", "{}:", "{}) 4 m/s", "({}) vitamin C", "{}: both A and B", "Option {}",
+           "option ({})", "Choice {}", "The correct option is ({})", "Thus {}", "{} because the others fail",
+           "{} is correct", "$\\text{{{}}}$", "\\textbf{{({}) }}4", "{}, not the others")  # fmt: skip
+TWO_OPTIONS = ("{} or {}", "{}, {}", "{} and {}", "{}/{}", "({}) or ({})", "({}), ({})", "({})({})", "{}) 4 or {}) 5",
+               "{} & {}", "{}; {}", "{} \\text{{ or }} {}", "${}$ or ${}$", "**{}** or **{}**", "Options {} and {}",
+               "either {} or {}", "{} and {} are possible", "{} {}", "{}\n{}", "{}. or {}.", "\\{{{}, {}\\}}",
+               "{} or maybe {}", "{} and/or {}")  # fmt: skip
+TWO_VALUES = ("{}, {}", "{} or {}", "{} and {}", "{}; {}", r"{} \text{{ or }} {}", r"{} \quad {}", r"{} \\ {}",
+              "{{{}, {}}}", "x={}, x={}", "x={} or x={}", "${}$ or ${}$",
+              r"{} \text{{ or {}}}", "({}, {})")  # fmt: skip
+BASES = ("{}_{}", "{}_{{{}}}", r"{}_{{\text{{{}}}}}", "({})_{}", "{}_{{({})}}", r"\text{{{}}}_{}", "{} base {}",
+         r"{} \text{{ (base {})}}")  # fmt: skip
+SEPARATORS = (",", r"\,", "{,}", r"\ ", " ", "\u2009", "\u202f", r"\;", "~", r",\!")
+wrappers = st.sampled_from((*PROSE, *MATHEMATICS))
+entrances = st.sampled_from(ENTRANCES)
+integers = st.integers(min_value=0, max_value=999)
+
+
+def respond(entrance: str, *around: str) -> str:
+    """The last of `around` inside the others, after an entrance to an answer."""
+    *outer, text = around
+    for wrapper in reversed(outer):
+        text = wrapper.format(text)
+    return "So it is.\n\n" + entrance.format(text)
+
+
+def score(grade: Grader, gold: str, response: str) -> float:
+    return grade({"answer": gold, "letter": gold}, [response])["exact_match"]
+
+
+def thousands(number: int, separator: str) -> str:
+    return f"{number:,}".replace(",", separator)
+
+
+@pytest.mark.timeout(120)
+@settings(deadline=None, max_examples=150)
+@given(entrances, st.sampled_from(PROSE), wrappers, st.integers(-9999, 9999), st.sampled_from(UNITS))
+def test_no_wrapper_turns_a_right_number_wrong(entrance: str, outer: str, inner: str, number: int, unit: str) -> None:
+    assume(outer != inner and ("\n" not in inner or outer == "{}"))
+    for wrapped in (respond(entrance, outer, str(number)), respond(entrance, inner, f"{number}{unit}"),
+                    respond(entrance, outer, inner, str(number))):  # fmt: skip
+        assert [score(g, str(number), wrapped) for g in (grade_integer, grade_math, grade_number)] == [1, 1, 1]
+        assert [score(g, str(number + 1), wrapped) for g in (grade_integer, grade_math, grade_number)] == [0, 0, 0]
+
+
+@pytest.mark.timeout(120)
+@settings(deadline=None, max_examples=60)
+@given(
+    wrappers, st.sampled_from([r"\frac{3}{4}", "x + 1", r"2\sqrt{3}", "(3, 4)", r"\{1, 2\}", "[0, 1)", r"\text{even}"])
+)
+def test_no_wrapper_turns_a_right_expression_wrong(wrapper: str, answer: str) -> None:
+    assert equal_math(answer, wrapper.format(answer))
+    assert equal_math(wrapper.format(answer), answer)
+
+
+@given(entrances, st.sampled_from(PROSE), wrappers, st.sampled_from("ABCDEFGHIJ"), st.sampled_from(OPTIONS))
+def test_no_wrapper_turns_a_right_letter_wrong(entrance: str, outer: str, inner: str, letter: str, naming: str) -> None:
+    assume(outer != inner and ("\n" not in inner or outer == "{}"))
+    assert score(grade_letter, letter, respond(entrance, outer, inner, letter)) == 1
+    assert score(grade_letter, letter, respond(entrance, outer, naming.format(letter))) == 1
+    assert score(grade_letter, "B" if letter != "B" else "C", respond(entrance, outer, naming.format(letter))) == 0
+
+
+@given(entrances, st.sampled_from(PROSE), st.permutations("ABCD"), st.sampled_from(TWO_OPTIONS))
+def test_two_options_are_no_answer(entrance: str, wrapper: str, letters: list[str], naming: str) -> None:
+    assume("\n" not in naming or wrapper == "{}")
+    for text in (naming.format(*letters[:2]), naming.lower().format(letters[0].lower(), letters[1].lower())):
+        for gold in letters[:2]:
+            assert score(grade_letter, gold, respond(entrance, wrapper, text)) == 0
+
+
+@pytest.mark.timeout(180)
+@settings(deadline=None, max_examples=120)
+@given(entrances, integers, integers, st.sampled_from(TWO_VALUES))
+def test_a_list_is_none_of_its_values_nor_their_digits_together(entrance: str, a: int, b: int, listed: str) -> None:
+    assume(a != b)
+    response = respond(entrance, listed.format(a, b))
+    for gold in {str(a), str(b), str(a + b), f"{a}{b}"}:
+        for grade in (grade_integer, grade_math, grade_number):
+            assert score(grade, gold, response) == 0, (gold, response)
+
+
+@pytest.mark.parametrize(
+    "response", [r"\boxed{A} or \boxed{C}", r"$\boxed{A}$, $\boxed{C}$", r"\boxed{A} \text{ and } \boxed{C}"]
+)
+def test_boxes_that_are_joined_are_one_answer(response: str) -> None:
+    assert [score(grade_letter, letter, response) for letter in "AC"] == [0, 0]
+    assert score(grade_math, "2, 5", r"\boxed{2} and \boxed{5}") == 1
+    assert score(grade_math, "5", r"\boxed{2} and \boxed{5}") == 0
+    assert score(grade_math, "5", r"\boxed{5}, \boxed{5}") == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1000, 9_999_999),
+    st.sampled_from([",", r"\,", "{,}", r"\ ", " ", "\u2009", "\u202f", r"\;", "~", r",\!"]),
+)
+def test_groups_of_a_thousand_are_read_whatever_separates_them(number: int, separator: str) -> None:
+    written = thousands(number, separator)
+    assert equal_integer(str(number), written)
+    assert equal_math(str(number), written)
+    assert equal_number(str(number), written)
+
+
+@pytest.mark.parametrize("written", ["2 5", r"2\,5", "2,5", "2;5", "2\n5", "2, 5", r"2\ 5", "02, 5"])
+def test_digits_that_are_no_groups_of_a_thousand_are_not_glued(written: str) -> None:
+    for gold in ("25", "7", "10", "5", "2"):
+        assert not equal_integer(gold, written)
+        assert not equal_math(gold, written)
+        assert not equal_number(gold, written)
+    assert not equal_integer("123456", "123, 456")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 20), st.integers(1, 8), st.integers(2, 9), st.sampled_from(
+    ["{} {}/{}", r"{}\ {}/{}", r"{}\,{}/{}", r"{}\frac{{{}}}{{{}}}", r"{} \frac{{{}}}{{{}}}", r"{}\tfrac{{{}}}{{{}}}",
+     "{} and {}/{}"]))  # fmt: skip
+def test_mixed_numbers_are_sums(whole: int, numerator: int, denominator: int, form: str) -> None:
+    written = form.format(whole, numerator, denominator)
+    value = whole + Fraction(numerator, denominator)
+    assert equal_math(rf"\frac{{{value.numerator}}}{{{value.denominator}}}", written)
+    assert equal_math("-" + written, rf"-\frac{{{value.numerator}}}{{{value.denominator}}}")
+    product, glued = whole * Fraction(numerator, denominator), Fraction(int(f"{whole}{numerator}"), denominator)
+    for other in {product, glued, Fraction(numerator, denominator)} - {value}:
+        assert not equal_math(rf"\frac{{{other.numerator}}}{{{other.denominator}}}", written)
+
+
+BASES = [
+    "{}_{}",
+    "{}_{{{}}}",
+    r"{}_{{\text{{{}}}}}",
+    "({})_{}",
+    "{}_{{({})}}",
+    r"\text{{{}}}_{}",
+    "{} base {}",
+    r"{} \text{{ (base {})}}",
+]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text("01234", min_size=1, max_size=5), st.integers(5, 16), st.integers(5, 16), st.sampled_from(BASES))
+def test_a_number_in_another_base_is_another_number(digits: str, base: int, other: int, form: str) -> None:
+    gold = f"{digits}_{{{base}}}"
+    assert equal_math(gold, form.format(digits, base))
+    assert equal_math(gold, digits), "the question states the base"
+    assert equal_math(gold, form.format(digits, other)) == (base == other)
+    assert equal_math(digits, form.format(digits, base)) == (base == 10)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "same"),
+    [
+        ("7", r"x \equiv 7 \pmod{11}", True), ("7", "7 (mod 11)", True), (r"7 \pmod{11}", r"7 \pmod{13}", False),
+        ("11", r"7 \pmod{11}", False), ("0.5", r"50\%", True), (r"50\%", "50", True), ("5", "x > 5", False),
+        ("5", r"\ge 5", False), ("90", r"90\degree", True), (r"\frac12", r"\sin 30°", False),
+        (r"BEE_{16}", "BEE_{15}", False),
+        (r"\frac54", "1¼", True), ("5,6", r"5 \text{ and } 6", True), ("5", "5 million", False), ("A_1", "A_2", False),
+    ],
+)  # fmt: skip
+def test_notation(gold: str, answer: str, same: bool) -> None:
+    assert equal_math(gold, answer) is same
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "same"),
+    [
+        ("0.5", r"\frac{1}{2}", True), ("2", r"\frac{1}{2}", False), ("15", "3 x 5 = 15", True),
+        ("18", "18 eggs", True),
+        ("5000000", "5 million", True), ("-5", "- 5", True), ("5", "minus 5", False), ("6", "5:6", False),
+        ("9007199254740993", "9007199254740992", False),
+    ],
+)  # fmt: skip
+def test_the_number_of_a_text(gold: str, answer: str, same: bool) -> None:
+    assert equal_number(gold, answer) is same
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("filler", [" ", ", ", "$", r"\,", "{", "1 ", "or ", r"\text{ or }", "**", r"\boxed{", "A, "])
+def test_answers_of_any_length_are_graded_in_seconds(filler: str) -> None:
+    for grade in (grade_letter, grade_integer, grade_number):
+        assert score(grade, "C" if grade is grade_letter else "7", "Answer: x" + filler * 5000) == 0
 
 
 def test_an_expression_that_never_ends_counts_as_unequal_within_seconds() -> None:

@@ -18,13 +18,13 @@ import yaml
 from harness.errors import DataError, UnknownName
 from harness.model.traces import resolve
 
-_HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 _PACKAGE = "package://"
 
 
 def task_names() -> list[str]:
     """Every task that ships with the harness, sorted."""
-    return sorted(path.stem for path in _HERE.glob("*.yaml"))
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def task_configs(names: Iterable[str], *, split: str = "test") -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def read_task(name: str, *, resolve_functions: bool = True) -> dict[str, Any]:
     Raises:
         UnknownName: a task that does not ship with the harness.
     """
-    path = _HERE / f"{name}.yaml"
+    path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UnknownName("benchmark", name, task_names())
     config: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader(resolve_functions))
