@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic_core import to_jsonable_python
+from pydantic.fields import FieldInfo
+from pydantic_core import to_json, to_jsonable_python
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -142,6 +143,10 @@ class RecordTable:
         parts = dict.fromkeys(f.part for f in self.fields if f.part)
         self.parts = {part: RecordTable(part, metadata, self) for part in parts}
 
+    def tables(self) -> list[str]:
+        """Names of the record's table and of its parts'."""
+        return [self.name, *(part.name for part in self.parts.values())]
+
     def values(self, record: Record) -> dict[str, Any]:
         """A record's columns, but for ids and parts."""
         values = {k: v for f in self.fields if f.columns for k, v in f.store(getattr(record, f.name)).items()}
@@ -195,33 +200,27 @@ def _fields(record: type[Record]) -> Iterator[Field]:
 def _columns(record: type[Record], field: Field) -> Iterator[Column[Any]]:
     info = record.model_fields[field.name]
     inner, _ = _without_none(info.annotation)
-    if field.json:
-        # JSON's null is not SQL's
-        yield _column(field.columns[0], JSON(none_as_null=True), info.default, field.optional)
-    elif len(field.columns) == 3:
-        for name in field.columns:
-            yield _column(name, Double(), None, field.optional)
-    elif field.columns:
-        points_to = next((m for m in info.metadata if isinstance(m, References)), None)
+    points_to = next((m for m in info.metadata if isinstance(m, References)), None)
+    for name in field.columns:
         if points_to is not None:
-            key = ForeignKey(f"{points_to.table}.id", ondelete=points_to.on_delete)
-            yield Column(field.columns[0], key, nullable=field.optional)
-        else:
-            yield _column(field.columns[0], _sql_type(field.name, inner), info.default, field.optional)
+            yield Column(
+                name, ForeignKey(f"{points_to.table}.id", ondelete=points_to.on_delete), nullable=field.optional
+            )
+            continue
+        kind = (
+            JSON(none_as_null=True) if field.json else Double() if inner is Estimate else _sql_type(field.name, inner)
+        )
+        yield Column(name, kind, nullable=field.optional, server_default=_server_default(info, field))
 
 
-def _column(name: str, kind: Any, default: Any, nullable: bool) -> Column[Any]:
-    """A column; the field's default is what rows get that are older than the column."""
-    server = None
-    if isinstance(default, bool):
-        server = text(str(default).lower())
-    elif isinstance(default, (int, float)):
-        server = text(str(default))
-    elif isinstance(default, str):
-        server = text("'" + default.replace("'", "''") + "'")
-    elif default == ():
-        server = text("'[]'")
-    return Column(name, kind, nullable=nullable, server_default=server)
+def _server_default(info: FieldInfo, field: Field) -> Any:
+    """What rows get that are older than the column; None is NULL, or that there is no default."""
+    default = info.get_default(call_default_factory=True)
+    if info.is_required() or default is None or isinstance(default, Estimate):
+        return None
+    if field.json:
+        return to_json(default).decode()
+    return text(str(default).lower()) if isinstance(default, (bool, int, float)) else str(default)
 
 
 def _reference(column: Column[Any]) -> ForeignKey:

@@ -69,28 +69,22 @@ class StepRow:
 class Store:
     """Writes runs, steps, records and LLM calls to one database."""
 
-    def __init__(self, engine: Engine, name: str | None = None, plugin_records: Sequence[type[Record]] = ()) -> None:
-        """Wrap an engine from `open_database`.
-
-        Args:
-            engine: of the database.
-            name: what error messages call it.
-            plugin_records: classes of records that plugins bring (`Manager.records`).
-        """
+    def __init__(self, engine: Engine, name: str | None = None) -> None:
+        """Wrap an engine from `open_database`; `name` is what error messages call it."""
         self.engine = engine
-        self.plugin_records = tuple(plugin_records)
+        self._plugin_records: tuple[type[Record], ...] = ()
         self._up_to_date: set[type[Record]] = set()
         self.name = name or engine.url.render_as_string(hide_password=True)
 
     @classmethod
-    def open(cls, target: str | Path, plugin_records: Sequence[type[Record]] = ()) -> Self:
+    def open(cls, target: str | Path) -> Self:
         """Open (create, upgrade) the database at a path or URL.
 
         Raises:
             ResultsError, StorageError: see `open_database`.
         """
         name = database_url(target) if "://" in str(target) else str(target)
-        return cls(open_database(target), name, plugin_records)
+        return cls(open_database(target), name)
 
     def __enter__(self) -> Self:
         return self
@@ -106,6 +100,10 @@ class Store:
     def path(self) -> Path | None:
         """The SQLite file; None for other databases."""
         return sqlite_path(self.engine.url)
+
+    def accept(self, record_classes: Iterable[type[Record]]) -> None:
+        """Store records of these classes, too: those that plugins bring (`Manager.records`)."""
+        self._plugin_records = tuple(record_classes)
 
     # runs
 
@@ -290,7 +288,7 @@ class Store:
 
     def _prepare(self, connection: Connection, record_class: type[Record]) -> None:
         """Make the table of a plugin's record fit its class, the first time that this store writes one."""
-        if record_class not in self.plugin_records:
+        if record_class not in self._plugin_records:
             raise TypeError(
                 f"{record_class.__name__} is not a record that the runner stores; a plugin offers its own with the "
                 "hook harness_records"
@@ -334,7 +332,7 @@ class Store:
 
     def _record_tables(self, connection: Connection) -> list[schema.Columns]:
         """The tables of what steps make, those of plugins included that are there."""
-        of_plugins = [table_of(record) for record in self.plugin_records]
+        of_plugins = [table_of(record) for record in self._plugin_records]
         present = inspect(connection).get_table_names() if of_plugins else []
         return [*schema.RECORDS, *(table.columns for table in of_plugins if table.name in present)]
 

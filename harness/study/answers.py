@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from harness.benchmarks.equality import SCHEMA, Comparison, EqualityAnswer, Failed, comparisons
 from harness.llm.client import Client
 from harness.llm.parsing import Unparsed, parse_call
-from harness.records import GRADER, AnswerVerdict, LLMCall, LLMRequest
+from harness.records import GRADER, AnswerVerdict, EvaluationResult, LLMCall, LLMRequest
 
 if TYPE_CHECKING:
     from harness.contract.context import RunContext
@@ -22,7 +22,7 @@ def verify(step: Step, bench: Workbench, run: RunContext) -> Iterator[AnswerVerd
     client = Client.of(run, GRADER)
     asked = [
         comparison
-        for result in bench.evaluations(step.inputs[0])
+        for result in bench.stored(step.inputs[0], EvaluationResult)
         # the run's seed, not the step's: a pair of answers is one request, whichever model gave it
         for comparison in comparisons(result, asked=config.asked, both_orders=config.both_orders, seed=bench.plan.seed)
     ]

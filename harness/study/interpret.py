@@ -18,19 +18,20 @@ from harness.records import (
     CategoryTrial,
     Evidence,
     Explanation,
-    StoredRecord,
+    Feature,
+    Record,
 )
 from harness.study.answers import verify
 from harness.study.plan import Step
-from harness.study.steps import FEATURES_FILE, KINDS, Workbench, implementation, read_features, store_features
+from harness.study.steps import KINDS, Workbench, implementation, store_features
 
 
-def execute(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def execute(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     """Do a step; yield its records as they are made."""
     yield from _ALL[step.kind](step, bench, run)
 
 
-def _plant(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _plant(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     from harness.activations.store import open_set
     from harness.interpretation.planted import draw_plants, write_plants
 
@@ -43,11 +44,11 @@ def _plant(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredReco
     yield from store_features(activations, bench, run)
 
 
-def _interpret(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _interpret(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     yield from implementation(step, bench).explain(_evidence(step.inputs[0], bench), run)
 
 
-def _score(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _score(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     from harness.activations.store import open_set
     from harness.interpretation.contexts import Column, ContextPool, FeatureTests, TooFew
     from harness.interpretation.reliability import spread_sample
@@ -58,13 +59,13 @@ def _score(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredReco
     config = bench.plan.row.scoring
     activations: ActivationSet = bench.outputs[source]["ActivationSet"]
     source_name = activations.source
-    explanations = {e.feature: e for e in bench.explanations(explained) if e.explanation is not None}
+    explanations = {e.feature: e for e in bench.stored(explained, Explanation) if e.explanation is not None}
     places = _places(activations)
     layers = {f: activations.layers[places[f][0]] for f in explanations}
     # seeded by the source alone, so that every interpreter is asked about the same features
     chosen = set(spread_sample(layers, config.features, f"{bench.plan.seed}/{activations.source}"))
     chosen = {f for f in chosen if f"intruder/{f}" not in run.done}
-    features = [f for f in read_features(bench.folders[source] / FEATURES_FILE) if f.feature in chosen]
+    features = [f for f in bench.stored(source, Feature) if f.feature in chosen]
     columns = [Column(*places[f.feature]) for f in features]
     if not features:
         return
@@ -87,13 +88,13 @@ def _score(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredReco
             yield score(own, answers, step.plugin) if own else unscored(source_name, name, kind, step.plugin, why)
 
 
-def _regrade(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _regrade(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     from harness.interpretation.reliability import spread_sample, trials
 
     config, judge = bench.plan.row.grading, implementation(step, bench)
     for name in step.inputs:
         (source,) = bench.plan.step(name).inputs
-        explanations = bench.explanations(name)
+        explanations = bench.stored(name, Explanation)
         evidence = _evidence(source, bench)
         layers = {e.feature: e.layer for e in evidence}
         graded = {e.feature: layers[e.feature] for e in explanations if e.status != "dead"}
@@ -109,11 +110,11 @@ def _regrade(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRe
         )
 
 
-def _categorise(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _categorise(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     yield from implementation(step, bench).categorise(_explained(step, bench), run)
 
 
-def _recategorise(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _recategorise(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     """Categories made and assigned once more, of a sample of the features: other explanations, another repeat."""
     from harness.interpretation.reliability import spread_sample
 
@@ -141,7 +142,7 @@ def _recategorise(step: Step, bench: Workbench, run: RunContext) -> Iterator[Sto
             )
 
 
-def _enrich(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _enrich(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     from harness.activations.store import open_set
     from harness.interpretation.enrichment import SourceFeatures, enrich
     from harness.interpretation.events import EventFinder
@@ -152,7 +153,7 @@ def _enrich(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRec
     for source in step.inputs:
         features = [
             (config.active_share * f.activation_max, [(e.document, e.position) for e in f.exemplars])
-            for f in read_features(bench.folders[source] / FEATURES_FILE)
+            for f in bench.stored(source, Feature)
         ]
         stored = open_set(bench.outputs[source]["ActivationSet"])
         sources.append(SourceFeatures(stored, [t for t, _ in features], [places for _, places in features]))
@@ -162,8 +163,7 @@ def _enrich(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRec
 def _evidence(step_name: str, bench: Workbench) -> list[Evidence]:
     from harness.activations.exemplars import evidence
 
-    features = list(read_features(bench.folders[step_name] / FEATURES_FILE))
-    return evidence(features, bench.plan.row.features.exemplars)
+    return evidence(bench.stored(step_name, Feature), bench.plan.row.features.exemplars)
 
 
 def _explained(step: Step, bench: Workbench) -> list[tuple[Explanation, Evidence]]:
@@ -172,7 +172,7 @@ def _explained(step: Step, bench: Workbench) -> list[tuple[Explanation, Evidence
     for name in step.inputs:
         (source,) = bench.plan.step(name).inputs
         shown = {e.feature: e for e in _evidence(source, bench)}
-        explained += [(e, shown[e.feature]) for e in bench.explanations(name)]
+        explained += [(e, shown[e.feature]) for e in bench.stored(name, Explanation)]
     return explained
 
 
@@ -182,7 +182,7 @@ def _places(activations: ActivationSet) -> dict[str, tuple[int, int]]:
     return {f"{c}{mark}": (i, sign) for i, c in enumerate(activations.columns) for sign, mark in signs}
 
 
-_ALL: dict[str, Callable[[Step, Workbench, RunContext], Iterator[StoredRecord]]] = {
+_ALL: dict[str, Callable[[Step, Workbench, RunContext], Iterator[Record]]] = {
     **KINDS,
     "verify": verify,
     "plant": _plant,

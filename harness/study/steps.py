@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from harness.contract.context import RunContext
 from harness.contract.executors import Executor, Tool, Workers
@@ -22,10 +22,8 @@ from harness.records import (
     ActivationSet,
     Checkpoint,
     Dictionary,
-    EvaluationResult,
-    Explanation,
     Feature,
-    StoredRecord,
+    Record,
     Trace,
 )
 from harness.study.manager import Manager
@@ -36,8 +34,14 @@ if TYPE_CHECKING:
     from harness.benchmarks.engine import Engines
     from harness.model.subject import Subject
 
-FEATURES_FILE = "features.jsonl"
-"""A source's features with their exemplars, in its step's folder: what interpreters read."""
+R = TypeVar("R", bound=Record)
+
+
+class StoredOf(Protocol):
+    """Reads what a step stored."""
+
+    def __call__(self, step_name: str, record_class: type[R]) -> list[R]:
+        """The step's records of a class, in the order in which they were stored."""
 
 
 @dataclass
@@ -49,16 +53,15 @@ class Workbench:
         manager: loads implementations.
         outputs: step name -> artefact records by type name, also of steps that were done before.
         folders: step name -> its artefact folder.
-        explanations: step name -> explanations it stored (asked for by categorise steps).
-        evaluations: step name -> benchmark results it stored, with their samples (asked for by verify steps).
+        stored: the records of a class that a step stored (asked for by steps that read features, explanations or
+            benchmark results).
         providers: name -> provider, of those that were asked for.
     """
 
     plan: Plan
     manager: Manager
     folders: dict[str, Path]
-    explanations: Callable[[str], list[Explanation]]
-    evaluations: Callable[[str], list[EvaluationResult]]
+    stored: StoredOf
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     providers: dict[str, Provider] = field(default_factory=dict)
     _traces: list[Trace] | None = None
@@ -176,12 +179,12 @@ class MakingRoom:
             yield workers
 
 
-def _train(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _train(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     trainer = implementation(step, bench)
     yield trainer.train(bench.plan.row.model, bench.traces(), bench.plan.row.chat, run)
 
 
-def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     from harness.benchmarks.evaluate import evaluate
 
     config = bench.plan.row.evaluate
@@ -199,14 +202,14 @@ def _evaluate(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredR
             )
 
 
-def _probe(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _probe(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     probe = implementation(step, bench)
     activations = probe.read(bench.reading_subject(step, run.device), bench.documents(), run)
     yield activations
     yield from store_features(activations, bench, run)
 
 
-def _learn(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _learn(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     """Fit a dictionary; encode the set and select exemplars where its latents are to be explained."""
     from harness.activations.latents import encode_set
     from harness.activations.store import open_set
@@ -222,7 +225,7 @@ def _learn(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredReco
         yield from store_features(latents, bench, run)
 
 
-def _judge(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _judge(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     """Score a dictionary the way all are scored; switch off single latents where they are to be explained."""
     from harness.activations.store import open_set
     from harness.dictionaries.activity import activity, activity_of_set
@@ -264,39 +267,23 @@ def _registration(step: Step, bench: Workbench) -> Registration[Any]:
 
 
 def store_features(activations: ActivationSet, bench: Workbench, run: RunContext) -> Iterator[Feature]:
-    """Features with exemplars: the same selection for every source. Kept on disk for interpreters, then stored."""
+    """Features with exemplars that are not stored yet: the same selection for every source."""
     from harness.activations.exemplars import collect_features
     from harness.activations.store import open_set
 
     config = bench.plan.row.features
-    file = run.out_dir / FEATURES_FILE
-    if not file.exists():
-        features = collect_features(
-            open_set(activations),
-            k=config.exemplars,
-            cap=config.per_document,
-            window=config.window,
-            sample=config.sampled,
-            seed=run.seed,
-        )
-        unfinished = file.with_suffix(".part")
-        with unfinished.open("w", encoding="utf-8") as stream:
-            for feature in features:
-                stream.write(feature.model_dump_json() + "\n")
-        unfinished.replace(file)
-    for feature in read_features(file):
-        if feature.item not in run.done:
-            yield feature
+    features = collect_features(
+        open_set(activations),
+        k=config.exemplars,
+        cap=config.per_document,
+        window=config.window,
+        sample=config.sampled,
+        seed=run.seed,
+    )
+    yield from (feature for feature in features if feature.item not in run.done)
 
 
-def read_features(file: Path) -> Iterator[Feature]:
-    """A source's features as they were kept, in column order."""
-    with file.open(encoding="utf-8") as stream:
-        for line in stream:
-            yield Feature.model_validate_json(line)
-
-
-def _ablate(step: Step, bench: Workbench, run: RunContext) -> Iterator[StoredRecord]:
+def _ablate(step: Step, bench: Workbench, run: RunContext) -> Iterator[Record]:
     yield from implementation(step, bench).measure(bench.adapter_subject(step, run.device), bench.documents(), run)
 
 
@@ -306,7 +293,7 @@ def implementation(step: Step, bench: Workbench) -> Any:
     return bench.manager.implementation(step.plugin, step.config)
 
 
-KINDS: dict[str, Callable[[Step, Workbench, RunContext], Iterator[StoredRecord]]] = {
+KINDS: dict[str, Callable[[Step, Workbench, RunContext], Iterator[Record]]] = {
     "train": _train,
     "evaluate": _evaluate,
     "probe": _probe,

@@ -21,7 +21,7 @@ from harness.contract.context import RunContext
 from harness.contract.progress import Progress
 from harness.errors import UsageError
 from harness.model.folders import local_model
-from harness.records import StoredRecord
+from harness.records import Record
 from harness.startup import prepare
 from harness.study.interpret import execute
 from harness.study.manager import Manager
@@ -209,7 +209,7 @@ def _work(connection: Connection, plan: Plan, registry: Registry, folders: dict[
     import torch
 
     torch.set_num_threads(threads)
-    bench = Workbench(plan, Manager(registry), folders, _no_database, _no_database)
+    bench = Workbench(plan, Manager(registry), folders, _no_database)
     while True:
         try:
             job: Job = connection.recv()
@@ -226,7 +226,7 @@ def _work(connection: Connection, plan: Plan, registry: Registry, folders: dict[
         connection.send(outcome)
 
 
-def _records(job: Job, bench: Workbench, send: Callable[[Any], None]) -> Iterator[StoredRecord]:
+def _records(job: Job, bench: Workbench, send: Callable[[Any], None]) -> Iterator[Record]:
     step = bench.plan.step(job.step)
     bench.outputs.update({name: dict(records) for name, records in job.outputs.items()})
     run = RunContext(
@@ -241,7 +241,7 @@ def _records(job: Job, bench: Workbench, send: Callable[[Any], None]) -> Iterato
     yield from execute(step, bench, run)
 
 
-def _no_database(_: str) -> list[Any]:
+def _no_database(step_name: str, record_class: type[Any]) -> list[Any]:
     raise RuntimeError("only the runner reads the database")
 
 
