@@ -151,6 +151,17 @@ def test_two_plugins_with_one_table_and_a_builtin_name_are_refused() -> None:
         manager_of(Word).records(load=False)
 
 
+def test_a_field_with_the_name_of_a_key_is_refused() -> None:
+    class Odd(Record):
+        """Its field would be a second `step_id`."""
+
+        item: str
+        step_id: int
+
+    with pytest.raises(UsageError, match="plugin-0: harness_records: Odd has two columns 'step_id'"):
+        manager_of(Odd).records(load=False)
+
+
 def test_the_printed_schema_has_them() -> None:
     sql = schema_sql([Reading])
     assert "CREATE TABLE reading" in sql
