@@ -1,4 +1,4 @@
-"""SQL that people type, on a connection that cannot write.
+"""Runs SQL that people type on a connection that cannot write.
 
 SQLite: mode=ro, query_only and an authorizer; PostgreSQL: a read-only transaction.
 """
@@ -60,7 +60,7 @@ def _ask_sqlite(path: Path, statement: str) -> Answer:
     if not path.is_file():
         raise ResultsError(f"no results at {path}; `harness run` makes them, --db names another file")
     with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=30)) as connection:
-        with _sentences(path):
+        with _translate_errors(path):
             connection.execute("PRAGMA query_only = ON")
             connection.set_authorizer(_only_reads)
             cursor = connection.execute(statement)
@@ -82,8 +82,8 @@ def _ask_server(target: str | Path, statement: str) -> Answer:
         with engine.connect() as connection:
             if engine.dialect.name == "postgresql":
                 connection = connection.execution_options(postgresql_readonly=True)
-            found = connection.execute(text(statement.replace(":", "\\:")))
-            answer = _fetched(found, list(found.keys()) if found.returns_rows else [])
+            result = connection.execute(text(statement.replace(":", "\\:")))
+            answer = _fetched(result, list(result.keys()) if result.returns_rows else [])
             connection.rollback()
             return answer
     except DBAPIError as error:
@@ -100,18 +100,18 @@ def _fetched(cursor: Any, columns: Sequence[str]) -> Answer:
 
 
 @contextmanager
-def _sentences(path: Path) -> Iterator[None]:
-    """SQLite's errors as sentences: whose fault it is, and what to do."""
+def _translate_errors(path: Path) -> Iterator[None]:
+    """Raise SQLite's errors as ours: a UsageError for a fault of the statement, a ResultsError for one of the file."""
     try:
         yield
     except sqlite3.Error as error:
         message = str(error)
-        low = message.lower()
-        if "not authorized" in low or "readonly" in low or "prohibited" in low:
+        lowered = message.lower()
+        if "not authorized" in lowered or "readonly" in lowered or "prohibited" in lowered:
             raise UsageError(f"harness sql only reads ({message}); nothing was changed") from error
-        if "one statement at a time" in low:
+        if "one statement at a time" in lowered:
             raise UsageError("one statement at a time") from error
-        if "not a database" in low or "malformed" in low or "unable to open" in low or "locked" in low:
+        if "not a database" in lowered or "malformed" in lowered or "unable to open" in lowered or "locked" in lowered:
             raise ResultsError(f"{path}: {message}") from error
-        tables = " (harness db schema lists tables and views)" if "no such" in low else ""
+        tables = " (harness db schema lists tables and views)" if "no such" in lowered else ""
         raise UsageError(f"SQL: {message}{tables}") from error

@@ -1,4 +1,4 @@
-"""The one writer of results. The runner owns it; plugins return records and never see it.
+"""The only writer of results. The runner owns it; plugins return records and never see it.
 
 Each record is one transaction, so a run that is killed keeps what it had. Writing an item again replaces it.
 """
@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Record)
 
 
 class ProvenanceLike(Protocol):
-    """Where numbers come from, as `harness.study.provenance` collects it."""
+    """The commit, versions and command line of a run, as `harness.study.provenance` collects them."""
 
     @property
     def git_sha(self) -> str | None:
@@ -218,12 +218,12 @@ class Store:
         }  # fmt: skip
         step = schema.Step
         with self._transaction() as connection:
-            found = connection.execute(select(step.id, step.status).where(step.key == key)).first()
-            if found is None:
+            earlier = connection.execute(select(step.id, step.status).where(step.key == key)).first()
+            if earlier is None:
                 step_id = _inserted(connection, step, values)
             else:
-                step_id = int(found.id)
-                if found.status == "done" and not restart:
+                step_id = int(earlier.id)
+                if earlier.status == "done" and not restart:
                     raise ResultsError(f"{name} is done already (step {step_id}); use restart to do it again")
                 if restart:
                     for table in self._record_tables(connection):
@@ -325,8 +325,8 @@ class Store:
         claims = [claim.model_dump() for claim in paper().numbers]
         table = schema.PaperClaim
         with translate_db_errors(self.name), self.engine.connect() as connection:
-            found = connection.execute(select(*(getattr(table, name) for name in claims[0])).order_by(table.id))
-            stored = [dict(row) for row in found.mappings()]
+            rows = connection.execute(select(*(getattr(table, name) for name in claims[0])).order_by(table.id))
+            stored = [dict(row) for row in rows.mappings()]
         if stored != claims:
             self.import_claims(claims)
 
