@@ -317,11 +317,13 @@ def db_datasette() -> None:
 
 
 @db.command("schema")
-def db_schema() -> None:
-    """Print the tables and views as SQL."""
+@click.pass_context
+def db_schema(ctx: click.Context) -> None:
+    """Print the tables and views as SQL, with those of plugins' records."""
     from harness.store.database import schema_sql
 
-    click.echo(schema_sql())
+    _, manager = _load(ctx)
+    click.echo(schema_sql(manager.records()))
 
 
 @cli.command()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Registration,
         Trainer,
     )
+    from harness.records.base import Record
 
 PROJECT = "harness"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -154,3 +155,15 @@ def harness_step_finished(event: StepFinished) -> None:
 
     :param event: which step, its status, its wall time in seconds and the reason where it failed.
     """
+
+
+@hookspec
+def harness_records() -> Sequence[type[Record]]:
+    """Offer classes of records that your plugin's steps yield, beside the harness's own.
+
+    A class has an `item`, a docstring, and one below each field. Its table is named after it (or by `TABLE`) and made
+    when a record is first stored, with a view `v_TABLE` that has the run and the step. A field that a later version
+    adds becomes a column when it is first used; it needs a default, or may be None. `harness.store.read.records_of`
+    reads records back.
+    """
+    raise NotImplementedError

@@ -57,21 +57,3 @@ from harness.records.train import Checkpoint as Checkpoint
 from harness.records.train import ModelRef as ModelRef
 from harness.records.train import Projection as Projection
 from harness.records.train import Trace as Trace
-
-AnyRecord = (
-    Checkpoint
-    | EvaluationResult
-    | ActivationSet
-    | Dictionary
-    | DictionaryScore
-    | LatentEffect
-    | Feature
-    | Explanation
-    | Category
-    | CategoryAssignment
-    | AblationScore
-)
-"""Everything that the runner can store."""
-
-StoredRecord = AnyRecord | PlantedFeature | JudgeTrial | ExplanationScore | Enrichment | CategoryTrial | AnswerVerdict
-"""Everything that the runner can store."""

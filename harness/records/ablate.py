@@ -10,7 +10,7 @@ from harness.records.base import Estimate, Record, StoredAs
 
 
 class AblationScore(Record):
-    """What switching something off does to the adapter's next-token distribution."""
+    """The effect of switching something off on the adapter's next-token distribution."""
 
     IDENTITY = ("scope",)
 
@@ -41,7 +41,7 @@ class AblationScore(Record):
     method: Literal["exact", "fisher"] = "exact"
     """Measured by running the ablated model, or estimated from Fisher probes."""
     chosen_as: Literal["all", "top", "audit"] | None = None
-    """Why it was measured: every cell was, its estimate was among the largest, or it was drawn to check estimates."""
+    """Why it was measured: `all` cells were, its estimate was among the `top`, or it was drawn to `audit` estimates."""
     reason: str | None = None
     """Why something is missing."""
     fisher_nats: Estimate | None = None
@@ -50,8 +50,8 @@ class AblationScore(Record):
     n_draws: NonNegativeInt | None = None
     """Draws of the probes that an estimate averages: documents times probes."""
     null_floor_nats: float | None = None
-    """KL per token when every number entering the first ablated layer moves by one unit in the last place: below it, a
-    KL is rounding noise."""
+    """KL per token when every input of the first ablated layer changes by one unit in the last place. A smaller KL is
+    rounding noise."""
     ce_nats: float | None = None
     """Cross-entropy of the text's next token with it switched off, mean over tokens that have one."""
     ce_change_nats: Estimate | None = None

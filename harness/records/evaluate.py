@@ -1,4 +1,4 @@
-"""Records of benchmarks: answers, scores, and what an LLM says of answers."""
+"""Records of benchmarks: answers, scores, and an LLM's verdicts on answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Sample(Part):
     UNIQUE = ("doc_id", "repeat")
 
     doc_id: NonNegativeInt
-    """Row of the benchmark, the same for every model: the pairing of the paired tests."""
+    """Row of the benchmark. It is the same for every model, so paired tests pair by it."""
     repeat: NonNegativeInt = 0
     """Index among repeated generations."""
     prompt: str
@@ -35,7 +35,7 @@ class Sample(Part):
     n_tokens: NonNegativeInt | None = None
     """Tokens written; None where nothing was generated."""
     loops: bool = False
-    """Whether the answer ends in a loop: one unit over and over."""
+    """Whether the answer ends in a loop: the same text again and again."""
 
 
 class EvaluationResult(Record):
@@ -66,15 +66,16 @@ class EvaluationResult(Record):
 
 
 GRADER = "grader"
-"""The role of the LLM that compares benchmark answers; likewise."""
+"""The role of the LLM that compares benchmark answers with the gold ones."""
 
 
 VerdictStatus = Literal["answered", "unparsed", "failed", "orders-disagree"]
-"""`unparsed`: a reply cannot be read; `failed`: there is none; `orders-disagree`: the verdict hung on the order."""
+"""`unparsed`: a reply could not be read; `failed`: there was no reply; `orders-disagree`: the verdict depended on which
+answer was shown first."""
 
 
 class AnswerVerdict(Record):
-    """Whether one benchmark answer is equal to the gold one, as an LLM says."""
+    """An LLM's verdict on whether a benchmark answer equals the gold one."""
 
     item: str
     """`benchmark/document/repeat`."""
@@ -89,16 +90,16 @@ class AnswerVerdict(Record):
     grader: str
     """`provider:model` that was asked."""
     compared: str
-    """The answer that it was shown, beside the gold one."""
+    """The answer that it compared with the gold one."""
     score_rules: float
     """The rules' score: 1 correct, 0 wrong."""
     equal_gold_first: bool | None
-    """What it said with the gold answer shown first; None where that order was not asked, or with a reason."""
+    """Its verdict with the gold answer shown first; None where that order was not asked, or with a reason."""
     equal_gold_last: bool | None
-    """What it said with the gold answer shown last; likewise."""
+    """Its verdict with the gold answer shown last; None where that order was not asked, or with a reason."""
     equal: bool | None
-    """Its verdict; None with a reason: the rules' score stands."""
+    """Its verdict in all; None with a reason, and then the rules' score counts."""
     status: VerdictStatus
-    """What became of it."""
+    """How the comparison ended."""
     reason: str
     """Its justification, or why there is no verdict."""

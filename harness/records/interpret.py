@@ -1,4 +1,4 @@
-"""Records of interpretation, and of how far it can be believed."""
+"""Records of interpretation, and of tests of its reliability."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 from harness.records.base import PLANTED, Estimate, Flat, Part, Record, Source
 
 Status = Literal["graded", "unparsed", "failed", "too-few-contexts", "dead"]
-"""What became of a grading. `unparsed`: the reply cannot be read; `failed`: there is none; `dead`: no context."""
+"""How a grading ended. `unparsed`: the reply could not be read; `failed`: there was no reply; `dead`: the feature
+has no activating context."""
 
 
 class Explanation(Record):
-    """What an interpreter made of one feature."""
+    """An interpreter's explanation and grade of one feature."""
 
     IDENTITY = ("source", "feature")
     INDEXES = (("source", "feature"),)
@@ -31,13 +32,13 @@ class Explanation(Record):
     grade: Literal[0, 1, 2] | None
     """0 monosemantic, 1 broad but consistent, 2 polysemantic (appendix B.1); None with a reason, and still counted."""
     status: Status = "graded"
-    """What became of it; `failed` where there is no grade and nothing else is said."""
+    """How the grading ended; `failed` where there is no grade and the interpreter gives no status."""
     reason: str
     """The judge's justification, or why there is no grade."""
     raw: str | None = None
     """The raw reply where it could not be parsed."""
     rule: str | None = None
-    """What the explanation says in the interpreter's own notation, where it has one to predict by."""
+    """The explanation in the interpreter's own notation, where it predicts activations from one."""
     n_exemplars: NonNegativeInt
     """Contexts shown."""
 
@@ -91,27 +92,28 @@ class CategoryAssignment(Record):
 
 
 JUDGE = "judge"
-"""The role that grades the explainer's explanations, where the study names an LLM for it."""
+"""The role of the LLM that grades explanations, where the study names one; otherwise the explainer does."""
 
 
 SECOND_JUDGE = "second-judge"
-"""The role of the second judge's LLM; there is one where the study names it among its providers."""
+"""The role of the LLM that grades everything a second time, where the study names one."""
 
 
 PlantedKind = Literal["monosemantic", "mixture", "random"]
-"""One token; two tokens that have nothing in common; tokens drawn blindly."""
+"""`monosemantic`: one token; `mixture`: two unrelated tokens; `random`: tokens drawn at random."""
 
 
 ScoringKind = Literal["detection", "fuzzing", "intruder"]
-"""What is asked: which contexts activate, which have the right tokens marked, which one does not belong."""
+"""`detection`: which contexts activate the feature; `fuzzing`: which have the right tokens marked; `intruder`: which
+one does not belong."""
 
 
 SCORING_KINDS: tuple[ScoringKind, ...] = ("detection", "fuzzing", "intruder")
-"""All of them."""
+"""All kinds of scoring tests."""
 
 
 Condition = Literal["repeat", "shuffle", "second-judge", "explainer"]
-"""What a trial changes: nothing, the order of the contexts, or who judges (`explainer`: itself, not the judge)."""
+"""What a trial changes: nothing, the order of the contexts, or who grades: a second judge, or the explainer itself."""
 
 
 class PlantedFeature(Record):
@@ -134,7 +136,7 @@ class PlantedFeature(Record):
 
 
 class JudgeTrial(Record):
-    """A feature graded once more."""
+    """A repeated grading of a feature: the same request, another order of contexts, or another judge."""
 
     IDENTITY = ("source", "feature")
     INDEXES = (("source", "feature"),)
@@ -146,7 +148,7 @@ class JudgeTrial(Record):
     feature: str
     """The feature."""
     interpreter: str
-    """Who judges; the second judge goes by the name of the interpreter that asks it."""
+    """Who grades; the second judge has the name of the interpreter that asks it."""
     condition: Condition
     """What was changed."""
     trial: NonNegativeInt
@@ -156,7 +158,7 @@ class JudgeTrial(Record):
     grade: Literal[0, 1, 2] | None
     """As in Explanation."""
     status: Status
-    """What became of it."""
+    """How the grading ended."""
     reason: str
     """The judge's justification, or why there is no grade."""
     raw: str | None = None
@@ -175,13 +177,13 @@ class ScoringContext(Record):
     marked: tuple[NonNegativeInt, ...] = ()
     """Tokens shown marked (fuzzing and intruder)."""
     label: bool
-    """The truth, never shown: it activates (detection), the marks are right (fuzzing), it is the intruder."""
+    """The right answer, not shown: it activates (detection), its marks are right (fuzzing), it is the intruder."""
     hard: bool = False
     """Whether a negative shares a token that the feature fires on."""
 
 
 class ScoringTest(Record):
-    """Contexts to be judged together."""
+    """Contexts that are shown in one request."""
 
     item: str
     """`kind/feature/number`."""
@@ -196,7 +198,7 @@ class ScoringTest(Record):
 
 
 class ScoringAnswer(Record):
-    """What an interpreter answered to one test."""
+    """An interpreter's answer to one test."""
 
     item: str
     """The test's."""
@@ -207,14 +209,14 @@ class ScoringAnswer(Record):
 
 
 class RatedContext(Record):
-    """A context's truth and its rating, without its text."""
+    """A context's right answer and its rating, without its text."""
 
     document: str
     """Trace id."""
     start: NonNegativeInt
     """First token."""
     label: bool
-    """The truth."""
+    """The right answer."""
     hard: bool
     """A negative that shares a token."""
     rating: float | None
@@ -256,7 +258,7 @@ class ExplanationScore(Record):
 
 
 class EventAssociation(Part):
-    """How a feature's activity goes with one kind of token."""
+    """Association of a feature's activity with one kind of token."""
 
     UNIQUE = ("family", "event")
 
@@ -282,7 +284,7 @@ class EventAssociation(Part):
 
 
 class Enrichment(Record):
-    """What a feature fires on, without anybody's explanation."""
+    """Which kinds of tokens a feature fires on, measured on all tokens without an explanation."""
 
     IDENTITY = ("source", "feature")
     INDEXES = (("source", "feature"),)
@@ -312,7 +314,7 @@ class Enrichment(Record):
 
 
 class CategoryTrial(Record):
-    """A feature's category when categories were made and assigned once more, from another sample."""
+    """A feature's category in a repetition of the whole categorisation on a sample of the features."""
 
     IDENTITY = ("source", "feature")
 

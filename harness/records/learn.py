@@ -1,4 +1,4 @@
-"""Records of dictionaries: what was fitted, how good it is, what its latents do."""
+"""Records of dictionaries: the fitted dictionary, its quality, and the effects of its latents."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Dictionary(Record):
 
 
 class DictionaryScore(Record):
-    """How good a dictionary is, measured the same way for all. Intervals are 95 %, bootstrap over documents."""
+    """Quality of a dictionary, measured in the same way for all. Intervals are 95 %, bootstrap over documents."""
 
     IDENTITY = ("name",)
 
@@ -80,8 +80,7 @@ class DictionaryScore(Record):
 
 
 class LatentEffect(Record):
-    """What one latent does to the model: its contribution is taken out of the adapter's scalars, what the dictionary
-    does not explain stays."""
+    """The effect of removing one latent's contribution from the adapter's scalars; the dictionary's residual stays."""
 
     IDENTITY = ("source", "latent")
     INDEXES = (("source", "latent"),)

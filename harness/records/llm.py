@@ -1,4 +1,4 @@
-"""Requests to LLMs, their replies, and the journal's rows: no vendor's spelling, no network."""
+"""Requests to LLMs, their replies, and the rows of the journal, without any vendor's format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ explanation, and its grade counts. `second-judge` grades again what was graded, 
 
 
 class LLMRequest(Record):
-    """One request to an LLM, without a vendor's spelling."""
+    """One request to an LLM, in no vendor's format."""
 
     model: str
     """Model name as the provider knows it."""
@@ -37,7 +37,7 @@ class LLMRequest(Record):
 
 
 class LLMReply(Record):
-    """What came back."""
+    """The reply to a request."""
 
     text: str
     """The reply's text; may be cut (see finish_reason)."""
@@ -56,7 +56,7 @@ class LLMReply(Record):
 
 
 class LLMCall(Record):
-    """A row of the journal: a request that was answered or given up. A stored answer is replayed, never sent again."""
+    """A row of the journal: a request that was answered or given up. A stored answer is never asked for again."""
 
     key: str
     """sha256 of (provider, its settings, request)."""
@@ -95,7 +95,7 @@ class OpenBatch(Record):
     label: str
     """Our name of it."""
     vendor_id: str | None
-    """The vendor's; None where we do not know whether it arrived."""
+    """The vendor's name of it; None where we do not know whether it arrived."""
     role: str
     """What its calls are for."""
     submitted_at: str

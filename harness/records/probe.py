@@ -119,7 +119,7 @@ class Feature(Record):
 
 
 class Evidence(Record):
-    """A feature as shown to an interpreter: the same window, count and order for every source."""
+    """A feature as an interpreter is shown it: window, count and order are the same for every source."""
 
     source: Source
     """The activation set."""

@@ -23,7 +23,7 @@ class ModelRef(Record):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Dtype of the base weights. Adapters stay in float32."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless you have read it."""
+    """Run code that comes with the model. Leave it off unless you have read that code."""
 
 
 class Trace(Record):
@@ -42,7 +42,7 @@ class Trace(Record):
 
 
 class Checkpoint(Record):
-    """What a trainer made: a PEFT adapter, or a full model."""
+    """The result of training: a PEFT adapter, or a full model."""
 
     item: str = "checkpoint"
     """Name within the step."""

@@ -1,4 +1,4 @@
-"""The paper's claims, from `claims.yaml`: numbers for the column beside ours, patterns, and what nobody can test here.
+"""The paper's claims, from `claims.yaml`: numbers for the column beside ours, patterns, and claims not tested here.
 
 Values are as printed; counts (`successes` of `n`) are those that the printed decimals fit. No interval is printed. The
 two recoveries have different denominators: full - base in table 1, adapter - base in table 2.

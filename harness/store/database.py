@@ -1,4 +1,4 @@
-"""Opening results.db: creates it, upgrades an older one, refuses what it cannot read, and says what to do.
+"""Opens results.db: creates it, upgrades an older one, and refuses what it cannot read with what to do.
 
 SQLite by default; any SQLAlchemy URL will do. alembic is imported only when a migration is due, so that opening an
 up-to-date database costs milliseconds.
@@ -151,18 +151,18 @@ def now() -> str:
 
 
 def _explain(name: str, message: str) -> HarnessError:
-    low = message.lower()
-    if "disk is full" in low or "no space left" in low:
+    lowered = message.lower()
+    if "disk is full" in lowered or "no space left" in lowered:
         return StorageError(f"no space left on the disk for {name}; what is stored is kept: free some space, run again")
-    if "readonly" in low or "read-only" in low or "unable to open" in low or "permission denied" in low:
+    if "readonly" in lowered or "read-only" in lowered or "unable to open" in lowered or "permission denied" in lowered:
         return StorageError(f"{name} cannot be written ({message}); check the permissions of the file and its folder")
-    if "disk i/o" in low:
+    if "disk i/o" in lowered:
         return StorageError(f"the disk failed while writing {name} ({message}); check the disk, then run again")
-    if "locked" in low:
+    if "locked" in lowered:
         return ResultsError(f"{name} is locked: another process is writing to it; wait for it to end, then run again")
-    if "not a database" in low:
+    if "not a database" in lowered:
         return ResultsError(f"{name} is not a database; name another file with --db, or move this one away")
-    if "malformed" in low:
+    if "malformed" in lowered:
         return ResultsError(f"{name} is damaged ({message}); restore a copy, or move it away and run again")
     return ResultsError(f"{name}: {message}")
 
@@ -178,7 +178,7 @@ def _url(target: str | Path) -> URL:
 
 
 def _check_file(path: Path, *, create: bool) -> None:
-    """Refuse, in a sentence, what SQLite would refuse in a code."""
+    """Refuse what SQLite would refuse with an error code only."""
     folder = path.parent
     if path.is_dir():
         raise ResultsError(f"{path} is a folder; name a file in it, e.g. {path / 'results.db'}")

@@ -1,4 +1,4 @@
-"""The journal of LLM calls: an answer that was paid for is stored before anything is made of it, and replayed."""
+"""The journal of LLM calls: an answer is stored before anything is made of it, and is never asked for twice."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from sqlalchemy import Engine, bindparam, delete, insert, select, update
 
-from harness import records as calls
+from harness.records import LLMCall, LLMReply, LLMRequest, OpenBatch
 from harness.store import schema
 from harness.store.database import now, transaction, translate_db_errors
 
-_AT_ONCE = 500
-"""Keys per query: SQLite allows 999 variables in the oldest versions that are still about."""
+_KEYS_PER_QUERY = 500
+"""SQLite's oldest versions in use allow 999 variables."""
 
 
 class Journal:
@@ -27,7 +27,7 @@ class Journal:
         self._engine, self._name, self._step_id = engine, name, step_id
         self.unanswered: set[str] = set()
 
-    def find(self, requests: Mapping[str, calls.LLMRequest]) -> dict[str, calls.LLMCall]:
+    def find(self, requests: Mapping[str, LLMRequest]) -> dict[str, LLMCall]:
         """The answered calls among these (hash -> request), whichever step made them."""
         table = schema.LLMCall
         columns = (
@@ -35,100 +35,101 @@ class Journal:
             table.latency_s, table.price_usd, table.price_date, table.batch,
         )  # fmt: skip
         answered = select(*columns).where(table.key.in_(bindparam("keys", expanding=True)), table.status == "ok")
-        found = {}
+        calls = {}
         with translate_db_errors(self._name), self._engine.connect() as connection:
             for keys in _batched(list(requests)):
                 for row in connection.execute(answered, {"keys": keys}):
-                    found[row.key] = calls.LLMCall(
+                    calls[row.key] = LLMCall(
                         key=row.key,
                         provider=row.provider,
-                        settings=row.settings_json or {},
+                        settings=row.settings_json,
                         role=row.role,
                         request=requests[row.key],
                         status="ok",
-                        reply=calls.LLMReply.model_validate(row.response_json),
+                        reply=LLMReply.model_validate(row.response_json),
                         n_attempts=row.n_attempts,
                         latency_s=row.latency_s,
                         price_usd=row.price_usd,
                         price_date=row.price_date,
                         batch=row.batch,
                     )
-        return found
+        return calls
 
-    def store(self, made: Sequence[calls.LLMCall]) -> None:
-        """Keep calls, all or none. An answer replaces a failure, never the other way round."""
+    def store(self, calls: Sequence[LLMCall]) -> None:
+        """Store calls, all or none. An answer replaces a failure, never the other way round."""
         table = schema.LLMCall
         with transaction(self._engine, self._name) as connection:
-            keys = [call.key for call in made]
+            keys = [call.key for call in calls]
             stored = select(table.key, table.status).where(table.key.in_(keys))
             old = {key: status for key, status in connection.execute(stored)}
-            new = [call for call in made if call.status == "ok" or old.get(call.key) != "ok"]
+            new = [call for call in calls if call.status == "ok" or old.get(call.key) != "ok"]
             if replaced := [call.key for call in new if call.key in old]:
                 connection.execute(delete(table).where(table.key.in_(replaced)))
             if new:
                 connection.execute(insert(table), [self._row(call) for call in new])
-        self._remember(made)
+        self._note_unanswered(calls)
 
     # batches (`harness.llm.batch.BatchStore`)
 
-    def open_batches(self, provider: str, settings: Mapping[str, object]) -> list[calls.OpenBatch]:
+    def open_batches(self, provider: str, settings: Mapping[str, object]) -> list[OpenBatch]:
         """Batches of the provider that are not collected, whichever step submitted them."""
         batch, call = schema.LLMBatch, schema.LLMCall
-        wanted = select(batch).where(batch.provider == provider, batch.status == "open").order_by(batch.id)
-        found = []
+        submitted = select(batch.__table__).where(batch.provider == provider, batch.status == "open")
+        batches = []
         with translate_db_errors(self._name), self._engine.connect() as connection:
-            for row in connection.execute(wanted).all():
+            for row in connection.execute(submitted.order_by(batch.id)).all():
                 if row.settings_json == dict(settings):
-                    own = select(call.key, call.request_json).where(call.batch == row.label, call.status == "submitted")
-                    requests = {key: calls.LLMRequest.model_validate(asked) for key, asked in connection.execute(own)}
-                    found.append(
-                        calls.OpenBatch(
+                    of_batch = (call.batch == row.label, call.status == "submitted")
+                    calls = connection.execute(select(call.key, call.request_json).where(*of_batch))
+                    requests = {key: LLMRequest.model_validate(request) for key, request in calls}
+                    batches.append(
+                        OpenBatch(
                             label=row.label, vendor_id=row.vendor_id, role=row.role,
                             submitted_at=row.submitted_at, requests=requests,
                         )
                     )  # fmt: skip
-        return found
+        return batches
 
-    def begin_batch(self, label: str, role: str, made: Sequence[calls.LLMCall]) -> None:
-        """Keep a batch and its calls, before the vendor hears of it."""
+    def begin_batch(self, label: str, role: str, calls: Sequence[LLMCall]) -> None:
+        """Store a batch and its calls, before it is sent to the vendor."""
         batch, call = schema.LLMBatch, schema.LLMCall
         values = {
-            "label": label, "step_id": self._step_id, "provider": made[0].provider, "role": role,
-            "settings_json": made[0].settings, "vendor_id": None, "status": "open", "reason": None,
-            "n_calls": len(made), "submitted_at": now(), "collected_at": None,
+            "label": label, "step_id": self._step_id, "provider": calls[0].provider, "role": role,
+            "settings_json": calls[0].settings, "vendor_id": None, "status": "open", "reason": None,
+            "n_calls": len(calls), "submitted_at": now(), "collected_at": None,
         }  # fmt: skip
         with transaction(self._engine, self._name) as connection:
             connection.execute(delete(batch).where(batch.label == label))
-            for keys in _batched([c.key for c in made]):
+            for keys in _batched([c.key for c in calls]):
                 connection.execute(delete(call).where(call.key.in_(keys)))
             connection.execute(insert(batch).values(**values))
-            connection.execute(insert(call), [self._row(c) for c in made])
+            connection.execute(insert(call), [self._row(c) for c in calls])
 
     def confirm_batch(self, label: str, vendor_id: str) -> None:
-        """The vendor has it."""
+        """Store the vendor's name of a batch: it has arrived."""
         batch = schema.LLMBatch
         with transaction(self._engine, self._name) as connection:
             connection.execute(update(batch).where(batch.label == label).values(vendor_id=vendor_id))
 
-    def end_batch(self, label: str, made: Sequence[calls.LLMCall], reason: str | None = None) -> None:
-        """It is over: what became of its calls. Without calls it never arrived, and they are to be asked again."""
+    def end_batch(self, label: str, calls: Sequence[LLMCall], reason: str | None = None) -> None:
+        """Store a batch's results. Without calls it never arrived, and its requests are asked again."""
         batch, call = schema.LLMBatch, schema.LLMCall
-        ended = {"status": "collected" if made else "lost", "reason": reason, "collected_at": now()}
+        ended = {"status": "collected" if calls else "lost", "reason": reason, "collected_at": now()}
         with transaction(self._engine, self._name) as connection:
             connection.execute(delete(call).where(call.batch == label, call.status == "submitted"))
-            if made:
-                connection.execute(insert(call), [self._row(c) for c in made])
+            if calls:
+                connection.execute(insert(call), [self._row(c) for c in calls])
             connection.execute(update(batch).where(batch.label == label).values(**ended))
-        self._remember(made)
+        self._note_unanswered(calls)
 
-    def _remember(self, made: Sequence[calls.LLMCall]) -> None:
-        for call in made:
+    def _note_unanswered(self, calls: Sequence[LLMCall]) -> None:
+        for call in calls:
             if call.status == "ok" or call.final:
                 self.unanswered.discard(call.key)
             else:
                 self.unanswered.add(call.key)
 
-    def _row(self, call: calls.LLMCall) -> dict[str, Any]:
+    def _row(self, call: LLMCall) -> dict[str, Any]:
         reply = call.reply
         return {
             "key": call.key, "step_id": self._step_id, "provider": call.provider, "model": call.request.model,
@@ -145,5 +146,5 @@ class Journal:
 
 
 def _batched(keys: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(keys), _AT_ONCE):
-        yield keys[start : start + _AT_ONCE]
+    for start in range(0, len(keys), _KEYS_PER_QUERY):
+        yield keys[start : start + _KEYS_PER_QUERY]

@@ -1,7 +1,7 @@
-"""One run writes to a database at a time: a second one waits, and then finds the first one's steps done.
+"""One run writes to a database at a time; a second one waits, and then finds the first one's steps done.
 
-SQLite: a lock file beside the database, given back by the system when a process dies. PostgreSQL: an advisory lock of
-a session, likewise.
+SQLite: a lock file beside the database. PostgreSQL: an advisory lock of the session. The system releases both when a
+process dies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOCK = 0x6861726E657373
 
 @contextmanager
 def run_lock(engine: Engine, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold the database's lock; `waiting` is told where another run holds it."""
+    """Hold the database's lock inside the block; `waiting` is called with a message if another run holds it."""
     path = sqlite_path(engine.url)
     if path is not None:
         lock = FileLock(f"{path}.lock")

@@ -25,7 +25,7 @@ def bring_up_to_date(connection: Connection, record: type[Record]) -> None:
     view = record_view(stored.name)
     there = view.name in inspector.get_view_names()
     if there and changed[0]:
-        connection.exec_driver_sql(f"DROP VIEW {view.name}")
+        connection.exec_driver_sql(f'DROP VIEW "{view.name}"')
     if changed[0] or not there:
         connection.exec_driver_sql(view.sql)
 
@@ -45,5 +45,5 @@ def _update(connection: Connection, exists: bool, stored: RecordTable) -> bool:
                 "no value for it: give the field a default, or let it be None"
             )
         definition = CreateColumn(column).compile(dialect=connection.dialect)
-        connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+        connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN {definition}')
     return bool(new)

@@ -1,4 +1,4 @@
-"""SQL that people type, on a connection that cannot write.
+"""Runs SQL that people type on a connection that cannot write.
 
 SQLite: mode=ro, query_only and an authorizer.
 PostgreSQL: a read-only transaction; the statement is the query of a cursor, which takes SELECT, VALUES and WITH and
@@ -64,7 +64,7 @@ def _ask_sqlite(path: Path, statement: str) -> Answer:
     if not path.is_file():
         raise ResultsError(f"no results at {path}; `harness run` makes them, --db names another file")
     with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=30)) as connection:
-        with _sentences(path):
+        with _translate_errors(path):
             connection.execute("PRAGMA query_only = ON")
             connection.set_authorizer(_only_reads)
             cursor = connection.execute(statement)
@@ -156,18 +156,18 @@ def _fetched(cursor: Any, columns: Sequence[str]) -> Answer:
 
 
 @contextmanager
-def _sentences(path: Path) -> Iterator[None]:
-    """SQLite's errors as sentences: whose fault it is, and what to do."""
+def _translate_errors(path: Path) -> Iterator[None]:
+    """Raise SQLite's errors as ours: a UsageError for a fault of the statement, a ResultsError for one of the file."""
     try:
         yield
     except sqlite3.Error as error:
         message = str(error)
-        low = message.lower()
-        if "not authorized" in low or "readonly" in low or "prohibited" in low:
+        lowered = message.lower()
+        if "not authorized" in lowered or "readonly" in lowered or "prohibited" in lowered:
             raise UsageError(f"harness sql only reads ({message}); nothing was changed") from error
-        if "one statement at a time" in low:
+        if "one statement at a time" in lowered:
             raise UsageError("one statement at a time") from error
-        if "not a database" in low or "malformed" in low or "unable to open" in low or "locked" in low:
+        if "not a database" in lowered or "malformed" in lowered or "unable to open" in lowered or "locked" in lowered:
             raise ResultsError(f"{path}: {message}") from error
-        tables = " (harness db schema lists tables and views)" if "no such" in low else ""
+        tables = " (harness db schema lists tables and views)" if "no such" in lowered else ""
         raise UsageError(f"SQL: {message}{tables}") from error

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 import re
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic_core import to_jsonable_python
+from pydantic.fields import FieldInfo
+from pydantic_core import to_json, to_jsonable_python
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -51,7 +52,7 @@ _TYPES: dict[type, Any] = {str: Text, Path: Text, bool: Boolean, int: Integer, f
 
 
 @dataclass(frozen=True)
-class Field:
+class StoredField:
     """How one field of a record is stored.
 
     Attributes:
@@ -94,7 +95,9 @@ class Columns:
         self.__table__, self.__renamed__ = table, renamed
 
     def __getattr__(self, name: str) -> Column[Any]:
-        column = self.__table__.c.get(self.__renamed__.get(name, name)) if not name.startswith("__") else None
+        if name.startswith("__"):
+            raise AttributeError(name)
+        column = self.__table__.c.get(self.__renamed__.get(name, name))
         if column is None:
             raise AttributeError(f"table {self.__table__.name} has no column {name}")
         return column
@@ -117,30 +120,38 @@ class RecordTable:
     """
 
     def __init__(self, record: type[Record], metadata: MetaData, owner: RecordTable | None = None) -> None:
-        """Derive a class's table; parts belong to the record of `owner`."""
+        """Derive a class's table; parts belong to the record of `owner`.
+
+        Raises:
+            TypeError: two fields have the same column, or one has the name of a key.
+        """
         self.record, self.name, self.fields = record, table_name(record), tuple(_fields(record))
         self.owner_id = f"{owner.name}_id" if owner else ""
         self.owner_fields = tuple(f.name for f in owner.fields if f.part is record) if owner else ()
-        own = [c for field in self.fields for c in _columns(record, field)]
-        own += [Column(name, _property_type(record, name), nullable=False) for name in record.PROPERTIES]
-        before, unique = [], record.UNIQUE
-        if record.PRIMARY_KEY == ("id",):
-            before.append(Column("id", Integer, nullable=False))
+        unique = record.UNIQUE
+        columns = [Column("id", Integer, nullable=False)] if record.PRIMARY_KEY == ("id",) else []
         if owner is not None:
-            before.append(Column(self.owner_id, _reference(owner.columns.id), nullable=False))
+            columns.append(Column(self.owner_id, ForeignKey(owner.columns.id, ondelete="CASCADE"), nullable=False))
             if len(self.owner_fields) > 1:
-                before.append(Column("part", Text, nullable=False))
+                columns.append(Column("part", Text, nullable=False))
             unique = (self.owner_id, *record.UNIQUE)
         elif "item" in record.model_fields:
-            before.append(Column("step_id", _reference(Step.id), nullable=False))
+            columns.append(Column("step_id", ForeignKey(Step.id, ondelete="CASCADE"), nullable=False))
             unique = ("step_id", "item")
+        columns += [c for field in self.fields for c in _columns(record, field)]
+        columns += [Column(name, _property_type(record, name), nullable=False) for name in record.PROPERTIES]
+        _refuse_doubles(record, [column.name for column in columns])
         constraints = [PrimaryKeyConstraint(*record.PRIMARY_KEY), *([UniqueConstraint(*unique)] if unique else [])]
-        table = Table(self.name, metadata, *before, *own, *constraints)
+        table = Table(self.name, metadata, *columns, *constraints)
         for names in record.INDEXES:
             Index(None, *(table.c[name] for name in names))
         self.columns = Columns(table, {f.name: f.columns[0] for f in self.fields if f.columns})
         parts = dict.fromkeys(f.part for f in self.fields if f.part)
         self.parts = {part: RecordTable(part, metadata, self) for part in parts}
+
+    def tables(self) -> list[str]:
+        """Names of the record's table and of its parts'."""
+        return [self.name, *(part.name for part in self.parts.values())]
 
     def values(self, record: Record) -> dict[str, Any]:
         """A record's columns, but for ids and parts."""
@@ -150,20 +161,18 @@ class RecordTable:
     def part_values(self, record: Record) -> Iterator[tuple[RecordTable, list[dict[str, Any]]]]:
         """The columns of a record's parts, but for the record's id: one table after the other."""
         for table in self.parts.values():
-            yield (
-                table,
-                [
-                    table.values(part) | ({"part": name} if len(table.owner_fields) > 1 else {})
-                    for name in table.owner_fields
-                    for part in getattr(record, name)
-                ],
-            )
+            rows = []
+            for name in table.owner_fields:
+                named = {"part": name} if len(table.owner_fields) > 1 else {}
+                rows += [table.values(part) | named for part in getattr(record, name) or ()]
+            yield table, rows
 
-    def record_of(self, row: Mapping[str, Any], parts: Mapping[str, Sequence[Record]] | None = None) -> Record:
+    def record_of(self, row: Mapping[str, Any], parts: Mapping[str, Sequence[Record]] = MappingProxyType({})) -> Record:
         """The record of a row, and of its parts by field."""
         # A row that is older than a column has no value for it: the field has its default.
         values = {f.name: f.read(row) for f in self.fields if f.columns and f.columns[0] in row}
-        return self.record.model_validate(values | {name: tuple(many) for name, many in (parts or {}).items()})
+        values |= {f.name: tuple(parts.get(f.name, ())) for f in self.fields if f.part}
+        return self.record.model_validate(values)
 
     def owner_field(self, row: Mapping[str, Any]) -> str:
         """The field of the owner that a part's row belongs to."""
@@ -176,56 +185,52 @@ def table_name(record: type[Record]) -> str:
     return named or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", record.__name__).lower()
 
 
-def _fields(record: type[Record]) -> Iterator[Field]:
+def _fields(record: type[Record]) -> Iterator[StoredField]:
     for name, info in record.model_fields.items():
         inner, optional = _without_none(info.annotation)
         stored_as = next((m.column for m in info.metadata if isinstance(m, StoredAs)), name)
-        part = _part_of(inner)
+        part = None if issubclass(record, Part) else _part_of(inner)
         if part is not None:
-            yield Field(name, (), part=part)
+            yield StoredField(name, (), part=part)
         elif inner is Estimate:
             flat = next((m for m in info.metadata if isinstance(m, Flat)), None)
-            yield Field(name, flat_names(stored_as, flat), optional=optional)
+            yield StoredField(name, flat_names(stored_as, flat), optional=optional)
         elif _scalar(inner) is not None:
-            yield Field(name, (stored_as,), optional=optional)
+            yield StoredField(name, (stored_as,), optional=optional)
         else:
-            yield Field(name, (f"{stored_as}_json",), json=True, optional=optional)
+            yield StoredField(name, (f"{stored_as}_json",), json=True, optional=optional)
 
 
-def _columns(record: type[Record], field: Field) -> Iterator[Column[Any]]:
+def _columns(record: type[Record], field: StoredField) -> Iterator[Column[Any]]:
     info = record.model_fields[field.name]
     inner, _ = _without_none(info.annotation)
-    if field.json:
-        # JSON's null is not SQL's
-        yield _column(field.columns[0], JSON(none_as_null=True), info.default, field.optional)
-    elif len(field.columns) == 3:
-        for name in field.columns:
-            yield _column(name, Double(), None, field.optional)
-    elif field.columns:
-        points_to = next((m for m in info.metadata if isinstance(m, References)), None)
+    points_to = next((m for m in info.metadata if isinstance(m, References)), None)
+    for name in field.columns:
         if points_to is not None:
-            key = ForeignKey(f"{points_to.table}.id", ondelete=points_to.on_delete)
-            yield Column(field.columns[0], key, nullable=field.optional)
+            kind: Any = ForeignKey(f"{points_to.table}.id", ondelete=points_to.on_delete)
+        elif field.json:
+            kind = JSON(none_as_null=True)
         else:
-            yield _column(field.columns[0], _sql_type(field.name, inner), info.default, field.optional)
+            kind = Double() if inner is Estimate else _sql_type(field.name, inner)
+        yield Column(name, kind, nullable=field.optional, server_default=_server_default(info, field))
 
 
-def _column(name: str, kind: Any, default: Any, nullable: bool) -> Column[Any]:
-    """A column; the field's default is what rows get that are older than the column."""
-    server = None
-    if isinstance(default, bool):
-        server = text(str(default).lower())
-    elif isinstance(default, (int, float)):
-        server = text(str(default))
-    elif isinstance(default, str):
-        server = text("'" + default.replace("'", "''") + "'")
-    elif default == ():
-        server = text("'[]'")
-    return Column(name, kind, nullable=nullable, server_default=server)
+def _refuse_doubles(record: type[Record], names: Sequence[str]) -> None:
+    taken = {"run_id", "step"} if "step_id" in names and "item" in names else set()  # columns of the record's view
+    for name in (name.lower() for name in names):
+        if name in taken:
+            raise TypeError(f"{record.__name__} has two columns {name!r}: give a field another name")
+        taken.add(name)
 
 
-def _reference(column: Column[Any]) -> ForeignKey:
-    return ForeignKey(column, ondelete="CASCADE")
+def _server_default(info: FieldInfo, field: StoredField) -> Any:
+    """What rows get that are older than the column; None is NULL, or that there is no default."""
+    default = info.get_default(call_default_factory=True)
+    if info.is_required() or default is None or isinstance(default, Estimate):
+        return None
+    if field.json:
+        return to_json(default).decode()
+    return text(str(default).lower()) if isinstance(default, (bool, int, float)) else str(default)
 
 
 def _sql_type(name: str, annotation: Any) -> Any:
@@ -258,7 +263,7 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
     """A type without `Annotated` and `| None`, and whether it had the latter."""
     if get_origin(annotation) is Annotated:
         return _without_none(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
+    if get_origin(annotation) in (Union, UnionType):
         others = [a for a in get_args(annotation) if a is not type(None)]
         optional = len(others) < len(get_args(annotation))
         return (_without_none(others[0])[0] if len(others) == 1 else annotation), optional

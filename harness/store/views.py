@@ -39,8 +39,8 @@ def record_view(table: str) -> View:
     """The view of a plugin's record: its columns, with the run and the step that made it."""
     name = f"v_{table}"
     sql = (
-        f"CREATE VIEW {name} AS SELECT run_step.run_id, step.name AS step, {table}.* FROM {table} "
-        f"JOIN step ON step.id = {table}.step_id JOIN run_step ON run_step.step_id = step.id"
+        f'CREATE VIEW "{name}" AS SELECT run_step.run_id, step.name AS step, "{table}".* FROM "{table}" '
+        f'JOIN step ON step.id = "{table}".step_id JOIN run_step ON run_step.step_id = step.id'
     )
     return View(name, f"The rows of {table} with the run and the step that made them.", sql)
 
@@ -52,8 +52,8 @@ def drop_views(connection: Connection) -> list[str]:
     for name in inspector.get_view_names():
         if name not in known:
             definition = inspector.get_view_definition(name)  # SQLite's begins with CREATE VIEW
-            again.append(definition if definition.startswith("CREATE") else f"CREATE VIEW {name} AS {definition}")
-        connection.execute(text(f"DROP VIEW {name}"))
+            again.append(definition if definition.startswith("CREATE") else f'CREATE VIEW "{name}" AS {definition}')
+        connection.execute(text(f'DROP VIEW "{name}"'))
     return again
 
 

@@ -1,4 +1,4 @@
-"""The one writer of results. The runner owns it; plugins return records and never see it.
+"""The only writer of results. The runner owns it; plugins return records and never see it.
 
 Each record is one transaction, so a run that is killed keeps what it had. Writing an item again replaces it.
 """
@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Record)
 
 
 class ProvenanceLike(Protocol):
-    """Where numbers come from, as `harness.study.provenance` collects it."""
+    """The commit, versions and command line of a run, as `harness.study.provenance` collects them."""
 
     @property
     def git_sha(self) -> str | None:
@@ -69,28 +69,22 @@ class StepRow:
 class Store:
     """Writes runs, steps, records and LLM calls to one database."""
 
-    def __init__(self, engine: Engine, name: str | None = None, plugin_records: Sequence[type[Record]] = ()) -> None:
-        """Wrap an engine from `open_database`.
-
-        Args:
-            engine: of the database.
-            name: what error messages call it.
-            plugin_records: classes of records that plugins bring (`Manager.records`).
-        """
+    def __init__(self, engine: Engine, name: str | None = None) -> None:
+        """Wrap an engine from `open_database`; `name` is what error messages call it."""
         self.engine = engine
-        self.plugin_records = tuple(plugin_records)
+        self._plugin_records: tuple[type[Record], ...] = ()
         self._up_to_date: set[type[Record]] = set()
         self.name = name or engine.url.render_as_string(hide_password=True)
 
     @classmethod
-    def open(cls, target: str | Path, plugin_records: Sequence[type[Record]] = ()) -> Self:
+    def open(cls, target: str | Path) -> Self:
         """Open (create, upgrade) the database at a path or URL.
 
         Raises:
             ResultsError, StorageError: see `open_database`.
         """
         name = database_url(target) if "://" in str(target) else str(target)
-        return cls(open_database(target), name, plugin_records)
+        return cls(open_database(target), name)
 
     def __enter__(self) -> Self:
         return self
@@ -106,6 +100,10 @@ class Store:
     def path(self) -> Path | None:
         """The SQLite file; None for other databases."""
         return sqlite_path(self.engine.url)
+
+    def accept(self, record_classes: Iterable[type[Record]]) -> None:
+        """Store records of these classes, too: those that plugins bring (`Manager.records`)."""
+        self._plugin_records = tuple(record_classes)
 
     # runs
 
@@ -220,12 +218,12 @@ class Store:
         }  # fmt: skip
         step = schema.Step
         with self._transaction() as connection:
-            found = connection.execute(select(step.id, step.status).where(step.key == key)).first()
-            if found is None:
+            earlier = connection.execute(select(step.id, step.status).where(step.key == key)).first()
+            if earlier is None:
                 step_id = _inserted(connection, step, values)
             else:
-                step_id = int(found.id)
-                if found.status == "done" and not restart:
+                step_id = int(earlier.id)
+                if earlier.status == "done" and not restart:
                     raise ResultsError(f"{name} is done already (step {step_id}); use restart to do it again")
                 if restart:
                     for table in self._record_tables(connection):
@@ -290,7 +288,7 @@ class Store:
 
     def _prepare(self, connection: Connection, record_class: type[Record]) -> None:
         """Make the table of a plugin's record fit its class, the first time that this store writes one."""
-        if record_class not in self.plugin_records:
+        if record_class not in self._plugin_records:
             raise TypeError(
                 f"{record_class.__name__} is not a record that the runner stores; a plugin offers its own with the "
                 "hook harness_records"
@@ -327,14 +325,14 @@ class Store:
         claims = [claim.model_dump() for claim in paper().numbers]
         table = schema.PaperClaim
         with translate_db_errors(self.name), self.engine.connect() as connection:
-            found = connection.execute(select(*(getattr(table, name) for name in claims[0])).order_by(table.id))
-            stored = [dict(row) for row in found.mappings()]
+            rows = connection.execute(select(*(getattr(table, name) for name in claims[0])).order_by(table.id))
+            stored = [dict(row) for row in rows.mappings()]
         if stored != claims:
             self.import_claims(claims)
 
     def _record_tables(self, connection: Connection) -> list[schema.Columns]:
         """The tables of what steps make, those of plugins included that are there."""
-        of_plugins = [table_of(record) for record in self.plugin_records]
+        of_plugins = [table_of(record) for record in self._plugin_records]
         present = inspect(connection).get_table_names() if of_plugins else []
         return [*schema.RECORDS, *(table.columns for table in of_plugins if table.name in present)]
 

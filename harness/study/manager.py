@@ -20,6 +20,7 @@ from harness.config import Config
 from harness.contract import hooks as hookspecs
 from harness.contract.stages import PLURALS, Registration, Stage
 from harness.errors import HarnessError, RegistryError, UnknownName, UsageError
+from harness.records.base import Record
 from harness.study.study_config import PluginList
 
 ENTRY_POINT_GROUP = "harness"
@@ -127,6 +128,37 @@ class Manager:
     def load_all(self) -> list[Offer]:
         """Every plugin, for listings. Those that cannot be loaded are in `broken`."""
         return [self._offers[name] for name in self.names() if self._try(name, partial(self.offer, name))]
+
+    def records(self, *, load: bool = True) -> list[type[Record]]:
+        """The classes of records that plugins bring; of those that are loaded where `load` is off.
+
+        A plugin that cannot be loaded is logged and left out.
+
+        Raises:
+            UsageError: what is offered cannot be stored, or two have the same table.
+        """
+        from harness.store.schema import METADATA, table_of
+
+        for name in self.names() if load else ():
+            try:
+                self.offer(name)
+            except HarnessError as error:
+                _log.warning("the records of %s are left out: %s", name, error)
+        owner_of = dict.fromkeys(METADATA.tables, "the harness")
+        classes: list[type[Record]] = []
+        for implementation in self.pm.hook.harness_records.get_hookimpls():
+            for record in implementation.function():
+                try:
+                    tables = table_of(record).tables()
+                except TypeError as error:
+                    raise UsageError(f"{implementation.plugin_name}: harness_records: {error}") from error
+                for table in tables:
+                    if table in owner_of:
+                        owners = f"{owner_of[table]} and {implementation.plugin_name}"
+                        raise UsageError(f"two records have the table {table!r}, of {owners}: set TABLE of one of them")
+                    owner_of[table] = implementation.plugin_name
+                classes.append(record)
+        return classes
 
     def config(self, name: str, *layers: Mapping[str, Any]) -> Config:
         """A plugin's config: defaults < registry row < the given layers."""

@@ -17,7 +17,7 @@ from harness.contract.settings import EvaluateConfig
 from harness.contract.stages import PLURALS, Stage
 from harness.errors import UnknownName
 from harness.model.traces import fingerprint as data_fingerprint
-from harness.records import StoredRecord
+from harness.records import Record
 from harness.study.costs import Cost, CostModel, free
 from harness.study.fingerprint import folder_fingerprint, model_fingerprint
 from harness.study.grid import refuse_grid
@@ -49,7 +49,7 @@ class StepKind:
 
     name: str
     stage: Stage
-    execute: Callable[[Step, RunState, RunContext], Iterator[StoredRecord]]
+    execute: Callable[[Step, RunState, RunContext], Iterator[Record]]
     cost: Callable[[Step, CostModel], Cost] = free
     n_features: Callable[[Step, CostModel], int] | None = None
     in_worker: bool = False

@@ -10,7 +10,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.contract.context import RunContext
 from harness.contract.executors import Executor, LocalExecutor
@@ -19,7 +19,7 @@ from harness.contract.progress import Progress
 from harness.contract.session import Session
 from harness.contract.settings import EvaluateConfig
 from harness.errors import HarnessError, ResultsError, Waiting
-from harness.records import EvaluationResult, Explanation, StoredRecord
+from harness.records import Record
 from harness.store.journal import Journal
 from harness.store.lock import run_lock
 from harness.store.writer import Store
@@ -41,6 +41,7 @@ from harness.study.worker_process import (
     open_worker,
 )
 
+R = TypeVar("R", bound=Record)
 _log = logging.getLogger(__name__)
 
 
@@ -99,12 +100,13 @@ class Runner:
             jobs: 2 for a worker process that does steps beside this one; None is what suits the plan and machine.
         """
         self.plan, self.manager, self.store, self.artifacts = plan, manager, store, artifacts.resolve()
+        store.accept(manager.records(load=False))  # of the plan's plugins: planning has loaded them
         self.force, self.display = force, display or Quiet()
         self.llm, self.accept_failed = llm or Session(), accept_failed
         self._wanted_device, self._device = device, None if device == "auto" else device
         self.provenance = provenance or collect()
         self.folders = {s.name: self.artifacts / folder_name(s) for s in plan.steps}
-        self.state = RunState(plan, manager, self.folders, self._explanations, self._evaluations)
+        self.state = RunState(plan, manager, self.folders, self._stored)
         self._jobs = jobs
         self._worker: WorkerProcess | None = None
         self._in_worker: _Begun | None = None
@@ -325,12 +327,12 @@ class Runner:
             stored += 1
         return stored
 
-    def _store_record(self, begun: _Begun, record: StoredRecord) -> None:
+    def _store_record(self, begun: _Begun, record: Record) -> None:
         self.store.write(begun.step_id, record)
         kind = type(record).__name__
         if kind in ARTEFACTS:
             self.state.outputs.setdefault(begun.step.name, {})[kind] = record
-        event = StepProgressed(begun.step.name, record.item)
+        event = StepProgressed(begun.step.name, str(getattr(record, "item", "")))
         self.manager.notify(self.manager.pm.hook.harness_step_progressed, event)
 
     def _context(self, step: Step, step_id: int, folder: Path, done: frozenset[str], progress: Progress) -> RunContext:
@@ -395,8 +397,5 @@ class Runner:
             raise ResultsError(f"{step.name} is not in the database any more; run again")
         return row.id
 
-    def _explanations(self, name: str) -> list[Any]:
-        return self.store.records(self._step_id(self.plan.step(name)), Explanation)
-
-    def _evaluations(self, name: str) -> list[Any]:
-        return self.store.records(self._step_id(self.plan.step(name)), EvaluationResult)
+    def _stored(self, step_name: str, record_class: type[R]) -> list[R]:
+        return self.store.records(self._step_id(self.plan.step(step_name)), record_class)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from harness.contract.executors import Executor, Tool, Workers
 from harness.contract.provider import Provider
 from harness.contract.settings import EvaluateConfig
 from harness.contract.stages import Registration
 from harness.errors import HarnessError, UsageError
-from harness.records import ActivationSet, Checkpoint, EvaluationResult, Explanation, Feature, Trace
+from harness.records import ActivationSet, Checkpoint, Record, Trace
 from harness.study.manager import Manager
 from harness.study.step import Plan, Step
 
@@ -23,8 +23,15 @@ if TYPE_CHECKING:
     from harness.benchmarks.engine import Engines
     from harness.model.subject import Subject
 
-FEATURES_FILE = "features.jsonl"
-"""A source's features with their exemplars, in its step's folder: what interpreters read."""
+R = TypeVar("R", bound=Record)
+
+
+class StoredOf(Protocol):
+    """Reads what a step stored."""
+
+    def __call__(self, step_name: str, record_class: type[R]) -> list[R]:
+        """The step's records of a class, in the order in which they were stored."""
+        ...
 
 
 @dataclass
@@ -35,8 +42,7 @@ class RunState:
         plan: the plan.
         manager: loads implementations.
         folders: step name -> its artefact folder.
-        explanations: step name -> explanations it stored.
-        evaluations: step name -> benchmark results it stored, with their samples.
+        stored: the records of a class that a step stored; only in the process that has the database.
         outputs: step name -> artefact records by type name, also of steps that were done before.
         providers: name -> provider, of those that were asked for.
     """
@@ -44,17 +50,12 @@ class RunState:
     plan: Plan
     manager: Manager
     folders: dict[str, Path]
-    explanations: Callable[[str], list[Explanation]]
-    evaluations: Callable[[str], list[EvaluationResult]]
+    stored: StoredOf
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     providers: dict[str, Provider] = field(default_factory=dict)
     _traces: list[Trace] | None = None
     _subject: tuple[object, Subject] | None = None
     _engines: Engines | None = None
-
-    def features(self, step_name: str) -> list[Feature]:
-        """A source's features with their exemplars, in column order."""
-        return list(read_features(self.folders[step_name] / FEATURES_FILE))
 
     def registration(self, step: Step) -> Registration[Any]:
         """The registration of the plugin that does the step."""
@@ -190,13 +191,6 @@ class FreeingGPUs:
         """See `Executor`."""
         with self.state.model_on_cpu() if self.on_gpus else nullcontext(), self.executor.open(tool) as workers:
             yield workers
-
-
-def read_features(file: Path) -> Iterator[Feature]:
-    """Features as a source's step wrote them, in column order."""
-    with file.open(encoding="utf-8") as stream:
-        for line in stream:
-            yield Feature.model_validate_json(line)
 
 
 def empty_folder(folder: Path, *, keep: bool) -> Path:

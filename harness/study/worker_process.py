@@ -222,7 +222,7 @@ def _work(
     manager = Manager(registry)
     for name in plugins:  # their modules may wrap steps
         manager.offer(name)
-    state = RunState(plan, manager, folders, _no_database, _no_database)
+    state = RunState(plan, manager, folders, _no_database)
     while True:
         try:
             job: Job = connection.recv()
@@ -255,7 +255,7 @@ def _send_records(job: Job, step: Step, state: RunState, send: Callable[[Any], N
     return n
 
 
-def _no_database(_: str) -> list[Any]:
+def _no_database(step_name: str, record_class: type[Any]) -> list[Any]:
     raise RuntimeError("only the runner reads the database")
 
 

@@ -35,9 +35,9 @@ from harness.records import (
     ModelRef,
     PlantedFeature,
     RatedContext,
+    Record,
     Sample,
 )
-from harness.records import StoredRecord as AnyRecord
 from harness.store.writer import Store
 
 HOSTILE = '[red]a[/red] </script> b\u2028c | d % e \\f {g} $h$ & _i_ `j` "k" \x1b[31m \n l'
@@ -163,7 +163,7 @@ def fill(store: Store, *, n_layers: int = 4) -> int:
     return run
 
 
-def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None, list[AnyRecord]]]:
+def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None, list[Record]]]:
     lora = [
         feature("adapter-activations", f"L{layer}.{p}{sign}", layer, p, rng.random())
         for layer in range(n_layers)
@@ -207,9 +207,9 @@ def _evaluations(variant: str, rng: random.Random) -> list[EvaluationResult]:
     return made
 
 
-def _verdicts(own: list[EvaluationResult]) -> list[AnyRecord]:
+def _verdicts(own: list[EvaluationResult]) -> list[Record]:
     """Of the answers that the rules reject, every tenth is accepted, and every seventh gets no verdict."""
-    made: list[AnyRecord] = []
+    made: list[Record] = []
     for result in own:
         for n, s in enumerate(s for s in result.samples if s.score == 0 and s.extracted is not None):
             status = ("unparsed", "failed", "orders-disagree")[n // 7 % 3] if n % 7 == 6 else "answered"
@@ -228,8 +228,8 @@ def _verdicts(own: list[EvaluationResult]) -> list[AnyRecord]:
     return made
 
 
-def _groups(rng: random.Random) -> list[AnyRecord]:
-    made: list[AnyRecord] = [ablation("adapter", 0.51), ablation("group", 0.04, group="attention")]
+def _groups(rng: random.Random) -> list[Record]:
+    made: list[Record] = [ablation("adapter", 0.51), ablation("group", 0.04, group="attention")]
     made += [ablation("group", 0.43, group="mlp"), ablation("group", 0.21, group="gate_proj")]
     made += [ablation("shapley", 0.4, group="mlp"), ablation("shapley", 0.1, group="attention")]
     made += [ablation("greedy", 0.43, group="mlp", place=1), ablation("greedy", 0.5, group="attention", place=2)]
@@ -238,8 +238,8 @@ def _groups(rng: random.Random) -> list[AnyRecord]:
     return made
 
 
-def _leave_one_out(rng: random.Random, n_layers: int) -> list[AnyRecord]:
-    made: list[AnyRecord] = [ablation("adapter", 0.51)]
+def _leave_one_out(rng: random.Random, n_layers: int) -> list[Record]:
+    made: list[Record] = [ablation("adapter", 0.51)]
     made += [ablation("layer", 0.05 + 0.2 * rng.random(), layer=layer) for layer in range(n_layers)]
     made += [ablation("projection", 0.1 * rng.random(), projection=p) for p in PROJECTIONS]
     for layer in range(n_layers):
@@ -283,7 +283,7 @@ def _activation_set() -> ActivationSet:
     )  # fmt: skip
 
 
-def _dictionary() -> list[AnyRecord]:
+def _dictionary() -> list[Record]:
     score = DictionaryScore(
         name="batch-topk", n_latents=224, n_alive=187, k=4, fvu=Estimate(0.187, 0.17, 0.21),
         l0=Estimate(4.02, 3.9, 4.1), n_tokens=4096, n_documents=40, kl_base_nats=Estimate(0.51, 0.45, 0.6),
@@ -318,12 +318,12 @@ def _explanation(f: Feature, i: int) -> Explanation:
     )
 
 
-def explanations(own: list[Feature]) -> list[AnyRecord]:
+def explanations(own: list[Feature]) -> list[Record]:
     return [_explanation(f, i) for i, f in enumerate(own)]
 
 
-def _categories(found: list[Feature]) -> list[AnyRecord]:
-    made: list[AnyRecord] = [
+def _categories(found: list[Feature]) -> list[Record]:
+    made: list[Record] = [
         Category(item="category:operators", category="operators", name="Mathematical operators", definition="+ - ×"),
         Category(item="category:discourse", category="discourse", name=f"Discourse {HOSTILE}", definition="Wait"),
     ]
@@ -346,8 +346,8 @@ def _categories(found: list[Feature]) -> list[AnyRecord]:
     return made
 
 
-def _planted() -> list[AnyRecord]:
-    made: list[AnyRecord] = []
+def _planted() -> list[Record]:
+    made: list[Record] = []
     for kind, grade in (("monosemantic", 0), ("mixture", 2), ("random", 2)):
         for i in range(5):
             name = f"{kind}-{i}"
@@ -360,7 +360,7 @@ def _planted() -> list[AnyRecord]:
     return made
 
 
-def _scores(found: list[Feature]) -> list[AnyRecord]:
+def _scores(found: list[Feature]) -> list[Record]:
     return [
         ExplanationScore(
             item=f"{kind}/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",
@@ -375,7 +375,7 @@ def _scores(found: list[Feature]) -> list[AnyRecord]:
     ]  # fmt: skip
 
 
-def _trials(found: list[Feature]) -> list[AnyRecord]:
+def _trials(found: list[Feature]) -> list[Record]:
     return [
         JudgeTrial(
             item=f"{condition}/{trial}/{f.source}/{f.feature}", source=f.source, feature=f.feature,
@@ -388,7 +388,7 @@ def _trials(found: list[Feature]) -> list[AnyRecord]:
     ]  # fmt: skip
 
 
-def _enrichment(found: list[Feature]) -> list[AnyRecord]:
+def _enrichment(found: list[Feature]) -> list[Record]:
     return [
         Enrichment(
             item=f"{f.source}/{f.feature}", source=f.source, feature=f.feature, active_above=0.1, n_active=100,

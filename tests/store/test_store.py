@@ -102,6 +102,8 @@ def test_every_record_comes_back_as_it_went(
 
     monkeypatch.setattr(store, "write_many", write)
     run = synthetic.fill(store)
+    dead = synthetic.feature("dead", "f", None, None, 0.0).model_copy(update={"exemplars": (), "sampled": ()})
+    store.write_many(store.begin_step(run, 99, **synthetic.step_values("probe/dead"))[0], [dead])
     assert {schema.table_of(record).columns for record in written} == set(schema.RECORDS)
     with store.engine.connect() as connection:
         for record, made in written.items():
@@ -109,6 +111,7 @@ def test_every_record_comes_back_as_it_went(
         assert records_of(connection, Explanation, run_id=run + 1) == []
         step = connection.execute(select(schema.Explanation.step_id).limit(1)).scalar_one()
         of_step = records_of(connection, Explanation, step_id=step)
+        assert records_of(connection, Explanation) == written[Explanation]
     assert of_step == store.records(step, Explanation)
     assert of_step[0].explanation == f"operators {synthetic.HOSTILE}"
 

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from harness import AblationScore, Config, Estimate, Registration, hookimpl
+from harness import AblationScore, Config, Estimate, Record, Registration, hookimpl
 from harness.contract.hooks import StepFinished, StepProgressed, StepStarted
 from harness.contract.stages import PLURALS, STAGES, Stage
+from harness.store.read import records_of
 from harness.store.writer import Store
 from harness.study.manager import Manager
 from harness.study.registry import Registry
@@ -215,3 +216,42 @@ def test_a_done_step_is_reused_and_force_does_it_again(tmp_path: Path, monkeypat
     assert bench.run(force=True).n_reused == 0
     assert Cells.made == ["c0", "c1", "c2"] * 2
     assert bench.items() == ["c0", "c1", "c2"]
+
+
+class Reading(Record):
+    """What a plugin measured and nobody else does."""
+
+    item: str
+    """Name within the step."""
+    sway_nats: Estimate
+    """How far it sways."""
+    words: tuple[str, ...] = ()
+    """Which words."""
+
+
+def test_hook_harness_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plugin:
+        @hookimpl
+        def harness_records(self) -> list[type[Record]]:
+            return [Reading]
+
+    made = Reading(item="r", sway_nats=Estimate(0.5, 0.25, float("inf")), words=("so", "wait"))
+    bench = Bench(tmp_path, monkeypatch, Plugin())
+    monkeypatch.setattr(Cells, "measure", lambda self, subject, traces, run: iter([made]))
+    run_id = bench.run().run_id
+    with bench.store.engine.connect() as connection:
+        assert records_of(connection, Reading, run_id=run_id) == [made]
+        (row,) = connection.exec_driver_sql("SELECT * FROM v_reading").mappings()
+    assert (row["run_id"], row["step"], row["item"]) == (run_id, "ablate/cells", "r")
+    assert (row["sway_nats"], row["sway_ci_low"], row["words_json"]) == (0.5, 0.25, '["so","wait"]')
+    assert bench.run(force=True).n_steps == 1, "the step's records are replaced, not doubled"
+    with bench.store.engine.connect() as connection:
+        assert len(records_of(connection, Reading)) == 1
+
+
+def test_a_record_that_no_plugin_offers_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, monkeypatch)
+    record = Reading(item="r", sway_nats=Estimate(0, 0, 0))
+    monkeypatch.setattr(Cells, "measure", lambda self, subject, traces, run: iter([record]))
+    with pytest.raises(TypeError, match=r"Reading is not a record that the runner stores.*harness_records"):
+        bench.run()

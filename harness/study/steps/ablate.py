@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.contract.context import RunContext
 from harness.contract.settings import EvaluateConfig
-from harness.records import StoredRecord
+from harness.records import Record
 from harness.study.costs import PROJECTIONS, Cost, CostModel, model_bytes, total
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.state import RunState
@@ -22,7 +22,7 @@ def _plan(planner: Planner) -> None:
         planner.plugin(ABLATE, name, (planner.adapter,), [planner.data, planner.benchmarks, evaluate])
 
 
-def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     yield from state.implementation(step).measure(state.adapter_subject(step, run.device), documents(state), run)
 
 

@@ -16,7 +16,7 @@ from harness.errors import UsageError
 from harness.llm.client import Client
 from harness.llm.parsing import Unparsed, parse_call
 from harness.model.traces import resolve
-from harness.records import GRADER, AnswerVerdict, LLMCall, LLMRequest, StoredRecord
+from harness.records import GRADER, AnswerVerdict, EvaluationResult, LLMCall, LLMRequest, Record
 from harness.study import sizes
 from harness.study.costs import Cost, CostModel, model_bytes
 from harness.study.planner import Planner, StageSteps, StepKind
@@ -62,7 +62,7 @@ def _plan(planner: Planner) -> None:
             planner.add(f"verify/{variant}", VERIFY, None, answers, (answered,), asked, variant)
 
 
-def _evaluate(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _evaluate(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     from harness.benchmarks.evaluate import evaluate
 
     answerer = state.answerer(step, run.device)
@@ -85,7 +85,7 @@ def _verify(step: Step, state: RunState, run: RunContext) -> Iterator[AnswerVerd
     client = Client.of(run, GRADER)
     asked = [
         comparison
-        for result in state.evaluations(step.inputs[0])
+        for result in state.stored(step.inputs[0], EvaluationResult)
         # the run's seed, not the step's: a pair of answers is one request, whichever model gave it
         for comparison in comparisons(result, asked=config.asked, both_orders=config.both_orders, seed=state.plan.seed)
     ]

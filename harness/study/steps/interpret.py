@@ -24,7 +24,8 @@ from harness.records import (
     CategoryTrial,
     Evidence,
     Explanation,
-    StoredRecord,
+    Feature,
+    Record,
 )
 from harness.study.costs import Cost, CostModel, total
 from harness.study.planner import Planner, StageSteps, StepKind
@@ -90,7 +91,7 @@ def _check_roles(name: str, llms: Collection[str]) -> None:
         )
 
 
-def _plant(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _plant(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     from harness.activations.store import open_set
     from harness.interpretation.planted import draw_plants, write_plants
 
@@ -103,11 +104,11 @@ def _plant(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecor
     yield from select_features(activations, state, run)
 
 
-def _interpret(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _interpret(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     yield from state.implementation(step).explain(_evidence(step.inputs[0], state), run)
 
 
-def _score(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _score(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     from harness.activations.store import open_set
     from harness.interpretation.contexts import Column, ContextPool, FeatureTests, TooFew
     from harness.interpretation.reliability import spread_sample
@@ -117,13 +118,13 @@ def _score(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecor
     explained, source = step.inputs
     config, seed = state.plan.study.settings(ScoringConfig), state.plan.seed
     activations: ActivationSet = state.outputs[source]["ActivationSet"]
-    explanations = {e.feature: e for e in state.explanations(explained) if e.explanation is not None}
+    explanations = {e.feature: e for e in state.stored(explained, Explanation) if e.explanation is not None}
     places = _places(activations)
     layers = {f: activations.layers[places[f][0]] for f in explanations}
     # seeded by the source alone, so that every interpreter is asked about the same features
     chosen = set(spread_sample(layers, config.features, f"{seed}/{activations.source}"))
     chosen = {f for f in chosen if f"intruder/{f}" not in run.done}
-    features = [f for f in state.features(source) if f.feature in chosen]
+    features = [f for f in state.stored(source, Feature) if f.feature in chosen]
     columns = [Column(*places[f.feature]) for f in features]
     if not features:
         return
@@ -147,13 +148,13 @@ def _score(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecor
                 yield unscored(activations.source, name, kind, step.plugin, why)
 
 
-def _regrade(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _regrade(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     from harness.interpretation.reliability import spread_sample, trials
 
     config, judge = state.plan.study.settings(GradingConfig), state.implementation(step)
     for name in step.inputs:
         (source,) = state.plan.step(name).inputs
-        explanations = state.explanations(name)
+        explanations = state.stored(name, Explanation)
         evidence = _evidence(source, state)
         layers = {e.feature: e.layer for e in evidence}
         graded = {e.feature: layers[e.feature] for e in explanations if e.status != "dead"}
@@ -169,11 +170,11 @@ def _regrade(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRec
         )
 
 
-def _categorise(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _categorise(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     yield from state.implementation(step).categorise(_explained(step, state), run)
 
 
-def _recategorise(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _recategorise(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     """Categories made and assigned once more, of a sample of the features: other explanations, another repeat."""
     from harness.interpretation.reliability import spread_sample
 
@@ -199,7 +200,7 @@ def _recategorise(step: Step, state: RunState, run: RunContext) -> Iterator[Stor
             )
 
 
-def _enrich(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _enrich(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     from harness.activations.store import open_set
     from harness.interpretation.enrichment import SourceFeatures, enrich
     from harness.interpretation.events import EventFinder
@@ -211,7 +212,7 @@ def _enrich(step: Step, state: RunState, run: RunContext) -> Iterator[StoredReco
     for source in step.inputs:
         features = [
             (config.active_share * f.activation_max, [(e.document, e.position) for e in f.exemplars])
-            for f in state.features(source)
+            for f in state.stored(source, Feature)
         ]
         stored = open_set(state.outputs[source]["ActivationSet"])
         sources.append(SourceFeatures(stored, [t for t, _ in features], [places for _, places in features]))
@@ -221,7 +222,7 @@ def _enrich(step: Step, state: RunState, run: RunContext) -> Iterator[StoredReco
 def _evidence(source: str, state: RunState) -> list[Evidence]:
     from harness.activations.exemplars import evidence
 
-    return evidence(state.features(source), state.plan.study.settings(FeaturesConfig).exemplars)
+    return evidence(state.stored(source, Feature), state.plan.study.settings(FeaturesConfig).exemplars)
 
 
 def _explained(step: Step, state: RunState) -> list[tuple[Explanation, Evidence]]:
@@ -230,7 +231,7 @@ def _explained(step: Step, state: RunState) -> list[tuple[Explanation, Evidence]
     for name in step.inputs:
         (source,) = state.plan.step(name).inputs
         evidence = {e.feature: e for e in _evidence(source, state)}
-        explained += [(e, evidence[e.feature]) for e in state.explanations(name)]
+        explained += [(e, evidence[e.feature]) for e in state.stored(name, Explanation)]
     return explained
 
 

@@ -12,7 +12,7 @@ from harness.config import Config
 from harness.contract.context import RunContext
 from harness.contract.stages import Registration
 from harness.errors import UsageError
-from harness.records import Dictionary, StoredRecord
+from harness.records import Dictionary, Record
 from harness.study import sizes
 from harness.study.costs import Cost, CostModel, model_bytes
 from harness.study.grid import Cell, cells
@@ -65,7 +65,7 @@ def _add_cell(planner: Planner, learner: Registration[Any], cell: Cell, inputs: 
     planner.sources += [learned] if config.explains(learner) else []
 
 
-def _learn(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _learn(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     """Fit a dictionary; encode the set and select exemplars where its latents are to be explained."""
     from harness.activations.latents import encode_set
     from harness.activations.store import open_set
@@ -81,7 +81,7 @@ def _learn(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecor
         yield from select_features(latents, state, run)
 
 
-def _judge(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _judge(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     """Score a dictionary the way all are scored; switch off single latents where they are to be explained."""
     from harness.activations.store import open_set
     from harness.dictionaries.activity import activity, activity_of_set

@@ -8,11 +8,11 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from harness.config import Config
 from harness.contract.context import RunContext
-from harness.records import ActivationSet, Feature, StoredRecord, Trace
+from harness.records import ActivationSet, Feature, Record, Trace
 from harness.study import sizes
 from harness.study.costs import Cost, CostModel, model_bytes
 from harness.study.planner import Planner, StageSteps, StepKind
-from harness.study.state import FEATURES_FILE, RunState, read_features
+from harness.study.state import RunState
 from harness.study.step import Step
 
 
@@ -51,7 +51,7 @@ def documents(state: RunState) -> list[Trace]:
     return state.traces()[: state.plan.study.settings(FeaturesConfig).documents]
 
 
-def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     probe = state.implementation(step)
     activations = probe.read(state.reading_subject(step, run.device), documents(state), run)
     yield activations
@@ -59,29 +59,20 @@ def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRec
 
 
 def select_features(activations: ActivationSet, state: RunState, run: RunContext) -> Iterator[Feature]:
-    """Features with their exemplars, in column order; written to disk for interpreters first."""
+    """Features with their exemplars that are not stored yet: the same selection for every source."""
     from harness.activations.exemplars import collect_features
     from harness.activations.store import open_set
 
     config = state.plan.study.settings(FeaturesConfig)
-    file = run.out_dir / FEATURES_FILE
-    if not file.exists():
-        features = collect_features(
-            open_set(activations),
-            k=config.exemplars,
-            cap=config.per_document,
-            window=config.window,
-            sample=config.sampled,
-            seed=run.seed,
-        )
-        unfinished = file.with_suffix(".part")
-        with unfinished.open("w", encoding="utf-8") as stream:
-            for feature in features:
-                stream.write(feature.model_dump_json() + "\n")
-        unfinished.replace(file)
-    for feature in read_features(file):
-        if feature.item not in run.done:
-            yield feature
+    features = collect_features(
+        open_set(activations),
+        k=config.exemplars,
+        cap=config.per_document,
+        window=config.window,
+        sample=config.sampled,
+        seed=run.seed,
+    )
+    yield from (feature for feature in features if feature.item not in run.done)
 
 
 def _cost(step: Step, model: CostModel) -> Cost:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.contract.context import RunContext
-from harness.records import StoredRecord
+from harness.records import Record
 from harness.study import sizes
 from harness.study.costs import PROJECTIONS, Cost, CostModel, adapted_layers
 from harness.study.planner import Planner, StageSteps, StepKind
@@ -21,7 +21,7 @@ def _plan(planner: Planner) -> None:
         planner.reference = planner.plugin(TRAIN, study.reference, (), planner.data)
 
 
-def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[StoredRecord]:
+def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     study = state.plan.study
     yield state.implementation(step).train(study.model, state.traces(), study.chat, run)
 

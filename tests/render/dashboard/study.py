@@ -19,7 +19,6 @@ from harness.activations.writer import ActivationWriter
 from harness.model.chat import Document
 from harness.records import (
     ActivationSet,
-    AnyRecord,
     Category,
     CategoryAssignment,
     Checkpoint,
@@ -32,7 +31,7 @@ from harness.records import (
     Feature,
     ModelRef,
     RatedContext,
-    StoredRecord,
+    Record,
 )
 from harness.store.writer import Store
 
@@ -205,8 +204,8 @@ def _dictionary(artifacts: Path, components: ActivationSet, n_latents: int) -> D
     return Dictionary(name="batch-topk", path=path, columns=components.columns, n_latents=n_latents, k=8)
 
 
-def _explanations(features: list[Feature]) -> list[AnyRecord]:
-    made: list[AnyRecord] = []
+def _explanations(features: list[Feature]) -> list[Record]:
+    made: list[Record] = []
     for i, f in enumerate(features):
         grade = (0, 1, 2, None)[i % 4]
         top = f.exemplars[0].tokens[f.exemplars[0].target] if f.exemplars else "nothing"
@@ -226,9 +225,9 @@ def _explanations(features: list[Feature]) -> list[AnyRecord]:
     return made
 
 
-def _judgements(features: list[Feature]) -> list[StoredRecord]:
+def _judgements(features: list[Feature]) -> list[Record]:
     """Every other latent is scored; what each goes with."""
-    made: list[StoredRecord] = []
+    made: list[Record] = []
     for i, f in enumerate(features):
         if i % 2 == 0:
             ratings = [(True, 0.9)] * 8 + [(True, 0.2)] * 2 + [(False, 0.1)] * 9 + [(False, None)]
@@ -257,9 +256,9 @@ def _judgements(features: list[Feature]) -> list[StoredRecord]:
     return made
 
 
-def _categories(features: list[Feature]) -> list[AnyRecord]:
+def _categories(features: list[Feature]) -> list[Record]:
     names = {"operators": "Operators </script>", "discourse": "Discourse \u202e marks", "numbers": "Numbers"}
-    made: list[AnyRecord] = [
+    made: list[Record] = [
         Category(item=f"category:{key}", category=key, name=name, definition="d") for key, name in names.items()
     ]
     for i, f in enumerate(features):
