@@ -100,10 +100,9 @@ class Registration(Generic[T_co]):
         if not isinstance(self.load, str):
             return self.load()
         module, _, name = self.load.partition(":")
-        found = getattr(importlib.import_module(module), name, None) if name else None
-        if found is None:
+        implementation: Callable[[Any], T_co] | None = getattr(importlib.import_module(module), name, None)
+        if implementation is None:
             raise UsageError(f'plugin {self.name!r}: load={self.load!r} names no class; write "package.module:Class"')
-        implementation: Callable[[Any], T_co] = found
         return implementation
 
 

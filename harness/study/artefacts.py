@@ -1,4 +1,4 @@
-"""Records of what lies in the artefact folder, as they are kept with a step."""
+"""Records of files in the artefact folder, as they are stored with a step."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def portable(outputs: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 
 def read_outputs(data: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """The records again, with whole paths."""
+    """The records again, with full paths."""
     return {k: ARTEFACTS[k].model_validate({**row, "path": str(root / row["path"])}) for k, row in data.items()}

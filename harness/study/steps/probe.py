@@ -67,13 +67,9 @@ def select_features(activations: ActivationSet, state: RunState, run: RunContext
     file = run.out_dir / FEATURES_FILE
     if not file.exists():
         features = collect_features(
-            open_set(activations),
-            k=config.exemplars,
-            cap=config.per_document,
-            window=config.window,
-            sample=config.sampled,
-            seed=run.seed,
-        )
+            open_set(activations), k=config.exemplars, cap=config.per_document, window=config.window,
+            sample=config.sampled, seed=run.seed,
+        )  # fmt: skip
         unfinished = file.with_suffix(".part")
         with unfinished.open("w", encoding="utf-8") as stream:
             for feature in features:
@@ -97,13 +93,7 @@ def _n_columns(step: Step, model: CostModel) -> int:
 
 
 PROBE = StepKind(
-    "probe",
-    "probe",
-    _execute,
-    cost=_cost,
+    "probe", "probe", _execute, cost=_cost, in_worker=True, on_executor=True, memory_bytes=model_bytes,
     n_features=lambda step, model: 2 * _n_columns(step, model),  # both signs
-    in_worker=True,
-    on_executor=True,
-    memory_bytes=model_bytes,
-)
+)  # fmt: skip
 STEPS = StageSteps((PROBE,), _plan, {"features": FeaturesConfig})
