@@ -26,15 +26,20 @@ if TYPE_CHECKING:
 STAGES_HELP = "train, evaluate, probe, learn, interpret or ablate"
 
 
-class _Formatted(click.Group):
-    """A group whose commands are listed in the order in which one needs them."""
+_DB = click.option(
+    "--db", "url", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
+)
+
+
+class _OrderedGroup(click.Group):
+    """A group whose commands are listed in the order in which they are defined."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
 
 @click.group(
-    cls=_Formatted,
+    cls=_OrderedGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Start with:  harness run --plugin rank1-lora   then:  harness report",
 )
@@ -47,9 +52,8 @@ class _Formatted(click.Group):
 def cli(ctx: click.Context, registry: str | None, debug: bool) -> None:
     """Evaluate and take apart fine-tuned language models, by plugins.
 
-    A study trains an adapter, evaluates it, reads its scalars on every token, learns a dictionary on them,
-    interprets and
-    grades the features, and ablates components. Everything ends up in results.db.
+    A study trains an adapter, evaluates it, reads its scalars on every token, learns a dictionary on them, interprets
+    and grades the features, and ablates components. Everything ends up in results.db.
     """
     ctx.obj = {"registry": registry, "debug": debug}
     _configure_logging(debug)
@@ -59,13 +63,13 @@ def _configure_logging(debug: bool) -> None:
     import logging
 
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # Their warnings are attempts that are made again and advice on lm-eval's own command line.
+    # Their warnings are about retried downloads, and advice on lm-eval's own command line.
     for name in ("huggingface_hub", "lm_eval"):
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.ERROR)
 
 
 def _only_one(ctx: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> str:
-    """One name; click alone would take the last of several without a word."""
+    """One name; click alone would silently take the last of several."""
     if len(names) > 1:
         raise UsageError(
             f"--plugin was given {len(names)} times ({', '.join(names)}); a run has one: run them one after the other "
@@ -95,9 +99,14 @@ Examples:
   harness run --plugin rank1-lora --set model.path=/models/Qwen2.5-1.5B-Instruct --set data.path=traces.jsonl"""
 )
 @click.option(
-    "--plugin", "target", required=True, multiple=True, metavar="NAME", callback=_only_one,
+    "--plugin",
+    "target",
+    required=True,
+    multiple=True,
+    metavar="NAME",
+    callback=_only_one,
     help="A study of the registry, or one plugin with what it needs.",
-)  # fmt: skip
+)
 @click.option("--preset", metavar="P", help="A preset of the study (harness plugins show STUDY).")
 @click.option(
     "--set", "pairs", multiple=True, metavar="NAME.KEY=VALUE", help="Override a setting; repeatable; wins over all."
@@ -115,7 +124,7 @@ Examples:
 @click.option("--max-calls", type=click.IntRange(min=0), metavar="N", help="Most LLM calls that this run sends.")
 @click.option("--llm-batch", is_flag=True, help="Use the vendors' batch APIs: run again later to collect the answers.")
 @click.option("--accept-failed", is_flag=True, help="Count steps as done though LLM calls failed (else asked again).")
-@click.option("--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL.")
+@_DB
 @click.option(
     "--artifacts", default="artifacts", show_default=True, metavar="DIR", help="Checkpoints, activations, dictionaries."
 )
@@ -142,34 +151,18 @@ Examples:
     type=click.IntRange(1, 2),
     envvar="HARNESS_JOBS",
     metavar="1|2",
-    help="2: a second process does steps beside this one (CPU, local executor). Default: 2 for a small model, else 1.",
+    help="2: a worker process does steps beside this one (CPU, local executor). Default: 2 for a small model, else 1.",
 )
 @click.option("--only", multiple=True, metavar="STAGE", help=f"Only {STAGES_HELP}, and what it needs; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the plan: each step, its key, done or to do, estimated cost.")
 @click.option("--force", is_flag=True, help="Do every step again, also those that are done.")
 @click.pass_context
 def run(
-    ctx: click.Context,
-    target: str,
-    preset: str | None,
-    pairs: Sequence[str],
-    provider: Sequence[str],
-    max_cost: float | None,
-    max_calls: int | None,
-    llm_batch: bool,
-    accept_failed: bool,
-    db: str,
-    artifacts: str,
-    seed: int,
-    device: str,
-    executor: str,
-    ray_address: str | None,
-    ray_workers: int | None,
-    jobs: int | None,
-    only: Sequence[str],
-    dry_run: bool,
-    force: bool,
-) -> None:
+    ctx: click.Context, target: str, preset: str | None, pairs: Sequence[str], provider: Sequence[str],
+    max_cost: float | None, max_calls: int | None, llm_batch: bool, accept_failed: bool, url: str, artifacts: str,
+    seed: int, device: str, executor: str, ray_address: str | None, ray_workers: int | None, jobs: int | None,
+    only: Sequence[str], dry_run: bool, force: bool,
+) -> None:  # fmt: skip
     """Run a study (or one plugin). Steps that are done are skipped; a killed run goes on where it was."""
     from pathlib import Path
 
@@ -179,24 +172,18 @@ def run(
     from harness.render.plugins import left_out
     from harness.store.writer import Store
     from harness.study.plan import make_plan, parse_settings
-    from harness.study.ray import opened
+    from harness.study.ray import open_executor
     from harness.study.runner import Runner
 
     console = make_console(stderr=True)
     registry, manager = _load(ctx)
     for sentence in left_out(manager):
         console.print(sentence)
+    settings = parse_settings(pairs)
     plan = make_plan(
-        registry,
-        manager,
-        target,
-        preset=preset,
-        settings=parse_settings(pairs),
-        seed=seed,
-        only=only,
-        provider=provider,
+        registry, manager, target, preset=preset, settings=settings, seed=seed, only=only, provider=provider
     )
-    with Store.open(db) as store, opened(executor, device, ray_address, ray_workers) as workers:
+    with Store.open(url) as store, open_executor(executor, device, ray_address, ray_workers) as workers:
         session = Session(max_calls=max_calls, max_cost_usd=max_cost, batch=llm_batch)
         display = LiveDisplay(console, session)
         runner = Runner(
@@ -210,7 +197,7 @@ def run(
         pending = runner.pending()
         if not pending:
             runner.run()
-            console.print(f"everything is done: {len(plan.steps)} steps in {db} (see: harness report)", markup=False)
+            console.print(f"everything is done: {len(plan.steps)} steps in {url} (see: harness report)", markup=False)
             return
         with display:
             summary = runner.run()
@@ -281,11 +268,6 @@ def db() -> None:
     """The results database: where it is, its schema, and upgrading it."""
 
 
-_DB = click.option(
-    "--db", "url", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
-)
-
-
 @db.command("path")
 @_DB
 def db_path(url: str) -> None:
@@ -327,9 +309,7 @@ def db_schema(ctx: click.Context) -> None:
 
 
 @cli.command()
-@click.option(
-    "--db", "url", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
-)
+@_DB
 @click.pass_context
 def doctor(ctx: click.Context, url: str) -> None:
     """Versions, devices, extras, API keys (present: yes or no), database and registry."""
@@ -355,8 +335,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         result: Any = cli.main(args, prog_name="harness", standalone_mode=False)
         sys.exit(result if isinstance(result, int) else 0)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        # Where Ctrl-C fell into code that was exec'ed from a string (dataclasses are made so while a library loads),
-        # CPython remembers an "unhandled" interrupt and ends with the signal instead of our code; an exec forgets it.
+        # If Ctrl-C interrupts code that runs by exec (which is how a library's dataclasses are made while it loads),
+        # CPython remembers an "unhandled" interrupt and ends with the signal instead of our code; an exec clears that.
         exec("")
         _fail("interrupted; what is done is kept, run again to go on", 130)
     except click.ClickException as error:
@@ -372,14 +352,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         if debug:
             raise
-        _fail(_say_os_error(error), 1)
+        _fail(_os_error_sentence(error), 1)
     except Exception as error:
         if debug:
             raise
         _fail(f"{type(error).__name__}: {error} (a fault of the harness or a plugin; --debug shows the traceback)", 1)
 
 
-def _say_os_error(error: OSError) -> str:
+def _os_error_sentence(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"no space left on the disk{where}; what is stored is kept: free some space and run again"

@@ -52,7 +52,7 @@ class Config(BaseModel):
 
 
 class ProviderConfig(Config):
-    """Settings that every provider of an LLM has: how fast it is asked, and for how long. They change no answer."""
+    """Settings of every LLM provider: how fast it is asked, and for how long. They change no answer."""
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
         {"model", "concurrency", "max_attempts", "timeout_s", "max_wait_s", "outage_after", "requests_per_minute",
@@ -71,24 +71,24 @@ class ProviderConfig(Config):
     max_wait_s: PositiveFloat = 300.0
     """Longest pause before another attempt; where the vendor asks for more, the next run asks again."""
     outage_after: PositiveInt = 20
-    """Calls given up in a row that end the run instead of failing one by one."""
+    """After this many failed calls in a row the run ends."""
     requests_per_minute: PositiveInt | None = None
     """Rate limit of your account; None is no limit."""
     tokens_per_minute: PositiveInt | None = None
     """Rate limit of your account, prompt and reply together; None is no limit."""
     prices: str | None = None
-    """YAML file of prices that goes before the package's (see harness/llm/prices.yaml)."""
+    """YAML file of prices that overrides the package's (harness/llm/prices.yaml)."""
 
     def identity(self) -> dict[str, Any]:
-        """What decides an answer beside the request: part of the journal's hash and of the steps' keys. No secrets.
+        """What an answer depends on beside the request: part of the journal's hash and of the steps' keys. No secrets.
 
-        Fields at their default are left out, so that a new field does not make stored answers unusable; a field whose
+        Fields at their default are left out, so that stored answers stay valid when a field is added; a field whose
         default changes must therefore be renamed.
         """
         return self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.OPERATIONAL))
 
     def require(self, provider: str) -> None:
-        """Refuse what no call of the provider can do without, such as an API key; asked before a run begins.
+        """Check before a run begins that what every call needs is there, such as an API key.
 
         Raises:
             ProviderError: it is missing.

@@ -25,11 +25,11 @@ class HarnessError(Exception):
     exit_code = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Its sentence and attributes: `__init__` may take others than the sentence."""
-        return _again, (type(self), self.args), self.__dict__
+        """Pickle the sentence and the attributes: `__init__` may take other arguments."""
+        return _unpickled, (type(self), self.args), self.__dict__
 
 
-def _again(kind: type[HarnessError], args: tuple[Any, ...]) -> HarnessError:
+def _unpickled(kind: type[HarnessError], args: tuple[Any, ...]) -> HarnessError:
     error = kind.__new__(kind)
     error.args = args
     return error
@@ -44,9 +44,9 @@ class UsageError(HarnessError):
 class UnknownName(UsageError):
     """A name that nothing offers."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
-        known = sorted(set(known))
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:3]
+    def __init__(self, kind: str, name: str, names: Iterable[str], *, hint: str = "") -> None:
+        names = sorted(set(names))
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
         listed = ", ".join(repr(n) for n in near) if near else "none is registered"
         super().__init__(f"no {kind} {name!r}; nearest: {listed}" + (f" ({hint})" if hint else ""))
         self.name, self.nearest = name, tuple(near)
@@ -73,7 +73,7 @@ class ProviderError(HarnessError):
 
 
 class Waiting(HarnessError):
-    """LLM calls are in a vendor's batch whose results are not there yet."""
+    """LLM calls are in a vendor's batch that has not ended yet."""
 
     exit_code = 75
 

@@ -69,7 +69,7 @@ def test_a_broken_observer_is_named_and_takes_nothing_down(harness: Harness, tmp
     registry = Path(__file__).parents[1].joinpath("registry.yaml").read_text()
     row = "observers: [{name: timing, module: my_package.timing}]\n\nstudies:"
     (tmp_path / "registry.yaml").write_text(registry.replace("studies:", row, 1))
-    sentence = "'timing' (registry: my_package.timing): no module 'my_package'"
+    sentence = "'timing' (registry: my_package.timing) cannot be loaded: no module 'my_package'"
     listed = harness("plugins", cwd=tmp_path, COLUMNS="200")
     assert listed.returncode == 0, listed.stderr
     assert sentence in listed.stdout

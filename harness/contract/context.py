@@ -22,7 +22,7 @@ class RunContext:
     """What a run hands to a step.
 
     Attributes:
-        out_dir: the step's own folder, kept across interruptions; write nowhere else.
+        out_dir: the step's folder, which survives interruptions; write nowhere else.
         seed: this step's seed, derived from the run's seed and the step's name.
         device: torch device, e.g. `cpu` or `cuda:0`.
         repeat: index among repetitions of the same work; LLM requests carry it, so that each is answered anew.
@@ -30,8 +30,8 @@ class RunContext:
         progress: where to report how far the step is.
         calls: journal of LLM calls (interpreters only).
         provider: role (one of `harness.records.ROLES`) -> (provider, model name); interpreters only.
-        roles: roles that the study names an LLM of their own for; `default` answers for the others.
-        llm: what all clients of the run share: the budget and what is spent of it; interpreters only.
+        roles: roles for which the study names an LLM; `default` answers for the others.
+        llm: the budget of the run's LLM calls; interpreters only.
         evaluate: how the study runs its benchmarks.
         engines: the run's `harness.benchmarks.engine.Engines`, where `evaluate.backend` is vllm.
         executor: where maps over shards run: captures, sweeps, encoding.

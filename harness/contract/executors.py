@@ -1,8 +1,8 @@
 """Executors: where a step's map over shards runs. In this process, or in workers on other GPUs and machines.
 
-A map applies one function to a tool and to each of many items. The tool is what is dear to make (a model with what is
-read from it): every worker makes it once. Results come back in the items' order, and only the caller writes anything.
-The executor is no part of a step's key: whichever runs the map, the bytes are the same.
+A map applies one function to a tool and to each of many items. The tool is what is expensive to build (a model with
+what is read from it): every worker builds it once. Results come back in the items' order, and only the caller writes
+anything. The executor is no part of a step's key: whichever runs the map, the bytes are the same.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Workers(Protocol[T_co]):
-    """Who hold a tool each.
+    """Workers; each holds its own copy of the tool.
 
     Attributes:
-        n: how many they are; work is best cut into several items for each.
+        n: how many workers; give each several items.
     """
 
     n: int
@@ -33,16 +33,16 @@ class Workers(Protocol[T_co]):
     def map(
         self, function: Callable[[T_co, Item, Progress], Result], items: Iterable[Item], progress: Progress
     ) -> Iterator[tuple[Item, Result]]:
-        """Each item with `function(tool, item, progress)`, in the items' order; few are under way at a time.
+        """Yield each item with `function(tool, item, progress)`, in the items' order; few are in progress at a time.
 
         Args:
-            function: of a module or a class, so that another process finds it by its name. It changes nothing but the
-                tool, and its result depends on the item alone: a worker may be lost, and another does the item again.
-            items: read as they are needed. Items and results travel between processes.
-            progress: told what the function tells the progress it is given.
+            function: of a module or a class, so that another process can import it. It changes only the tool, and its
+                result depends on the item alone: if a worker dies, another one repeats the item.
+            items: read as they are needed. Items and results are pickled.
+            progress: receives the calls that the function makes on its progress.
 
         Raises:
-            HarnessError: what the function raised, or an item lost its worker again and again.
+            HarnessError: the function raised, or an item's workers died several times.
         """
         ...
 
@@ -60,33 +60,33 @@ class Executor(Protocol):
         ...
 
     def open(self, tool: Tool) -> AbstractContextManager[Workers[Tool]]:
-        """Workers that hold this tool, for the while.
+        """Workers that hold this tool inside the block.
 
-        A tool that goes to other processes is pickled; a `Subject` travels as what it was loaded from.
+        A tool that goes to other processes is pickled; a `Subject` is pickled as what it was loaded from.
         """
         ...
 
 
-_ARRIVING_ON: ContextVar[str | None] = ContextVar("_ARRIVING_ON", default=None)
+_UNPICKLE_ON: ContextVar[str | None] = ContextVar("_UNPICKLE_ON", default=None)
 
 
 @contextmanager
 def arriving_on(device: str) -> Iterator[None]:
-    """Tools that are unpickled in the block are for this torch device, whatever the one they were sent from had."""
-    token = _ARRIVING_ON.set(device)
+    """Put tools that are unpickled inside the block on this torch device, whatever device they were pickled on."""
+    token = _UNPICKLE_ON.set(device)
     try:
         yield
     finally:
-        _ARRIVING_ON.reset(token)
+        _UNPICKLE_ON.reset(token)
 
 
 def device_of_arrival() -> str | None:
-    """The device that a tool which is being unpickled is for; None where it was not sent to a worker."""
-    return _ARRIVING_ON.get()
+    """The torch device for a tool that is being unpickled; None outside a worker."""
+    return _UNPICKLE_ON.get()
 
 
 class LocalWorkers:
-    """The one worker that is this process."""
+    """One worker: this process."""
 
     n = 1
 
@@ -96,7 +96,7 @@ class LocalWorkers:
     def map(
         self, function: Callable[..., Result], items: Iterable[Item], progress: Progress
     ) -> Iterator[tuple[Item, Result]]:
-        """A loop."""
+        """Loop over the items."""
         for item in items:
             yield item, function(self._tool, item, progress)
 

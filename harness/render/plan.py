@@ -11,9 +11,9 @@ from rich.text import Text
 
 from harness.model.traces import resolve
 from harness.study.costs import Cost, study_tokens, total
-from harness.study.estimate import estimate
 from harness.study.sizes import DECODE_TFLOPS, EFFECTIVE_TFLOPS, memory_bytes, model_size
 from harness.study.step import Plan
+from harness.study.steps import estimate
 
 _SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 

@@ -1,4 +1,4 @@
-"""Records of what lies in the artefact folder, as they are kept with a step."""
+"""Records of files in the artefact folder, as they are stored with a step."""
 
 from __future__ import annotations
 

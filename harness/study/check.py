@@ -1,4 +1,4 @@
-"""What is looked at before a run begins: what would fail after minutes of work fails now."""
+"""Checks before a run begins: what would fail after minutes of work fails now."""
 
 from __future__ import annotations
 

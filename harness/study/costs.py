@@ -54,7 +54,7 @@ class CostModel:
 
     Attributes:
         plan: the plan.
-        size: the model's shape; None where it is not known before the download.
+        size: the model's shape; None if it is not known before the download.
         n_traces: of the study.
         n_tokens: of all traces, roughly.
     """
@@ -69,7 +69,7 @@ class CostModel:
         """Look at the model's config and the traces; nothing is loaded.
 
         Raises:
-            DataError: the traces cannot be read, and nobody wrote down how many there are.
+            DataError: the traces cannot be read, and `known_sizes.yaml` does not name them.
         """
         path = plan.study.model.path
         return cls(plan, model_size(path, resolve(path)), *study_tokens(plan))
@@ -114,7 +114,7 @@ class CostModel:
         return Cost(llm_calls=n_calls, llm_tokens=n_calls * (prompt_tokens + REPLY_TOKENS), usd=usd)
 
     def if_known(self, cost: Cost) -> Cost:
-        """The cost, or why it is not known."""
+        """The cost, or the reason if the model's size is not known."""
         return cost if self.size else Cost(unknown="model size known after download")
 
 
@@ -140,7 +140,7 @@ def study_tokens(plan: Plan) -> tuple[int, float]:
     """(traces, tokens) of the study.
 
     Raises:
-        DataError: the traces cannot be read, and nobody wrote down how many there are.
+        DataError: the traces cannot be read, and `known_sizes.yaml` does not name them.
     """
     data = plan.study.data
     written_down = sizes.data_tokens(data.path)

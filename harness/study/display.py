@@ -1,4 +1,4 @@
-"""Where a person watches a run, and how it went in the end."""
+"""Where a person watches a run, and the run's summary."""
 
 from __future__ import annotations
 

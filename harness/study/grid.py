@@ -1,4 +1,4 @@
-"""Grids: a list given for a field of a plugin that takes one value is one cell per element.
+"""Grids: a list given for a field of a plugin that takes one value makes one cell per element.
 
 `--set batch-topk.k=[8,16] --set batch-topk.expansion=[4,8]` makes four cells. A field that takes a list itself is left
 alone. Only dictionaries are swept: everything else in a study exists once.
@@ -43,13 +43,13 @@ def cells(manager: Manager, name: str, layers: Sequence[Mapping[str, Any]]) -> l
         UsageError: an empty list, or a value that is out of range or of the wrong type.
     """
     swept = swept_fields(manager, name, layers)
-    found: dict[str, Cell] = {}
+    by_label: dict[str, Cell] = {}
     for values in itertools.product(*swept.values()):
         chosen = dict(zip(swept, values, strict=True))
         config = manager.config(name, *layers, chosen)
         label = ",".join(f"{key}={_text(getattr(config, key))}" for key in swept)
-        found.setdefault(label, Cell(label, config))
-    return list(found.values())
+        by_label.setdefault(label, Cell(label, config))
+    return list(by_label.values())
 
 
 def swept_fields(manager: Manager, name: str, layers: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -73,8 +73,8 @@ def choose_llms(study: StudyConfig, layers: Sequence[Settings], manager: Manager
             raise UnknownName("role of an LLM", role, [*ROLES, "default"], hint="--provider ROLE=NAME:MODEL")
         name, _, model = spec.partition(":")
         if name not in manager.names() or manager.stage_of(name) != "provide":
-            known = [n for n in manager.names() if manager.stage_of(n) == "provide"]
-            raise UnknownName("provider", name, known, hint="list: harness plugins")
+            providers = [n for n in manager.names() if manager.stage_of(n) == "provide"]
+            raise UnknownName("provider", name, providers, hint="list: harness plugins")
         config = manager.config(name, *(layer.get(name, {}) for layer in layers))
         if not isinstance(config, ProviderConfig):
             raise UsageError(f"provider {name!r}: its config must be a harness.ProviderConfig")

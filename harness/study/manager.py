@@ -106,8 +106,8 @@ class Manager:
 
         Raises:
             UnknownName: no such plugin.
-            RegistryError: its module is missing, or offers no plugin of that name, or for another stage.
-            UsageError: its module cannot be imported, or implements no hook properly.
+            RegistryError: its module offers no plugin of that name, or for another stage.
+            UsageError: its module cannot be loaded.
         """
         row = self._rows.get(name)
         if name not in self._offers:
@@ -191,56 +191,45 @@ class Manager:
         return True
 
     def _load(self, name: str, load: Callable[[], object], origin: str) -> None:
-        """Import a module and register it: wholly, or not at all."""
+        """Import a module and register it: wholly, or not at all.
+
+        Raises:
+            UsageError: the import fails, or the module does not keep the contract.
+        """
+        module, offers = None, dict(self._offers)
         try:
             module = load()
-        except ModuleNotFoundError as error:
-            raise RegistryError(
-                f"{name!r} ({origin}): no module {error.name!r}; install the package or correct the row"
-            ) from error
-        except (Exception, SystemExit) as error:
-            raise UsageError(f"{name!r} ({origin}) cannot be imported: {type(error).__name__}: {error}") from error
-        if not self.pm.is_registered(module):
-            self._register(module, name, origin)
-
-    def _register(self, module: object, name: str, origin: str) -> None:
-        offers = dict(self._offers)
-        try:
+            if self.pm.is_registered(module):
+                return
             self.pm.register(module)
             self.pm.check_pending()
             if not self.pm.get_hookcallers(module):
-                raise UsageError(f"{name!r} ({origin}) implements no hook (hooks: harness plugins hooks)")
-            for offer in self._offered(module, name, origin):
+                raise UsageError("it implements no hook (list: harness plugins hooks)")
+            for offer in self._offered(module, origin):
                 taken = offers.setdefault(offer.registration.name, offer)
                 if taken is not offer:
                     raise UsageError(f"two plugins are called {offer.registration.name!r}: {taken.origin} and {origin}")
-        except (pluggy.PluginValidationError, HarnessError) as error:
-            if self.pm.is_registered(module):
+        except (Exception, SystemExit) as error:
+            if module is not None and self.pm.is_registered(module):
                 self.pm.unregister(module)
-            if isinstance(error, HarnessError):
-                raise
-            raise UsageError(f"{name!r} ({origin}): {error} (hooks: harness plugins hooks)") from error
+            why = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, ModuleNotFoundError):
+                why = f"no module {error.name!r}; install the package or correct the name"
+            raise UsageError(f"{name!r} ({origin}) cannot be loaded: {why}") from error
         self._offers = offers
         self._origins[module] = name, origin
 
-    def _offered(self, module: object, name: str, origin: str) -> Iterator[Offer]:
+    def _offered(self, module: object, origin: str) -> Iterator[Offer]:
         """What a registered module offers.
 
         Raises:
-            UsageError: a hook raises or returns something else.
+            UsageError: a hook returns something else.
         """
         for hook, stage in _REGISTRARS.items():
             for implementation in getattr(self.pm.hook, hook).get_hookimpls():
-                if implementation.plugin is not module:
-                    continue
-                try:
-                    registrations = list(implementation.function())
-                except Exception as error:
-                    raise UsageError(f"{name!r} ({origin}): {hook} failed: {type(error).__name__}: {error}") from error
-                for registration in registrations:
+                for registration in implementation.function() if implementation.plugin is module else ():
                     if not isinstance(registration, Registration):
-                        returned = type(registration).__name__
-                        raise UsageError(f"{name!r} ({origin}): {hook} returned {returned}, not a Registration")
+                        raise UsageError(f"{hook} returned {type(registration).__name__}, not a Registration")
                     row = self._rows.get(registration.name)
                     yield Offer(registration, stage, origin, row.config if row else {})
 

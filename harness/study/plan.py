@@ -154,11 +154,11 @@ def _only_plugin(study: StudyConfig, name: str, manager: Manager) -> StudyConfig
 
 def _with_ancestors(steps: Sequence[Step], wanted: Sequence[str]) -> tuple[Step, ...]:
     by_name = {s.name: s for s in steps}
-    keep: set[str] = set()
+    needed: set[str] = set()
     todo = list(wanted)
     while todo:
         name = todo.pop()
-        if name not in keep:
-            keep.add(name)
+        if name not in needed:
+            needed.add(name)
             todo.extend(by_name[name].inputs)
-    return tuple(s for s in steps if s.name in keep)
+    return tuple(s for s in steps if s.name in needed)

@@ -131,15 +131,9 @@ class Planner:
         return self.add(full, kind, name, config, inputs, [version, settings])
 
     def add(
-        self,
-        name: str,
-        kind: StepKind,
-        plugin: str | None,
-        config: Config,
-        inputs: tuple[str, ...],
-        settings: object,
-        variant: str | None = None,
-    ) -> str:
+        self, name: str, kind: StepKind, plugin: str | None, config: Config, inputs: tuple[str, ...],
+        settings: object, variant: str | None = None,
+    ) -> str:  # fmt: skip
         """Add a step; its key hashes all that its result depends on. Returns its name."""
         hashed = [
             kind.name, plugin, config.model_dump(mode="json"), settings, self.seed, self._world,

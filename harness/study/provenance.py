@@ -30,13 +30,13 @@ class Provenance:
 
 
 def collect(argv: list[str] | None = None) -> Provenance:
-    """Look at this process and its checkout. Imports none of the packages it names."""
+    """Provenance of this process and its checkout. Imports none of the packages."""
     sha, dirty = _git()
     return Provenance(sha, dirty, installed_versions(), tuple(sys.argv if argv is None else argv))
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of what results can depend on; packages that are not installed are left out."""
+    """Versions of packages that results can depend on; those that are not installed are left out."""
     versions = {"python": platform.python_version(), "system": platform.platform()}
     for name in _PACKAGES:
         try:

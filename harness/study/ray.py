@@ -1,8 +1,8 @@
 """Maps over shards in Ray actors: `harness run --executor ray`.
 
-An actor per GPU (per few CPUs where there is none) makes the tool once and is handed one item after the other. What a
-worker that dies had in hand goes to others; what the work itself raises ends the run with its own sentence. Results
-return to this process, the only one that writes. Ray is imported when workers are first wanted.
+An actor per GPU (per few CPUs where there is none) builds the tool once and gets one item after the other. If a worker
+dies, others repeat its items; an exception of the work itself ends the run with its message. Results return to this
+process, the only one that writes. Ray is imported when workers are first needed.
 """
 
 from __future__ import annotations
@@ -29,21 +29,20 @@ from harness.study.provenance import installed_versions
 
 _log = logging.getLogger(__name__)
 
-_LIVES = 3
-"""Workers that an item may lose before it is given up: it is what kills them."""
-_AHEAD = 2
-"""Items in each worker's hands: the one it does, and the next, so that it need not wait for us."""
+_MAX_DEATHS = 3
+"""Workers that may die at an item before the run ends: the item kills them."""
+_ITEMS_PER_WORKER = 2
+"""Items assigned to each worker: the one in progress, and the next, so that it need not wait."""
 _STORE_BYTES = 256 << 20
 """Object store of a cluster that is started here, for each worker: a shard's activations are some 100 MB."""
-_SAY_S = 60.0
-"""Seconds without any worker before that is said."""
-_CONNECTS_S = 10.0
+_WARN_AFTER_S = 60.0
+"""Seconds without any worker before a warning."""
+_CONNECT_TIMEOUT_S = 10.0
 """Seconds in which a cluster's head must answer."""
-_SAME = ("interp-harness", "torch", "transformers", "peft", "numpy", "scipy")
-"""Packages whose versions decide the bytes of a result."""
+_VERSIONED = ("interp-harness", "torch", "transformers", "peft", "numpy", "scipy")
+"""Packages whose versions can change the bytes of a result."""
 _ENVIRONMENT = ("HF_HUB_OFFLINE", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "TOKENIZERS_PARALLELISM")
-"""What workers take over from this process's environment. No keys."""
-
+"""Environment variables that workers copy from this process. No keys."""
 
 Resources = dict[str, int]
 
@@ -57,40 +56,40 @@ class RayExecutor:
         Args:
             device: torch device of the run; `cpu` keeps workers off the GPUs.
             address: HOST:PORT of a cluster's head, or `auto` for the one that this machine belongs to; None starts one.
-            workers: how many; None is one per GPU, or as many as the CPUs have room for.
+            workers: how many; None is one per GPU, or as many as the CPUs allow.
 
         Raises:
             UsageError: Ray is not installed.
         """
         if find_spec("ray") is None:
             raise UsageError("--executor ray needs Ray: pip install 'interp-harness[ray]'")
-        self._device, self._address, self._wanted = device, address, workers
+        self._device, self._address, self._n_wanted = device, address, workers
         self._connected = False
         self._idle: list[Any] = []
 
     @property
     def on_gpus(self) -> bool:
-        """Whether workers take a GPU each: the cluster has some, and the run may use them."""
+        """Whether each worker takes a GPU: the cluster has some, and the run may use them."""
         self._connect()
         return self._n_gpus > 0
 
     @contextmanager
     def open(self, tool: Tool) -> Iterator[Workers[Tool]]:
-        """Give the tool to workers; they stay afterwards, without it, for the next one."""
+        """Give the tool to workers. Afterwards the workers drop it and wait for the next one."""
         self._connect()
         import torch
 
-        # Sums of other numbers of threads have other bits.
+        # The number of threads changes the order of float additions, and so the last bits.
         threads = torch.get_num_threads()
-        n = self._wanted or self._n_gpus or max(1, self._n_cpus // threads)
+        n = self._n_wanted or self._n_gpus or max(1, self._n_cpus // threads)
         resources = {"num_gpus": 1, "num_cpus": 0} if self._n_gpus else {"num_gpus": 0, "num_cpus": threads}
         idle, self._idle = self._idle, []
         pool = _Pool(tool, n, resources, "cuda:0" if self._n_gpus else "cpu", threads, idle)
         try:
             yield pool
-            self._idle = pool.let_go()
+            self._idle = pool.release()
         finally:
-            pool.end()
+            pool.kill()
 
     def close(self) -> None:
         """Leave the cluster; end it where it was started here."""
@@ -105,19 +104,19 @@ class RayExecutor:
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-        # Ray hides a zero-GPU worker's GPUs in another way than it used to, and says so with every start.
+        # Ray changed how it hides the GPUs from workers without one, and warns about it at every start.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if self._address is None:
-            # Ray lowers its workers' priority, so that they would wait for everything else on the machine.
+            # Ray would lower its workers' priority.
             os.environ.setdefault("RAY_worker_niceness", "0")
-            # Ray takes 127.0.0.1 for "any interface" unless it believes that clusters are not to be had here.
+            # Ray binds to all interfaces instead of 127.0.0.1 unless it believes that clusters are not supported here.
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         import ray
 
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if self._address is not None:
-                _refuse_nobody(self._address)
+                _check_address(self._address)
                 ray.init(address=self._address, **quiet)
             else:
                 self._start_here(quiet)
@@ -126,10 +125,10 @@ class RayExecutor:
             place = f"reach a Ray cluster at {self._address}" if self._address else "start Ray on this machine"
             raise HarnessError(f"cannot {place}: {first}") from error
         self._connected = True
-        _end_without_a_stack()
-        there = ray.cluster_resources()
-        self._n_cpus = int(there.get("CPU", 0))
-        self._n_gpus = 0 if self._device == "cpu" else int(there.get("GPU", 0))
+        _let_python_handle_sigterm()
+        resources = ray.cluster_resources()
+        self._n_cpus = int(resources.get("CPU", 0))
+        self._n_gpus = 0 if self._device == "cpu" else int(resources.get("GPU", 0))
 
     def _start_here(self, quiet: dict[str, Any]) -> None:
         import ray
@@ -138,7 +137,7 @@ class RayExecutor:
         threads = torch.get_num_threads()
         usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         n_gpus = 0 if self._device == "cpu" else torch.cuda.device_count()
-        n = self._wanted or n_gpus or max(1, usable // threads)
+        n = self._n_wanted or n_gpus or max(1, usable // threads)
         ray.init(
             address="local",
             num_cpus=max(usable, n * threads),
@@ -151,23 +150,23 @@ class RayExecutor:
 
 
 class Worker:
-    """One process of the pool: the actor's class. It imports nothing heavy before it has its environment."""
+    """The actor's class: one process of the pool. It imports nothing heavy before it has its environment."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         os.environ.update(environment)
         prepare()
 
     def start(self, tool: bytes, device: str, threads: int) -> dict[str, str]:
-        """Make the tool; answer with the versions of what results depend on."""
+        """Build the tool; return the versions of what results depend on."""
         import torch
 
         torch.set_num_threads(threads)
-        with _in_sentences(), arriving_on(device):
+        with _as_harness_errors(), arriving_on(device):
             self._tool = pickle.loads(tool)
         return _versions()
 
     def stop(self) -> None:
-        """Forget the tool; a GPU that it filled is free."""
+        """Drop the tool and free its GPU memory."""
         import gc
 
         import torch
@@ -178,21 +177,21 @@ class Worker:
             torch.cuda.empty_cache()
 
     def work(self, function: Callable[..., Any], item: Any) -> tuple[int, Any]:
-        """How far the function said that it went, and its result."""
-        progress = _Counted()
-        with _in_sentences():
+        """Apply the function; returns how far its progress advanced, and its result."""
+        progress = _CountingProgress()
+        with _as_harness_errors():
             result = function(self._tool, item, progress)
         return progress.n, result
 
 
-class _Counted:
-    """Progress of a worker: counted, and told where the result arrives."""
+class _CountingProgress:
+    """Progress of a worker: counted here, passed on when the result arrives."""
 
     def __init__(self) -> None:
         self.n = 0
 
     def start(self, total: int | None, unit: str) -> None:
-        """Ignore: whoever opened the map knows the total."""
+        """Ignore: the caller of the map knows the total."""
 
     def advance(self, n: int = 1) -> None:
         """Count."""
@@ -201,165 +200,165 @@ class _Counted:
 
 @dataclass(eq=False)
 class _Task:
-    """An item on its way: its place in the order, and the workers that it has lost."""
+    """An item: its place in the order, and how many workers died at it."""
 
     index: int
     function: Callable[..., Any]
     item: Any
-    lost: int = 0
+    deaths: int = 0
 
 
 class _Pool(Generic[Tool]):
-    """Actors with a tool each. Those that die are replaced; a replacement that finds no room is not waited for."""
+    """Actors, each with a copy of the tool. Those that die are replaced, if the cluster has room."""
 
     def __init__(self, tool: Tool, n: int, resources: Resources, device: str, threads: int, idle: list[Any]) -> None:
         import ray
 
         self.n = n
         try:
-            # By value: Ray's own pickling would make the tool before the worker can say where it is to lie.
+            # As bytes: Ray would unpickle the tool itself, before the worker can say on which device.
             self._start = ray.put(ray.cloudpickle.dumps(tool)), device, threads
         except (TypeError, AttributeError, pickle.PicklingError) as error:
             raise HarnessError(f"{type(tool).__name__} cannot be sent to workers of --executor ray: {error}") from error
-        self._kind: Any = ray.remote(max_restarts=0, max_task_retries=0, **resources)(Worker)
+        self._actor_class: Any = ray.remote(max_restarts=0, max_task_retries=0, **resources)(Worker)
         self._starting: dict[Any, Any] = {}
-        self._hands: dict[Any, deque[tuple[Any, _Task]]] = {}
+        self._assigned: dict[Any, deque[tuple[Any, _Task]]] = {}
         self._deaths = 0
         for i in range(n):
-            self._hire(idle[i] if i < len(idle) else None)
+            self._start_worker(idle[i] if i < len(idle) else None)
 
     def map(
         self, function: Callable[[Tool, Item, Progress], Result], items: Iterable[Item], progress: Progress
     ) -> Iterator[tuple[Item, Result]]:
-        """See `Workers.map`: at most `_AHEAD` items for each worker are read and not yet given back."""
+        """See `Workers.map`: at most `_ITEMS_PER_WORKER` items for each worker are read and not yet yielded."""
         left = (_Task(i, function, item) for i, item in enumerate(items))
         waiting: deque[_Task] = deque()
         done: dict[int, tuple[Item, Result]] = {}
-        n_read = n_given = 0
+        n_read = n_yielded = 0
         while True:
-            while n_read - n_given < _AHEAD * self.n and (task := next(left, None)) is not None:
+            while n_read - n_yielded < _ITEMS_PER_WORKER * self.n and (task := next(left, None)) is not None:
                 waiting.append(task)
                 n_read += 1
-            if n_given == n_read:
+            if n_yielded == n_read:
                 return
-            self._hand_out(waiting)
+            self._assign(waiting)
             for task, (n, result) in self._results(waiting):
                 progress.advance(n)
                 done[task.index] = task.item, result
-            while n_given in done:
-                yield done.pop(n_given)
-                n_given += 1
+            while n_yielded in done:
+                yield done.pop(n_yielded)
+                n_yielded += 1
 
-    def let_go(self) -> list[Any]:
-        """The workers without their tool, but for those still at an item. Who is making it makes it first."""
+    def release(self) -> list[Any]:
+        """Take the tool from the workers, and return those that are free; those still at an item are left out."""
         import ray
         from ray.exceptions import RayError
 
-        free = [actor for actor, hand in self._hands.items() if not hand] + list(self._starting.values())
+        free = [actor for actor, tasks in self._assigned.items() if not tasks] + list(self._starting.values())
         stopping = [(actor, actor.stop.remote()) for actor in free]
-        kept = []
+        released = []
         for actor, stopped in stopping:
             try:
                 ray.get(stopped)
             except RayError:
-                continue  # it died, or could not make the tool: the next pool hires another
-            kept.append(actor)
-        self._hands = {actor: hand for actor, hand in self._hands.items() if actor not in kept}
-        self._starting = {ref: actor for ref, actor in self._starting.items() if actor not in kept}
-        return kept
+                continue  # it died, or could not build the tool: the next pool starts another
+            released.append(actor)
+        self._assigned = {actor: tasks for actor, tasks in self._assigned.items() if actor not in released}
+        self._starting = {ref: actor for ref, actor in self._starting.items() if actor not in released}
+        return released
 
-    def end(self) -> None:
-        """End the workers, also those at work."""
+    def kill(self) -> None:
+        """Kill the workers, also those at work."""
         import ray
 
-        for actor in (*self._hands, *self._starting.values()):
+        for actor in (*self._assigned, *self._starting.values()):
             ray.kill(actor)
 
-    def _hire(self, actor: Any = None) -> None:
+    def _start_worker(self, actor: Any = None) -> None:
         if actor is None:
-            actor = self._kind.remote({name: os.environ[name] for name in _ENVIRONMENT if name in os.environ})
+            actor = self._actor_class.remote({name: os.environ[name] for name in _ENVIRONMENT if name in os.environ})
         self._starting[actor.start.remote(*self._start)] = actor
 
-    def _hand_out(self, waiting: deque[_Task]) -> None:
-        """Give the items that wait to those who have least in their hands."""
-        while waiting and self._hands:
-            actor = min(self._hands, key=lambda a: len(self._hands[a]))
-            if len(self._hands[actor]) >= _AHEAD:
+    def _assign(self, waiting: deque[_Task]) -> None:
+        """Give the waiting items to the workers that have fewest."""
+        while waiting and self._assigned:
+            actor = min(self._assigned, key=lambda a: len(self._assigned[a]))
+            if len(self._assigned[actor]) >= _ITEMS_PER_WORKER:
                 return
             task = waiting.popleft()
-            self._hands[actor].append((actor.work.remote(task.function, task.item), task))
+            self._assigned[actor].append((actor.work.remote(task.function, task.item), task))
 
     def _results(self, waiting: deque[_Task]) -> Iterator[tuple[_Task, tuple[int, Any]]]:
-        """Wait until something happens: results that arrived. What a dead worker held is put in front of `waiting`."""
+        """Wait for results and yield them. The items of a dead worker go to the front of `waiting`."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        held = {hand[0][0]: actor for actor, hand in self._hands.items() if hand}
-        ready, _ = ray.wait([*held, *self._starting], timeout=_SAY_S)
-        if not ready and not self._hands:
+        running = {tasks[0][0]: actor for actor, tasks in self._assigned.items() if tasks}
+        ready, _ = ray.wait([*running, *self._starting], timeout=_WARN_AFTER_S)
+        if not ready and not self._assigned:
             _log.warning("no worker has started yet: the Ray cluster has no room, or loading takes long")
         for ref in ready:
-            actor = self._starting.get(ref) or held[ref]
+            actor = self._starting.get(ref) or running[ref]
             try:
-                found = ray.get(ref)
+                result = ray.get(ref)
             except RayTaskError as error:
                 raise error.cause from error
             except RayError as error:
-                self._bury(actor, ref, waiting, error)
+                self._replace(actor, ref, waiting, error)
                 continue
             self._deaths = 0
             if self._starting.pop(ref, None) is not None:
-                _refuse_other_versions(found)
-                self._hands[actor] = deque()
+                _refuse_other_versions(result)
+                self._assigned[actor] = deque()
             else:
-                yield self._hands[actor].popleft()[1], found
+                yield self._assigned[actor].popleft()[1], result
 
-    def _bury(self, actor: Any, ref: Any, waiting: deque[_Task], error: Exception) -> None:
-        """A worker died: what it had goes back, and another one is hired.
+    def _replace(self, actor: Any, ref: Any, waiting: deque[_Task], error: Exception) -> None:
+        """A worker died: its items go back, and another one is started.
 
         Raises:
-            HarnessError: its item has lost too many workers, or one worker after the other dies.
+            HarnessError: too many workers died at its item, or one after the other.
         """
         import ray
 
         self._starting.pop(ref, None)
-        tasks = [task for _, task in self._hands.pop(actor, ())]
+        tasks = [task for _, task in self._assigned.pop(actor, ())]
         ray.kill(actor)
         self._deaths += 1
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
         if tasks:
-            tasks[0].lost += 1
-        if (tasks and tasks[0].lost == _LIVES) or self._deaths >= _LIVES * self.n:
+            tasks[0].deaths += 1
+        if (tasks and tasks[0].deaths == _MAX_DEATHS) or self._deaths >= _MAX_DEATHS * self.n:
             raise HarnessError(
-                f"{_LIVES} workers died one after the other on the same work (the last: {why}); out of memory? Use "
-                "fewer workers (--ray-workers) or smaller batches"
+                f"{_MAX_DEATHS} workers died one after the other on the same work (the last: {why}); out of memory? "
+                "Use fewer workers (--ray-workers) or smaller batches"
             ) from error
-        _log.warning("a worker died (%s); what it was doing goes to another", why)
+        _log.warning("a worker died (%s); another one repeats its items", why)
         waiting.extendleft(reversed(tasks))
-        self._hire()
+        self._start_worker()
 
 
-def _end_without_a_stack() -> None:
-    """On SIGTERM let Ray's Python handler end the process; its native one, laid over that, prints a stack first."""
+def _let_python_handle_sigterm() -> None:
+    """On SIGTERM let Ray's Python handler end the process: Ray's native handler prints a stack trace first."""
     handler = signal.getsignal(signal.SIGTERM)
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 
 
-def _refuse_nobody(address: str) -> None:
-    """Ray itself tries for minutes, and says so in many lines.
+def _check_address(address: str) -> None:
+    """Connect once: Ray itself would try for minutes and print many lines.
 
     Raises:
-        OSError: nobody answers at HOST:PORT.
+        OSError: nothing answers at HOST:PORT.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=_CONNECTS_S).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
 
 
 def _versions() -> dict[str, str]:
     installed = installed_versions()
-    return {name: installed.get(name, "none") for name in _SAME}
+    return {name: installed.get(name, "none") for name in _VERSIONED}
 
 
 def _refuse_other_versions(theirs: dict[str, str]) -> None:
@@ -372,8 +371,8 @@ def _refuse_other_versions(theirs: dict[str, str]) -> None:
 
 
 @contextmanager
-def _in_sentences() -> Iterator[None]:
-    """Errors as `HarnessError`s: not every library's exceptions survive the way to another process."""
+def _as_harness_errors() -> Iterator[None]:
+    """Raise exceptions as `HarnessError`s: not every library's exceptions can be pickled."""
     try:
         yield
     except HarnessError:
@@ -383,8 +382,8 @@ def _in_sentences() -> Iterator[None]:
 
 
 @contextmanager
-def opened(name: str, device: str, address: str | None, workers: int | None) -> Iterator[RayExecutor | None]:
-    """The executor of that name, `local` or `ray`; None is the process itself.
+def open_executor(name: str, device: str, address: str | None, workers: int | None) -> Iterator[RayExecutor | None]:
+    """The executor of that name, `local` or `ray`, inside the block; None is this process.
 
     Raises:
         UsageError: Ray's settings without Ray.

@@ -36,7 +36,7 @@ else:
 
 
 class Registry(PluginList):
-    """The whole file."""
+    """registry.yaml."""
 
     version: int = Field(ge=1, le=1)
     """Format of the file."""
@@ -84,9 +84,9 @@ def read_registry(path: Path) -> Registry:
         registry = Registry.model_validate(data)
     except ValidationError as error:
         errors = error.errors()
-        # A misspelt field is both an extra one and a missing one: the extra one is what the user typed.
+        # A misspelt field is both extra and missing: the extra name is what the user typed.
         first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-        raise RegistryError(_say(path, lines, first["loc"], first["msg"])) from error
+        raise RegistryError(_sentence(path, lines, first["loc"], first["msg"])) from error
     _check_names(registry, path, lines)
     return registry
 
@@ -115,22 +115,22 @@ def _refuse_duplicate_keys(node: yaml.Node | None, path: Path) -> None:
             _refuse_duplicate_keys(value, path)
 
 
-def _say(path: Path, lines: dict[Location, int], place: Location, message: str) -> str:
-    known = place
-    while known and known not in lines:
-        known = known[:-1]
+def _sentence(path: Path, lines: dict[Location, int], place: Location, message: str) -> str:
+    nearest = place
+    while nearest and nearest not in lines:
+        nearest = nearest[:-1]
     field = ".".join(str(p) for p in place)
-    return f"{path}:{lines.get(known, 1)}: {field}: {message}"
+    return f"{path}:{lines.get(nearest, 1)}: {field}: {message}"
 
 
 def _check_names(registry: Registry, path: Path, lines: dict[Location, int]) -> None:
     seen: set[str] = set()
     for i, row in enumerate(registry.plugins):
         if row.name in seen:
-            raise RegistryError(_say(path, lines, ("plugins", i, "name"), f"{row.name!r} is given twice"))
+            raise RegistryError(_sentence(path, lines, ("plugins", i, "name"), f"{row.name!r} is given twice"))
         seen.add(row.name)
     if registry.default_study not in registry.studies:
-        raise RegistryError(_say(path, lines, ("default_study",), f"no study {registry.default_study!r}"))
+        raise RegistryError(_sentence(path, lines, ("default_study",), f"no study {registry.default_study!r}"))
 
 
 def find_study(registry: Registry, name: str) -> StudyConfig:

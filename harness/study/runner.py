@@ -1,7 +1,7 @@
-"""The runner: does what is not yet done, stores every record as it comes, and is the only writer of results.
+"""The runner does the steps that are not done, stores every record as it comes, and is the only writer of results.
 
-An interrupted step keeps its folder and its stored items, and goes on from them. One run writes to a SQLite file at a
-time; a second one waits.
+An interrupted step keeps its folder and its stored items, and continues from them. One run at a time writes to a SQLite
+file; a second one waits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.study.check import check_device, check_plan
 from harness.study.display import Display, Quiet, RunSummary
 from harness.study.manager import Manager
 from harness.study.provenance import Provenance, collect
-from harness.study.state import FreeingGPUs, RunState, empty_folder
+from harness.study.state import FreeingGPUs, RunState, prepare_folder
 from harness.study.step import Plan, Step
 from harness.study.steps import kind_of
 from harness.study.worker_process import (
@@ -46,15 +46,15 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A step at work.
+class _RunningStep:
+    """A step in progress.
 
     Attributes:
         position: in the plan.
         step: the step.
-        step_id: its row.
-        run: what it was handed.
-        began: when, on the monotonic clock.
+        step_id: its row in the database.
+        run: what it got.
+        began: start on the monotonic clock, in seconds.
     """
 
     position: int
@@ -109,17 +109,17 @@ class Runner:
         self.state = RunState(plan, manager, self.folders, self._stored)
         self._jobs = jobs
         self._worker: WorkerProcess | None = None
-        self._in_worker: _Begun | None = None
+        self._in_worker: _RunningStep | None = None
         self._failed_in_worker: set[str] = set()
         self._waiting: dict[int, Step] = {}
         self._ended: dict[str, str] = {}
         self.executor: Executor = FreeingGPUs(executor, self.state) if executor else LocalExecutor()
 
     def check(self, *, dry_run: bool = False) -> None:
-        """Find what would fail after minutes of work: a bad row of data, and what `harness.study.check` names.
+        """Find what would fail after minutes of work: a bad row of data, and what `harness.study.check` looks at.
 
         Args:
-            dry_run: only a plan is wanted: the data may be out of reach, and no device is needed.
+            dry_run: only a plan is wanted: the data need not be there, and no device is needed.
         """
         pending = [self.plan.step(name) for name in self.pending()]
         asks_llm = any(self._asks_llm(step) for step in pending)
@@ -133,10 +133,10 @@ class Runner:
         return [s.name for s in self.plan.steps if self.force or self._done_before(s) is None]
 
     def run(self) -> RunSummary:
-        """Do what is not done.
+        """Do the steps that are not done.
 
         Raises:
-            HarnessError: a step failed; what it stored stays, and the next run goes on from there.
+            HarnessError: a step failed; what it stored stays, and the next run continues from there.
             KeyboardInterrupt: likewise.
         """
         began = time.monotonic()
@@ -218,60 +218,60 @@ class Runner:
             if not self.force and self._done_before(step) is not None:
                 continue
             del self._waiting[position]
-            self._in_worker = begun = self._begin(run_id, position, step)
+            self._in_worker = running = self._begin(run_id, position, step)
             outputs = {name: self.state.outputs[name] for name in step.inputs}
-            self._worker.start(Job(step.name, begun.run.done, outputs))
+            self._worker.start(Job(step.name, running.run.done, outputs))
             return
 
     def _poll_worker(self, run_id: int, *, block: bool = False) -> None:
         """Store records received from the worker process; assign its next step."""
-        begun = self._in_worker
-        if self._worker is not None and begun is not None:
+        running = self._in_worker
+        if self._worker is not None and running is not None:
             for message in self._worker.poll(block=block):
                 if isinstance(message, ProgressMessage):
-                    message.repeat_on(begun.run.progress)
+                    message.repeat_on(running.run.progress)
                 elif not isinstance(message, Outcome):
-                    self._store_record(begun, message)
+                    self._store_record(running, message)
                 elif message.failure is None:
                     self._in_worker = None
-                    self._ended[begun.step.name] = "done"
-                    self._finish(begun, "done", "", message.wall_s)
+                    self._ended[running.step.name] = "done"
+                    self._finish(running, "done", "", message.wall_s)
                 else:
                     self._in_worker = None
-                    self._put_back(begun, message)
+                    self._put_back(running, message)
         self._start_in_worker(run_id)
 
-    def _put_back(self, begun: _Begun, outcome: Outcome) -> None:
+    def _put_back(self, running: _RunningStep, outcome: Outcome) -> None:
         """The step failed in the worker process: this process will do it again."""
-        _log.warning("%s: %s; it is done again in the first process", begun.step.name, outcome.failure)
-        self._finish(begun, "interrupted", outcome.failure or "", outcome.wall_s)
-        self._failed_in_worker.add(begun.step.name)
-        self._waiting = dict(sorted({**self._waiting, begun.position: begun.step}.items()))
+        _log.warning("%s: %s; it is done again in the first process", running.step.name, outcome.failure)
+        self._finish(running, "interrupted", outcome.failure or "", outcome.wall_s)
+        self._failed_in_worker.add(running.step.name)
+        self._waiting = dict(sorted({**self._waiting, running.position: running.step}.items()))
 
     def _close_worker(self) -> None:
         if self._worker is not None:
             self._worker.close()
         if self._in_worker is not None:
-            begun, self._in_worker = self._in_worker, None
+            running, self._in_worker = self._in_worker, None
             reason = "the run ended before it"
-            self._finish(begun, "interrupted", reason, time.monotonic() - begun.began)
+            self._finish(running, "interrupted", reason, time.monotonic() - running.began)
 
     # steps
 
     def _step(self, run_id: int, position: int, step: Step) -> tuple[str, str]:
-        """Run or reuse one step: how it ended, and why it is not done."""
+        """Run or reuse one step; returns how it ended, and why it is not done."""
         outputs = None if self.force else self._done_before(step)
         if outputs is not None:
             self.state.outputs[step.name] = outputs
             self.store.link_reused(run_id, self._step_id(step), position)
             self.display.end(step.name, "reused", 0.0)
             return "reused", ""
-        begun = self._begin(run_id, position, step)
-        run = replace(begun.run, progress=PollingProgress(begun.run.progress, lambda: self._poll_worker(run_id)))
+        running = self._begin(run_id, position, step)
+        run = replace(running.run, progress=PollingProgress(running.run.progress, lambda: self._poll_worker(run_id)))
         self._start_in_worker(run_id)
         status, reason = "failed", "ended unexpectedly"
         try:
-            self.manager.run_step(step.name, step.stage, lambda: self._store_records(begun, run))
+            self.manager.run_step(step.name, step.stage, lambda: self._store_records(running, run))
             status, reason = self._complete(run)
         except Waiting as waiting:
             status, reason = "waiting", str(waiting)
@@ -282,35 +282,34 @@ class Runner:
             reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
             raise
         finally:
-            self._finish(begun, status, reason, time.monotonic() - begun.began)
+            self._finish(running, status, reason, time.monotonic() - running.began)
         return status, reason
 
-    def _begin(self, run_id: int, position: int, step: Step) -> _Begun:
+    def _begin(self, run_id: int, position: int, step: Step) -> _RunningStep:
         stale = self.store.find_step(step.key)
         redo = stale is not None and (self.force or stale.status == "done")
-        # What an LLM was asked is in the journal: such a step begins again, replays it, and asks what had failed.
+        # LLM calls are in the journal: a step that asks one starts again, replays them, and repeats those that failed.
         again = redo or (stale is not None and self._asks_llm(step))
         step_id, done = self.store.begin_step(
             run_id, position, **self._describe(step), provenance=self.provenance, restart=again
         )
-        folder = empty_folder(self.folders[step.name], keep=bool(stale) and not redo)
+        folder = prepare_folder(self.folders[step.name], keep=bool(stale) and not redo)
         progress = self.display.begin(step.name, position + 1, len(self.plan.steps))
         run = self._context(step, step_id, folder, done, progress)
         self.manager.notify(self.manager.pm.hook.harness_step_started, StepStarted(step.name, step.key, len(done)))
-        return _Begun(position, step, step_id, run, time.monotonic())
+        return _RunningStep(position, step, step_id, run, time.monotonic())
 
-    def _finish(self, begun: _Begun, status: str, reason: str, wall_s: float) -> None:
-        step = begun.step
+    def _finish(self, running: _RunningStep, status: str, reason: str, wall_s: float) -> None:
+        step = running.step
         outputs = self.state.outputs.get(step.name, {}) if status == "done" else {}
-        self.store.finish_step(
-            begun.step_id, status=status, reason=reason or None, wall_s=wall_s, output=portable(outputs, self.artifacts)
-        )
+        output = portable(outputs, self.artifacts)
+        self.store.finish_step(running.step_id, status=status, reason=reason or None, wall_s=wall_s, output=output)
         self.display.end(step.name, status, wall_s)
         finished = StepFinished(step.name, step.key, status, wall_s, reason or None)
         self.manager.notify(self.manager.pm.hook.harness_step_finished, finished)
 
     def _complete(self, run: RunContext) -> tuple[str, str]:
-        """Whether a step that ran to its end is done: not where LLM calls failed that may yet succeed."""
+        """Status and reason of a step that ran to its end: incomplete if LLM calls failed that may succeed later."""
         n = len(run.calls.unanswered) if isinstance(run.calls, Journal) else 0
         if not n or self.accept_failed:
             return "done", ""
@@ -319,20 +318,20 @@ class Runner:
     def _asks_llm(self, step: Step) -> bool:
         return kind_of(step).asks_llm or (step.plugin is not None and self.state.registration(step).asks_llm)
 
-    def _store_records(self, begun: _Begun, run: RunContext) -> int:
+    def _store_records(self, running: _RunningStep, run: RunContext) -> int:
         stored = 0
-        self.state.outputs.setdefault(begun.step.name, {})
-        for record in kind_of(begun.step).execute(begun.step, self.state, run):
-            self._store_record(begun, record)
+        self.state.outputs.setdefault(running.step.name, {})
+        for record in kind_of(running.step).execute(running.step, self.state, run):
+            self._store_record(running, record)
             stored += 1
         return stored
 
-    def _store_record(self, begun: _Begun, record: Record) -> None:
-        self.store.write(begun.step_id, record)
+    def _store_record(self, running: _RunningStep, record: Record) -> None:
+        self.store.write(running.step_id, record)
         kind = type(record).__name__
         if kind in ARTEFACTS:
-            self.state.outputs.setdefault(begun.step.name, {})[kind] = record
-        event = StepProgressed(begun.step.name, str(getattr(record, "item", "")))
+            self.state.outputs.setdefault(running.step.name, {})[kind] = record
+        event = StepProgressed(running.step.name, str(getattr(record, "item", "")))
         self.manager.notify(self.manager.pm.hook.harness_step_progressed, event)
 
     def _context(self, step: Step, step_id: int, folder: Path, done: frozenset[str], progress: Progress) -> RunContext:

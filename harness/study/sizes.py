@@ -95,28 +95,28 @@ class ModelSize:
 
 
 def model_size(path: str, folder: Path) -> ModelSize | None:
-    """The shape of a model: from its folder, the hub's local cache, or what is written down. None where none knows."""
+    """The shape of a model: from its folder, the hub's local cache or `known_sizes.yaml`; None if none has it."""
     config = folder / "config.json"
     if not config.is_file():
         config = _cached_config(path) or config
     try:
         if config.is_file():
             return ModelSize.from_config(json.loads(config.read_text(encoding="utf-8")))
-        known = _known()["models"].get(path)
-        return ModelSize.from_config(known) if known else None
+        written_down = _known_sizes()["models"].get(path)
+        return ModelSize.from_config(written_down) if written_down else None
     except (KeyError, ValueError, TypeError):
         return None
 
 
 def data_tokens(path: str) -> tuple[int, int] | None:
-    """(traces, tokens) of a data set that is written down; None for others."""
-    known = _known()["datasets"].get(path)
-    return (int(known["n_traces"]), int(known["n_tokens"])) if known else None
+    """(traces, tokens) of a data set, from `known_sizes.yaml`; None if it does not name it."""
+    row = _known_sizes()["datasets"].get(path)
+    return (int(row["n_traces"]), int(row["n_tokens"])) if row else None
 
 
 def benchmark_items(name: str) -> int | None:
-    """Items of a benchmark; None where nobody wrote them down."""
-    n = _known()["benchmarks"].get(name)
+    """Items of a benchmark, from `known_sizes.yaml`; None if it does not name it."""
+    n = _known_sizes()["benchmarks"].get(name)
     return None if n is None else int(n)
 
 
@@ -146,10 +146,10 @@ def memory_bytes(n_parameters: int, dtype: str, *, trained: int = 0) -> float:
 
 
 @cache
-def _known() -> dict[str, dict[str, Any]]:
+def _known_sizes() -> dict[str, dict[str, Any]]:
     text = files("harness.study").joinpath("known_sizes.yaml").read_text(encoding="utf-8")
-    known: dict[str, dict[str, Any]] = yaml.safe_load(text)
-    return known
+    sizes: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return sizes
 
 
 def _cached_config(path: str) -> Path | None:
@@ -158,7 +158,7 @@ def _cached_config(path: str) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(path, "config.json")
+        file = try_to_load_from_cache(path, "config.json")
     except (HFValidationError, OSError):
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(file) if isinstance(file, str) else None

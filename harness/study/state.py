@@ -176,7 +176,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class FreeingGPUs:
-    """An executor whose workers find the GPUs free of the run's own model."""
+    """An executor that moves the run's model off the GPUs while workers need them."""
 
     executor: Executor
     state: RunState
@@ -193,8 +193,8 @@ class FreeingGPUs:
             yield workers
 
 
-def empty_folder(folder: Path, *, keep: bool) -> Path:
-    """A step's folder, made if need be; emptied unless `keep`: an interrupted attempt goes on from what is in it."""
+def prepare_folder(folder: Path, *, keep: bool) -> Path:
+    """Make a step's folder, and empty it unless `keep`: an interrupted step continues from what is in it."""
     if folder.exists() and not keep:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)

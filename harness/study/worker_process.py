@@ -206,13 +206,9 @@ class _SendingProgress:
 
 
 def _work(
-    connection: Connection,
-    plan: Plan,
-    registry: PluginList,
-    plugins: Sequence[str],
-    folders: dict[str, Path],
+    connection: Connection, plan: Plan, registry: PluginList, plugins: Sequence[str], folders: dict[str, Path],
     threads: int,
-) -> None:
+) -> None:  # fmt: skip
     """The worker's end: jobs until the runner closes the connection or dies."""
     prepare()
     threading.Thread(target=_die_with_the_runner, daemon=True).start()
@@ -240,14 +236,9 @@ def _work(
 def _send_records(job: Job, step: Step, state: RunState, send: Callable[[Any], None]) -> int:
     state.outputs.update({name: dict(records) for name, records in job.outputs.items()})
     run = RunContext(
-        out_dir=state.folders[step.name],
-        seed=step.seed,
-        device="cpu",
-        done=job.done,
-        progress=_SendingProgress(send),
-        evaluate=state.plan.study.settings(EvaluateConfig),
-        engines=state.engines,
-    )
+        out_dir=state.folders[step.name], seed=step.seed, done=job.done, progress=_SendingProgress(send),
+        evaluate=state.plan.study.settings(EvaluateConfig), engines=state.engines,
+    )  # fmt: skip
     n = 0
     for record in kind_of(step).execute(step, state, run):
         send(record)

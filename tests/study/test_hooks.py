@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,7 +69,7 @@ class Bench:
         registry = Registry.model_validate({"version": 1, "default_study": "s", "plugins": [], "studies": {"s": study}})
         self.manager = Manager(registry)
         for plugin in (Offering(), *plugins):
-            self.manager._register(plugin, type(plugin).__name__, "test")
+            self.manager._load("test", partial(lambda module: module, plugin), "test")
         step = Step("ablate/cells", "ablate", "ablate", "cells", CellsConfig(n=n), (), f"key{n}", 1)
         self.plan = Plan("s", None, registry.studies["s"], 0, (step,))
         self.store = Store.open(tmp_path / "results.db")
@@ -103,7 +104,7 @@ def registrar_works(stage: Stage) -> None:
          "studies": {"s": {"summary": "s", "model": {"path": "m"}, "data": {"path": "d"}, "adapter": "x"}}}
     )  # fmt: skip
     manager = Manager(registry)
-    manager._register(Plugin(), "test", "test")
+    manager._load("test", Plugin, "test")
     assert manager.offer("cells").stage == stage
 
 

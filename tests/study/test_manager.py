@@ -90,7 +90,7 @@ def test_a_missing_module_and_a_module_without_the_plugin_are_named(monkeypatch:
         )
     )
     with pytest.raises(
-        RegistryError, match=r"'gone' \(registry: no_such_module_here\): no module 'no_such_module_here'"
+        UsageError, match=r"'gone' \(registry: no_such_module_here\) .*: no module 'no_such_module_here'"
     ):
         manager.offer("gone")
     with pytest.raises(RegistryError, match="demo_c offers no plugin of that name"):
@@ -149,7 +149,7 @@ BROKEN = {
     "misspelt": ({"harness_step_finish": harness_step_finished}, "unknown hook"),
     "empty": ({}, "implements no hook"),
     "arguments": ({"harness_run_step": hookimpl(lambda stepp: None)}, "stepp"),
-    "raising": ({"harness_probes": hookimpl(lambda: 1 / 0)}, "harness_probes failed: ZeroDivisionError"),
+    "raising": ({"harness_probes": hookimpl(lambda: 1 / 0)}, "ZeroDivisionError"),
     "wrong": ({"harness_probes": hookimpl(lambda: ["mine"])}, "returned str, not a Registration"),
 }
 
@@ -176,7 +176,7 @@ def test_a_module_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPat
     for name, text in (("demo_syntax", "def"), ("demo_exit", "raise SystemExit(3)"), ("demo_value", "int('x')")):
         (tmp_path / f"{name}.py").write_text(text)
         manager = Manager(registry(observers=[{"name": "mine", "module": name}]))
-        assert f"'mine' (registry: {name}) cannot be imported" in manager.broken["mine"]
+        assert f"'mine' (registry: {name}) cannot be loaded" in manager.broken["mine"]
 
 
 def test_an_entry_point_may_only_observe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ from functools import cache
 
 from harness.config import Config
 from harness.contract.stages import STAGES
+from harness.study.costs import Cost, CostModel
 from harness.study.planner import StageSteps, StepKind
-from harness.study.step import Step
+from harness.study.step import Plan, Step
 
 
 @cache
@@ -32,6 +33,16 @@ def kinds() -> dict[str, StepKind]:
 def kind_of(step: Step) -> StepKind:
     """The step's kind."""
     return kinds()[step.kind]
+
+
+def estimate(plan: Plan) -> dict[str, Cost]:
+    """Step name -> what the step will cost, without loading a model.
+
+    Raises:
+        DataError: the traces cannot be read, and `known_sizes.yaml` does not name them.
+    """
+    model = CostModel.of(plan)
+    return {step.name: kind_of(step).cost(step, model) for step in plan.steps}
 
 
 def sections() -> dict[str, type[Config]]:

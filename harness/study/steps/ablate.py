@@ -53,13 +53,7 @@ def _tokens(config: dict[str, Any], model: CostModel) -> float:
 
 
 ABLATE = StepKind(
-    "ablate",
-    "ablate",
-    _execute,
-    cost=_cost,
-    in_worker=True,
-    on_executor=True,
-    memory_bytes=model_bytes,
+    "ablate", "ablate", _execute, cost=_cost, in_worker=True, on_executor=True, memory_bytes=model_bytes,
     checks=(check_benchmarks,),
-)
+)  # fmt: skip
 STEPS = StageSteps((ABLATE,), _plan)

@@ -70,13 +70,9 @@ def _evaluate(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     for benchmark in run.evaluate.benchmarks:
         if f"{step.variant}/{benchmark}" not in run.done:
             yield evaluate(
-                answerer,
-                benchmark,
-                variant=step.variant,
-                settings=run.evaluate,
-                seed=run.seed,
-                progress=run.progress,
-            )
+                answerer, benchmark,
+                variant=step.variant, settings=run.evaluate, seed=run.seed, progress=run.progress,
+            )  # fmt: skip
 
 
 def _verify(step: Step, state: RunState, run: RunContext) -> Iterator[AnswerVerdict]:
@@ -198,14 +194,9 @@ def check_context(plan: Plan, dry_run: bool = False) -> None:
 
 
 EVALUATE = StepKind(
-    "evaluate",
-    "evaluate",
-    _evaluate,
-    cost=_evaluate_cost,
-    in_worker=True,
-    memory_bytes=_memory_bytes,
+    "evaluate", "evaluate", _evaluate, cost=_evaluate_cost, in_worker=True, memory_bytes=_memory_bytes,
     memory_cure=", or --set evaluate.backend=vllm --set evaluate.tensor_parallel_size=N",
     checks=(check_context, check_benchmarks),
-)
+)  # fmt: skip
 VERIFY = StepKind("verify", "evaluate", _verify, cost=_verify_cost, asks_llm=True)
 STEPS = StageSteps((EVALUATE, VERIFY), _plan, {"evaluate": EvaluateConfig, "answers": AnswersConfig})

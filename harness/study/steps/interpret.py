@@ -26,7 +26,7 @@ from harness.records import (
     Explanation,
     Feature,
     Record,
-)
+)  # fmt: skip
 from harness.study.costs import Cost, CostModel, total
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.state import RunState
@@ -159,15 +159,9 @@ def _regrade(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
         layers = {e.feature: e.layer for e in evidence}
         graded = {e.feature: layers[e.feature] for e in explanations if e.status != "dead"}
         n = len(graded) if source.endswith(f"/{PLANTED}") else config.features
-        yield from trials(
-            judge,
-            evidence,
-            frozenset(spread_sample(graded, n, f"{run.seed}/{source}")),
-            {e.feature: e.n_exemplars for e in explanations},
-            run,
-            repeats=config.repeats,
-            shuffles=config.shuffles,
-        )
+        sample = frozenset(spread_sample(graded, n, f"{run.seed}/{source}"))
+        n_exemplars = {e.feature: e.n_exemplars for e in explanations}
+        yield from trials(judge, evidence, sample, n_exemplars, run, repeats=config.repeats, shuffles=config.shuffles)
 
 
 def _categorise(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
@@ -190,14 +184,9 @@ def _recategorise(step: Step, state: RunState, run: RunContext) -> Iterator[Reco
         item = f"0/{record.item}"
         if isinstance(record, CategoryAssignment) and item not in run.done:
             yield CategoryTrial(
-                item=item,
-                source=record.source,
-                feature=record.feature,
-                interpreter=step.plugin,
-                trial=0,
-                category=record.category,
-                reason=record.reason,
-            )
+                item=item, source=record.source, feature=record.feature, interpreter=step.plugin, trial=0,
+                category=record.category, reason=record.reason,
+            )  # fmt: skip
 
 
 def _enrich(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:

@@ -88,13 +88,7 @@ def _n_columns(step: Step, model: CostModel) -> int:
 
 
 PROBE = StepKind(
-    "probe",
-    "probe",
-    _execute,
-    cost=_cost,
+    "probe", "probe", _execute, cost=_cost, in_worker=True, on_executor=True, memory_bytes=model_bytes,
     n_features=lambda step, model: 2 * _n_columns(step, model),  # both signs
-    in_worker=True,
-    on_executor=True,
-    memory_bytes=model_bytes,
-)
+)  # fmt: skip
 STEPS = StageSteps((PROBE,), _plan, {"features": FeaturesConfig})
