@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Objective
 from harness_plugins.dictionaries.batch_topk.dense import DenseGradients
 
-MATHS = Maths(
+MATHS = Objective(
     k=16, decoder="norm-aware", activation="none", centred=False, k_aux=16, aux_coefficient=1 / 32, aux_of="error"
 )
 

@@ -9,13 +9,13 @@ import torch
 from bench.measure import Ratio, compare
 from bench.paper_loop import PaperLoop
 from bench.planted import Planted
-from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
-from harness_plugins.dictionaries.batch_topk.descent import Descent
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Objective
+from harness_plugins.dictionaries.batch_topk.descent import TrainStep
 from harness_plugins.dictionaries.sae import JumpRelu
 from harness_plugins.dictionaries.selection import best_precision
 
 D, F, K = 448, 3584, 16
-STANDARD = Maths(k=K, k_aux=D // 2, aux_coefficient=1 / 32)
+STANDARD = Objective(k=K, k_aux=D // 2, aux_coefficient=1 / 32)
 N_DEAD = 1500
 WARM_STEPS = 20
 """Steps before anything is measured: the first have no threshold to guess from."""
@@ -27,7 +27,7 @@ PATHS = ("fp32", "bf16") if best_precision(torch.empty(F, D, device="meta")) == 
 def training(path: str, batches: list[torch.Tensor], n_dead: int = 0) -> Callable[[], None]:
     """Steps over all batches, warm."""
     sae = Autoencoder(torch.zeros(D), F, torch.Generator().manual_seed(1))
-    descent = Descent(sae, STANDARD, compute=path)
+    descent = TrainStep(sae, STANDARD, compute=path)
     dead = torch.arange(F) < n_dead
 
     def run() -> None:

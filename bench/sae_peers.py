@@ -15,7 +15,7 @@ import torch
 from bench.measure import Ratio, compare
 from bench.sae import N_DEAD, PATHS, STANDARD, D, F, K, batches_of
 from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder
-from harness_plugins.dictionaries.batch_topk.descent import Descent
+from harness_plugins.dictionaries.batch_topk.descent import TrainStep
 
 NEEDS = ("dictionary_learning", "sae_lens")
 LR = 1e-3
@@ -106,7 +106,7 @@ def _ours(peer: Peer, path: str, n_dead: int) -> Callable[[torch.Tensor], float]
     peer.copy_to(sae)
     # Theirs weighs the auxiliary loss against the sum over columns, ours against their mean.
     maths = replace(STANDARD, decoder=peer.decoder, aux_coefficient=STANDARD.aux_coefficient / D)
-    descent = Descent(sae, maths, compute=path)
+    descent = TrainStep(sae, maths, compute=path)
     dead = torch.arange(F) < n_dead
 
     def step(x: torch.Tensor) -> float:

@@ -23,10 +23,10 @@ from bench.paper_loop import PaperLoop
 from bench.planted import Planted
 from bench.sae import STANDARD, D, F
 from harness_plugins.dictionaries.batch_topk import PAPER_CODE, BatchTopKConfig
-from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Objective
 from harness_plugins.dictionaries.batch_topk.checkpoint import TrainingState
 from harness_plugins.dictionaries.batch_topk.dense import reconstructed
-from harness_plugins.dictionaries.batch_topk.descent import Descent
+from harness_plugins.dictionaries.batch_topk.descent import TrainStep
 from harness_plugins.dictionaries.batch_topk.learner import schedule
 
 BY_HAND = "5 to 16 minutes"
@@ -51,7 +51,7 @@ class Learner:
     """
 
     sae: Autoencoder
-    maths: Maths
+    maths: Objective
     step: Callable[[torch.Tensor], object]
     most_steps: int = MAX_STEPS
     seconds: list[float] = field(default_factory=list)
@@ -93,7 +93,7 @@ def shipped(config: BatchTopKConfig) -> Learner:
     """batch-topk with these settings, without its files."""
     sae = Autoencoder(torch.zeros(D), F, torch.Generator().manual_seed(1))
     maths = replace(STANDARD, k=config.k, aux_coefficient=config.aux_coefficient)
-    descent = Descent(sae, maths, compute=config.compute, clip_norm=config.clip_norm, beta2=config.adam_beta2)
+    descent = TrainStep(sae, maths, compute=config.compute, clip_norm=config.clip_norm, beta2=config.adam_beta2)
     state = TrainingState.fresh(F)
 
     def step(x: torch.Tensor) -> None:

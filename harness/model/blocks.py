@@ -1,10 +1,9 @@
 """A decoder's blocks, run from one of them on: what does not change before block l need not be computed again.
 
-The backbone's own `forward` runs, with the blocks that are not wanted passing their input through and the hidden state
-that enters the first wanted block put in its place. So masks, positions, embeddings and the final norm are the
-architecture's own, and the numbers are those of a whole forward pass bit for bit. Where blocks hand each other more
-than
-the hidden state (keys and values shared across layers, routing), that does not hold: `why_not` finds out by trying.
+The backbone's own `forward` runs: unwanted blocks pass their input through, and the hidden state that enters the first
+wanted block is put in its place. So masks, positions, embeddings and the final norm are the architecture's own, and the
+numbers are those of a whole forward pass bit for bit. Where blocks hand each other more than the hidden state (keys and
+values shared across layers, routing), that does not hold; `prefix_reuse_error` finds out by trying.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ class Blocks:
         return kept[0]
 
     @torch.no_grad()
-    def why_not(self, inputs: Inputs) -> str | None:
+    def prefix_reuse_error(self, inputs: Inputs) -> str | None:
         """Why passes cannot begin at a later block; None: they can, up to nine starts gave the same bits."""
         if not self.n:
             return "its list of blocks was not found"

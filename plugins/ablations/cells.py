@@ -35,15 +35,14 @@ class Cell:
 
 def cells(components: Sequence[Component], scopes: Sequence[str], n_blocks: int = 8) -> list[Cell]:
     """The cells of leave-one-out, the widest first."""
-    found = [Cell("adapter", "adapter", tuple(components))]
-    found += block_cells(components, n_blocks)
+    sweep = [Cell("adapter", "adapter", tuple(components)), *block_cells(components, n_blocks)]
     for layer in sorted({c.layer for c in components if c.layer is not None}):
-        found.append(Cell(f"layer:{layer}", "layer", _where(components, layer=layer), {"layer": layer}))
-    found += projection_cells(components, "projection")
+        sweep.append(Cell(f"layer:{layer}", "layer", _where(components, layer=layer), {"layer": layer}))
+    sweep += projection_cells(components, "projection")
     for c in components:
         where = {"layer": c.layer, "projection": c.projection, "rank_index": c.rank_index, "group": c.block}
-        found.append(Cell(f"component:{c.name}", "component", (c,), where))
-    return [cell for cell in found if cell.scope in scopes]
+        sweep.append(Cell(f"component:{c.name}", "component", (c,), where))
+    return [cell for cell in sweep if cell.scope in scopes]
 
 
 def block_cells(components: Sequence[Component], n_blocks: int) -> list[Cell]:
@@ -52,32 +51,29 @@ def block_cells(components: Sequence[Component], n_blocks: int) -> list[Cell]:
     n = min(n_blocks, len(layers) // 2)
     if n < 2:
         return []
-    found = []
+    blocks = []
     for i in range(n):
-        own = layers[i * len(layers) // n : (i + 1) * len(layers) // n]
-        off = tuple(c for c in components if c.layer in own)
-        name = f"L{own[0]}-L{own[-1]}"
-        found.append(Cell(f"block:{own[0]}-{own[-1]}", "block", off, {"group": name}))
-    return found
+        block = layers[i * len(layers) // n : (i + 1) * len(layers) // n]
+        first, last = block[0], block[-1]
+        off = tuple(c for c in components if c.layer in block)
+        blocks.append(Cell(f"block:{first}-{last}", "block", off, {"group": f"L{first}-L{last}"}))
+    return blocks
 
 
 def projection_cells(components: Sequence[Component], scope: Literal["projection", "group"]) -> list[Cell]:
     """One cell per projection, over all layers."""
-    found = []
+    projections = []
     for name in dict.fromkeys(c.projection for c in components):
         where = {"projection": name} | ({"group": name} if scope == "group" else {})
-        found.append(Cell(f"{scope}:{name}", scope, _where(components, projection=name), where))
-    return found
+        projections.append(Cell(f"{scope}:{name}", scope, _where(components, projection=name), where))
+    return projections
 
 
 def group_cells(components: Sequence[Component]) -> list[Cell]:
     """Attention, MLP (`other` where a module is neither), then projections."""
-    found = []
-    for block in ("attention", "mlp", "other"):
-        off = _where(components, block=block)
-        if off:
-            found.append(Cell(f"group:{block}", "group", off, {"group": block}))
-    return found + projection_cells(components, "group")
+    groups = [(name, _where(components, block=name)) for name in ("attention", "mlp", "other")]
+    cells = [Cell(f"group:{name}", "group", off, {"group": name}) for name, off in groups if off]
+    return cells + projection_cells(components, "group")
 
 
 def _where(components: Sequence[Component], **values: Any) -> tuple[Component, ...]:

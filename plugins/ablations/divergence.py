@@ -1,9 +1,9 @@
 """KL(full ‖ ablated) and cross-entropy per document and segment, over fixed text.
 
-An ablation whose first component is in layer l changes nothing before it, so the hidden states entering layer l are
-kept and only layers l.. run again. The sweep walks up the layers, so that one hidden state per token is kept, whatever
-the number of layers. Logits (vocabulary-sized) exist only for a chunk of positions; the full adapter's are shared by
-all ablations of a layer, and an ablation's are the difference of two hidden states through the output matrix.
+An ablation whose first component is in layer l changes nothing before layer l, so the hidden states that enter it are
+stored and only layers l and up run again. The sweep goes up the layers, so one hidden state per token is stored, for
+any number of layers. Logits (vocabulary-sized) exist only for a chunk of positions. All ablations of a layer share the
+full adapter's; an ablation's are the difference of two hidden states through the output matrix.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _CELLS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Sums:
-    """Of one ablation, summed in float64.
+class KLSums:
+    """Sums of one ablation over the tokens of each document, in float64.
 
     Attributes:
         kl_nats: KL(full ‖ ablated), [document, segment].
@@ -54,8 +54,8 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Off:
-    """Edit: put `to` in place of the components that are off in a row of the batch.
+class ReplaceScalars:
+    """Edit of a tap: set the components that are off in a row of the batch to `to`.
 
     Attributes:
         off: which components, for each row.
@@ -94,20 +94,19 @@ def shares(cells: Sequence[Cell], *, reuses: bool, rows: int, n_workers: int = 1
         cells: what to switch off.
         reuses: whether passes begin at the first layer that changes.
         rows: cells that share a pass.
-        n_workers: who measure them; four shares or more for each keep all of them busy to the end.
+        n_workers: workers that measure them; at least four shares for each keep all of them busy to the end.
     """
     size = min(_CELLS_AT_ONCE, rows * max(1, len(cells) // (4 * n_workers * rows))) if n_workers > 1 else _CELLS_AT_ONCE
     starts: dict[int, list[Cell]] = defaultdict(list)
     for cell in cells:
         starts[cell.first_layer if reuses else 0].append(cell)
-    found = []
+    parts = []
     for layer in sorted(starts):
-        own = starts[layer]
-        for i in range(0, len(own), _CELLS_AT_ONCE):
-            together = own[i : i + _CELLS_AT_ONCE]
+        for i in range(0, len(starts[layer]), _CELLS_AT_ONCE):
+            together = starts[layer][i : i + _CELLS_AT_ONCE]
             for j in range(0, len(together), size):
-                found.append(Share(layer, tuple(together[j : j + size]), first=i + j == 0))
-    return found
+                parts.append(Share(layer, tuple(together[j : j + size]), first=i + j == 0))
+    return parts
 
 
 class Divergence:
@@ -116,7 +115,7 @@ class Divergence:
     Attributes:
         model: the subject's model.
         texts: the documents.
-        why_not: why passes do not begin at the first layer that changes; None where they do.
+        prefix_reuse_error: why passes cannot begin at the first layer that changes; None where they can.
         engine: how the numbers are made, for the record: prefix reuse or whole passes, and the dtype.
         ce_full_nats: cross-entropy of the full adapter, sum over the tokens that have a next one: [document].
         to: component -> what switching it off sets it to; 0 where it is not named.
@@ -149,8 +148,8 @@ class Divergence:
         self._refuse_broken_model()
         short = {name: value[:1, :8] for name, value in self.texts.batches[0].inputs.items()}
         self.readout.check(subject.model, short)
-        self.why_not = self.blocks.why_not(short)
-        self.reuses = self.why_not is None
+        self.prefix_reuse_error = self.blocks.prefix_reuse_error(short)
+        self.reuses = self.prefix_reuse_error is None
         dtype = str(next(self.blocks.backbone.parameters()).dtype).removeprefix("torch.")
         self.engine = f"{'prefix reuse' if self.reuses else 'whole passes'}, {config.numerics}, {dtype}"
         self.ce_full_nats = self._cross_entropy()
@@ -162,7 +161,7 @@ class Divergence:
         """Tokens of each document that count."""
         return tuple(self.texts.n_tokens.sum(1).tolist())
 
-    def sweep(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Sums]]:
+    def sweep(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, KLSums]]:
         """Every cell's sums, by the first layer that the cells change.
 
         Raises:
@@ -172,7 +171,7 @@ class Divergence:
             yield from zip(share.cells, self.measure(share), strict=True)
 
     @torch.no_grad()
-    def measure(self, share: Share) -> list[Sums]:
+    def measure(self, share: Share) -> list[KLSums]:
         """The sums of each of the share's cells.
 
         The hidden states that enter its layer are kept, for a share of the same layer or one above it.
@@ -205,7 +204,7 @@ class Divergence:
             for which, other in enumerate(others):
                 yield which, chunk, compare(reference, self.readout.difference(full[chunk], other[chunk]))
 
-    def _measure(self, cells: Sequence[Cell], layer: int, entering: Sequence[torch.Tensor | None]) -> list[Sums]:
+    def _measure(self, cells: Sequence[Cell], layer: int, entering: Sequence[torch.Tensor | None]) -> list[KLSums]:
         D, S = self.texts.n_tokens.shape  # documents, segments
         kl = np.zeros((len(cells), D * S))
         ce = np.zeros((len(cells), D * S))
@@ -215,13 +214,13 @@ class Divergence:
                 for i in range(0, len(cells), self._rows)
                 for h in self._ablated(cells[i : i + self._rows], batch, layer, state)
             ]
-            for which, chunk, found in self._compare(self._full[index][batch.mask], hidden):
+            for which, chunk, comparison in self._compare(self._full[index][batch.mask], hidden):
                 bins, has = batch.bins[chunk], batch.has_target[chunk]
-                change = found.cross_entropy_change(batch.targets[chunk])[has]
-                kl[which] += _binned(found.kl_nats, bins, D * S)
+                change = comparison.cross_entropy_change(batch.targets[chunk])[has]
+                kl[which] += _binned(comparison.kl_nats, bins, D * S)
                 ce[which] += _binned(change, bins[has], D * S)
         self._refuse_not_finite(cells, kl.reshape(len(cells), D, S))
-        return [Sums(k.reshape(D, S), c.reshape(D, S).sum(1)) for k, c in zip(kl, ce, strict=True)]
+        return [KLSums(k.reshape(D, S), c.reshape(D, S).sum(1)) for k, c in zip(kl, ce, strict=True)]
 
     def _measure_floor(self, layer: int, entering: Sequence[torch.Tensor | None]) -> None:
         """KL when every number that enters the layer moves to a neighbour, up or down at random."""
@@ -238,9 +237,9 @@ class Divergence:
             with self._numerics:
                 noisy = self.blocks.run(inputs, layer, torch.nextafter(state[rows], where))
             mask = batch.mask[rows]
-            for _, _, found in self._compare(full[rows][mask], [noisy[mask]]):
-                total += float(found.kl_nats.double().sum())
-                n += len(found.kl_nats)
+            for _, _, comparison in self._compare(full[rows][mask], [noisy[mask]]):
+                total += float(comparison.kl_nats.double().sum())
+                n += len(comparison.kl_nats)
         if n:
             self.floors_nats[layer] = total / n
 
@@ -261,9 +260,9 @@ class Divergence:
         near = [c for c in self._subject.components if c.module in modules]
         names = [{c.name for c in some} for some in off]
         device = self._subject.device
-        which = torch.tensor([[c.name in own for c in near] for own in names], device=device)
+        which = torch.tensor([[c.name in row for c in near] for row in names], device=device)
         to = torch.tensor([self.to.get(c.name, 0.0) for c in near], device=device)
-        edit = Off(which.repeat_interleave(rows_each, 0), to)
+        edit = ReplaceScalars(which.repeat_interleave(rows_each, 0), to)
         return tap(self._subject.model, component_sites(near), edit, read=False)
 
     @torch.no_grad()
@@ -315,5 +314,5 @@ class Divergence:
 
 
 def _binned(values: torch.Tensor, bins: torch.Tensor, n: int) -> np.ndarray:
-    """Sums per bin, in float64."""
+    """KLSums per bin, in float64."""
     return np.bincount(bins.cpu().numpy(), weights=values.double().cpu().numpy(), minlength=n)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents side by side, padded on the right. One entry per token below is one that counts, in reading order.
+    """Documents padded on the right to one length. `bins`, `targets`, `has_target`: one entry per token that counts.
 
     Attributes:
         documents: index of each row's document.
@@ -106,7 +106,7 @@ def texts_of(documents: Sequence[Document], config: KLConfig, pad: int | None) -
         ids=tuple(d.id for d in documents),
         n_tokens=torch.tensor(counts),
         n_targets=torch.tensor([min(n, len(d.ids) - 1) for d, n in zip(documents, lengths, strict=True)]),
-        batches=tuple(_batch([documents[i] for i in own], [lengths[i] for i in own], own, pad or 0) for own in rows),
+        batches=tuple(_batch([documents[i] for i in row], [lengths[i] for i in row], row, pad or 0) for row in rows),
     )
 
 
@@ -120,7 +120,7 @@ def _batch(documents: Sequence[Document], lengths: Sequence[int], indices: Seque
         ids[row, :n] = torch.tensor(document.ids[:n])
         mask[row, :n] = 1
         bins += [indices[row] * len(SEGMENTS) + SEGMENTS.index(s) for s in document.segments[:n]]
-        # The token after the last one read is known where the document goes on.
+        # Where the document goes on after `n` tokens, the last one read has a next token too.
         following = document.ids[1 : n + 1]
         targets += [*following, *[0] * (n - len(following))]
         follows += [True] * len(following) + [False] * (n - len(following))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from harness.model.readout import Readout
 
 _TOKENS_AT_ONCE = 2048
-"""Tokens whose backward graph is held; a document that is longer is alone."""
+"""Tokens whose backward graph is held at once; a longer document is a piece of its own."""
 
 
 @dataclass(frozen=True)
@@ -111,24 +111,24 @@ class Piece:
 
 
 def pieces(texts: Texts) -> list[Piece]:
-    """All documents, as many together as the backward graphs may hold."""
-    found = []
+    """All documents, as many in a piece as `_TOKENS_AT_ONCE` allows."""
+    parts = []
     for index, batch in enumerate(texts.batches):
         size = max(1, _TOKENS_AT_ONCE // batch.mask.shape[1])
         for start in range(0, len(batch.documents), size):
             rows = slice(start, start + size)
-            found.append(Piece(index, rows, batch.documents[rows]))
-    return found
+            parts.append(Piece(index, rows, batch.documents[rows]))
+    return parts
 
 
 Gradients = Iterable[tuple[Piece, "Float[np.ndarray, 'document probe component']"]]
 
 
 def gathered(gradients: Gradients, components: Sequence[Component], texts: Texts, n_probes: int) -> Probes:
-    """The probes of all pieces together."""
+    """Put the gradients of all pieces together."""
     together = np.zeros((len(texts.ids), n_probes, len(components)))
-    for piece, found in gradients:
-        together[list(piece.documents)] = found
+    for piece, of_piece in gradients:
+        together[list(piece.documents)] = of_piece
     return Probes(together, tuple(c.name for c in components), int(texts.n_tokens.sum()))
 
 
@@ -153,16 +153,16 @@ def probe(
     to = torch.tensor([divergence.to.get(c.name, 0.0) for c in components], device=mask.device)
     with torch.enable_grad(), tap(divergence.model, component_sites(components), Gated(gates, to), read=False):
         hidden = divergence.blocks.run(inputs)
-    # A generator per group of documents: a resumed run draws the same signs.
+    # A generator per piece: a resumed run draws the same signs.
     generator = torch.Generator(mask.device).manual_seed(seed * 1_000_003 + documents[0])
     pulled = _pulled(divergence.readout, hidden.detach()[mask], n_probes, generator)
-    found = []
+    gradients = []
     for i in range(n_probes):
         back = torch.zeros_like(hidden)
         back[mask] = pulled[i].to(hidden.dtype)
         (gradient,) = torch.autograd.grad(hidden, gates, back, retain_graph=i + 1 < n_probes)
-        found.append(gradient.double().cpu().numpy())
-    return np.stack(found, axis=1)
+        gradients.append(gradient.double().cpu().numpy())
+    return np.stack(gradients, axis=1)
 
 
 @torch.no_grad()

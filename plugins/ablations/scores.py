@@ -15,10 +15,10 @@ from harness.records import AblationScore, Trace
 from harness.stats import ratio_over_documents
 
 from .cells import Cell
-from .divergence import Sums, shares
+from .divergence import KLSums, shares
 from .documents import Texts, read_texts
 from .fisher import Probes, gathered, pieces
-from .sweeper import About, Sweeper
+from .sweeper import RunInfo, Sweeper
 
 if TYPE_CHECKING:
     from harness.contract.executors import Workers
@@ -64,16 +64,16 @@ class Scorer:
         return self._open.enter_context(self._run.executor.open(sweeper))
 
     @cached_property
-    def about(self) -> About:
+    def run_info(self) -> RunInfo:
         """What is known before anything is switched off.
 
         Raises:
             ModelError: the subject has no adapter, or its logits cannot be read.
         """
-        ((_, about),) = self._workers.map(Sweeper.about, [None], SilentProgress())
-        if about.why_not is not None:
-            _log.warning("%s: ablations run whole passes: %s", self._subject.base.path, about.why_not)
-        return about
+        ((_, run_info),) = self._workers.map(Sweeper.run_info, [None], SilentProgress())
+        if run_info.prefix_reuse_error is not None:
+            _log.warning("%s: ablations run whole passes: %s", self._subject.base.path, run_info.prefix_reuse_error)
+        return run_info
 
     @cached_property
     def probes(self) -> Probes | None:
@@ -82,10 +82,10 @@ class Scorer:
         if not n_probes:
             return None
         self._run.progress.start(len(self.texts.ids), "probed document")
-        found = self._workers.map(Sweeper.probe, pieces(self.texts), self._run.progress)
-        return gathered(found, self._subject.components, self.texts, n_probes)
+        gradients = self._workers.map(Sweeper.probe, pieces(self.texts), self._run.progress)
+        return gathered(gradients, self._subject.components, self.texts, n_probes)
 
-    def sweep(self, cells: Sequence[Cell], unit: str) -> Iterator[tuple[Cell, Sums]]:
+    def sweep(self, cells: Sequence[Cell], unit: str) -> Iterator[tuple[Cell, KLSums]]:
         """Every cell's sums, in the order of the sweep.
 
         Args:
@@ -95,7 +95,7 @@ class Scorer:
         Raises:
             ModelError: a KL is not finite.
         """
-        reuses, rows = self.about.why_not is None, self._config.ablations_per_batch
+        reuses, rows = self.run_info.prefix_reuse_error is None, self._config.ablations_per_batch
         self._run.progress.start(len(cells), unit)
         parts = shares(cells, reuses=reuses, rows=rows, n_workers=self._workers.n)
         for share, measured in self._workers.map(Sweeper.measure, parts, self._run.progress):
@@ -131,7 +131,7 @@ class Scorer:
             reason="estimated by Fisher probes, not measured",
         )
 
-    def _exact(self, cell: Cell, sums: Sums, chosen: Chosen) -> AblationScore:
+    def _exact(self, cell: Cell, sums: KLSums, chosen: Chosen) -> AblationScore:
         n_tokens, n_targets = self.texts.n_tokens.numpy(), self.texts.n_targets.numpy()
         seed = self._run.seed
         values: dict[str, Any] = {}
@@ -141,7 +141,7 @@ class Scorer:
                 values[f"kl_{segment}_nats"] = ratio_over_documents(sums.kl_nats[:, i], n_tokens[:, i], seed=seed)
         if n_targets.sum():
             values["ce_change_nats"] = ratio_over_documents(sums.ce_change_nats, n_targets, seed=seed)
-            values["ce_nats"] = float((self.about.ce_full_nats + sums.ce_change_nats).sum() / n_targets.sum())
+            values["ce_nats"] = float((self.run_info.ce_full_nats + sums.ce_change_nats).sum() / n_targets.sum())
         return self.score(
             cell,
             method="exact",
@@ -161,7 +161,7 @@ class Scorer:
             item=cell.item,
             scope=cell.scope,
             mode=self._config.mode,
-            engine=self.about.engine,
+            engine=self.run_info.engine,
             n_tokens=sum(self.n_tokens),
             n_documents=len(self.n_tokens),
             n_components=len(cell.off),

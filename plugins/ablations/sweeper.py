@@ -1,4 +1,4 @@
-"""The tool of a sweep's workers: a divergence, made where it is used."""
+"""What each worker of a sweep holds: a `Divergence`, built where it is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.contract.progress import Progress
 
-from .divergence import Divergence, Share, Sums
+from .divergence import Divergence, KLSums, Share
 from .documents import Texts
 from .fisher import Piece, probe
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class About:
+class RunInfo:
     """What is known of a divergence before anything is switched off (see `Divergence`)."""
 
     engine: str
-    why_not: str | None
+    prefix_reuse_error: str | None
     ce_full_nats: Float[np.ndarray, " document"]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a share's cells did.
+    """The result of a share.
 
     Attributes:
         sums: of each cell.
         floor_nats: the null floor of the share's layer; None where it was not measured with this share.
     """
 
-    sums: Sequence[Sums]
+    sums: Sequence[KLSums]
     floor_nats: float | None
 
 
@@ -49,32 +49,32 @@ class Sweeper:
     """Measures ablations and probes of an adapter on the same documents."""
 
     def __init__(self, subject: Subject, texts: Texts, config: KLConfig, seed: int) -> None:
-        """Nothing runs yet (see `Divergence` for the arguments)."""
-        self._made_of = subject, texts, config, seed
+        """Build nothing yet (see `Divergence` for the arguments)."""
+        self._arguments = subject, texts, config, seed
 
     @classmethod
-    def arrived(cls, *made_of: Any) -> Sweeper:
-        """In a worker: at once with its divergence, so that all workers make theirs at the same time."""
-        sweeper = cls(*made_of)
+    def arrived(cls, *arguments: Any) -> Sweeper:
+        """Build the divergence at once in a worker that received the sweeper, so that all workers build at one time."""
+        sweeper = cls(*arguments)
         _ = sweeper._divergence
         return sweeper
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """It travels as what it is made of."""
-        return Sweeper.arrived, self._made_of
+        """Pickle what it is built from."""
+        return Sweeper.arrived, self._arguments
 
     @cached_property
     def _divergence(self) -> Divergence:
-        return Divergence(*self._made_of)
+        return Divergence(*self._arguments)
 
-    def about(self, _: None, __: Progress) -> About:
+    def run_info(self, _: None, __: Progress) -> RunInfo:
         """What is known before anything is switched off.
 
         Raises:
             ModelError: the subject has no adapter, or its logits cannot be read.
         """
-        found = self._divergence
-        return About(found.engine, found.why_not, found.ce_full_nats)
+        made = self._divergence
+        return RunInfo(made.engine, made.prefix_reuse_error, made.ce_full_nats)
 
     def measure(self, share: Share, progress: Progress) -> Measured:
         """Measure a share's cells.
@@ -88,7 +88,7 @@ class Sweeper:
 
     def probe(self, piece: Piece, progress: Progress) -> Float[np.ndarray, "document probe component"]:
         """Probe some documents."""
-        subject, _, config, seed = self._made_of
-        found = probe(self._divergence, subject.components, piece, config.probes, seed)
+        subject, _, config, seed = self._arguments
+        gradients = probe(self._divergence, subject.components, piece, config.probes, seed)
         progress.advance(len(piece.documents))
-        return found
+        return gradients

@@ -33,9 +33,9 @@ def equal_sample(
     return [pair for source in chosen for pair in _over_layers(by_source[source], n, f"{seed}/{source}")]
 
 
-def is_latent(shown: Evidence) -> bool:
-    """Whether a feature is a dictionary's: latents alone belong to no layer."""
-    return shown.layer is None
+def is_latent(evidence: Evidence) -> bool:
+    """Whether the feature is a latent of a dictionary: only latents have no layer."""
+    return evidence.layer is None
 
 
 def _over_layers(pairs: list[tuple[Explanation, Evidence]], n: int, seed: str) -> list[tuple[Explanation, Evidence]]:
@@ -46,10 +46,10 @@ def _over_layers(pairs: list[tuple[Explanation, Evidence]], n: int, seed: str) -
     queues = [layers[layer] for layer in sorted(layers)]
     for queue in queues:
         rng.shuffle(queue)
-    rng.shuffle(queues)  # else the first layers get the remainder of every draw
-    taken: list[tuple[Explanation, Evidence]] = []
-    while len(taken) < n:
+    rng.shuffle(queues)  # otherwise the first layers would get the remainder of every draw
+    sample: list[tuple[Explanation, Evidence]] = []
+    while len(sample) < n:
         for queue in queues:
-            if queue and len(taken) < n:
-                taken.append(queue.pop())
-    return taken
+            if queue and len(sample) < n:
+                sample.append(queue.pop())
+    return sample

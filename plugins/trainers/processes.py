@@ -1,7 +1,7 @@
-"""One training in several processes: torchrun on this machine, watched from the process that runs the study.
+"""One training in several processes: torchrun on this machine, watched by the process that runs the study.
 
 The parent writes the job to a file, starts `torch.distributed.run` on `worker`, and follows its progress file. Each
-worker does what a single process would do; transformers' Trainer spreads it.
+worker does what a single process would do; transformers' Trainer distributes it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness import errors
 from harness.contract.context import RunContext
-from harness.contract.progress import Progress
 from harness.errors import HarnessError
 from harness.model.chat import ChatFormat
 from harness.records import ModelRef, Trace
@@ -29,7 +28,7 @@ from .recipe import Recipe
 
 JOB, PROGRESS, FAILURE, LOG = "processes.json", "progress.json", "failure.json", "processes.log"
 _POLL_S = 0.2
-_PATIENCE_S = 30.0
+_END_WAIT_S = 30.0
 """How long workers may take to end after an interrupt before they are killed."""
 
 
@@ -44,21 +43,22 @@ def is_first() -> bool:
 
 
 def run_processes(
-    kind: Literal["adapter", "full"],
+    trainer: object,
     recipe: Recipe,
     base: ModelRef,
     traces: Sequence[Trace],
     chat: ChatFormat,
     run: RunContext,
 ) -> None:
-    """Train in `recipe.processes` processes; return when they are done.
+    """Let `trainer` train in `recipe.processes` processes; return when they are done.
 
     Raises:
         HarnessError: a worker's own error, or the end of what the workers wrote where they died without one.
         KeyboardInterrupt: after the workers have ended.
     """
     job = {
-        "kind": kind,
+        "trainer": _name(type(trainer)),
+        "config": _name(type(recipe)),
         "recipe": recipe.model_dump(mode="json"),
         "base": base.model_dump(mode="json"),
         "traces": [t.model_dump(mode="json") for t in traces],
@@ -74,7 +74,12 @@ def run_processes(
     command = [sys.executable, *launcher, "-m", "harness_plugins.trainers.worker", str(run.out_dir / JOB)]
     with (run.out_dir / LOG).open("wb") as log:
         workers = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_end_with_us
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
         try:
             _follow(workers, run)
@@ -85,6 +90,10 @@ def run_processes(
         raise _failure(run.out_dir, workers.returncode)
     for name in (JOB, PROGRESS, LOG):
         (run.out_dir / name).unlink(missing_ok=True)
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 class FileProgress:
@@ -126,31 +135,27 @@ def _follow(workers: subprocess.Popen[bytes], run: RunContext) -> None:
             run.progress.start(total, "step")
             started = True
         if done > seen:
-            _tell(run.progress, done - seen)
+            run.progress.advance(done - seen)
             seen = done
         if ended:
             return
         time.sleep(_POLL_S)
 
 
-def _tell(progress: Progress, n: int) -> None:
-    progress.advance(n)
-
-
 def _end(workers: subprocess.Popen[bytes]) -> None:
-    """Ask the whole group to end, then make it."""
-    for how, patience in ((signal.SIGTERM, _PATIENCE_S), (signal.SIGKILL, _PATIENCE_S)):
+    """Ask the process group to end, then kill it."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         try:
-            os.killpg(workers.pid, how)
-            workers.wait(patience)
+            os.killpg(workers.pid, number)
+            workers.wait(_END_WAIT_S)
         except ProcessLookupError:
             return
         except subprocess.TimeoutExpired:
             continue
 
 
-def _end_with_us() -> None:
-    """Linux: torchrun is told to end when the parent dies, however that happens; it ends its workers."""
+def _die_with_parent() -> None:
+    """On Linux, have torchrun ended when the parent dies, however that happens; it ends its workers."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
@@ -162,6 +167,6 @@ def _failure(out_dir: Path, code: int) -> HarnessError:
         return kind(text) if name != "UnknownName" else HarnessError(text)
     except (OSError, ValueError):
         lines = [x for x in (out_dir / LOG).read_text(encoding="utf-8", errors="replace").splitlines() if x.strip()]
-        errors_said = [x for x in lines if re.search(r"\b[A-Z]\w*(?:Error|Exception)\b", x) and "ChildFailed" not in x]
-        said = errors_said[-1] if errors_said else lines[-1] if lines else "nothing"
-        return HarnessError(f"a training process ended with {code}: {said.strip()[:300]} (all of it: {out_dir / LOG})")
+        named = [x for x in lines if re.search(r"\b[A-Z]\w*(?:Error|Exception)\b", x) and "ChildFailed" not in x]
+        last = (named or lines or ["nothing"])[-1]
+        return HarnessError(f"a training process ended with {code}: {last.strip()[:300]} (all of it: {out_dir / LOG})")

@@ -1,7 +1,7 @@
-"""One way of fitting a model to traces, on transformers' Trainer: used by the adapter and by the full fine-tune.
+"""Fitting a model to traces with transformers' Trainer: what the adapter and the full fine-tune share.
 
-What is ours is around it: the loss mask, the length rule, the seeds, resuming after any kind of interruption to the
-same bytes, and leaving the process as it was found.
+Around the Trainer stand the loss mask, the length rule, the seeds, resuming after any interruption to the same bytes,
+and leaving the process as it was found.
 """
 
 from __future__ import annotations
@@ -12,30 +12,31 @@ import os
 import random
 import shutil
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import transformers
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer as HFTrainer
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from harness.config import digest
 from harness.contract.context import RunContext
+from harness.contract.stages import Trainer
 from harness.errors import UsageError
 from harness.model.chat import ChatFormat
+from harness.model.subject import load_tokenizer
 from harness.records import Checkpoint, ModelRef, Trace
 
 from .examples import Examples, make_examples, pad_batch, shuffled
 from .processes import in_worker, is_first, run_processes
 from .recipe import Recipe
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Weights = dict[str, Any]
 """Parameter name -> tensor."""
@@ -43,80 +44,84 @@ Weights = dict[str, Any]
 _FOLDER = {"adapter": "adapter", "full": "model"}
 
 
-def fit(
-    kind: Literal["adapter", "full"],
-    build: Callable[[], Any],
-    save: Callable[[Any, Path, Weights | None], None],
-    recipe: Recipe,
-    base: ModelRef,
-    tokenizer: PreTrainedTokenizerBase,
-    traces: Sequence[Trace],
-    chat: ChatFormat,
-    run: RunContext,
-) -> Checkpoint:
-    """Train what `build` returns and `save` it under `run.out_dir`, then remove the intermediate checkpoints.
+class RecipeTrainer(Trainer):
+    """Fits a model to traces by a recipe. A subclass builds the model and saves what was trained.
 
-    Called again after an interruption it goes on from the last complete checkpoint, to the same bytes; called again
-    after it was finished it returns what it made. Other inputs in the same folder start afresh.
-
-    Args:
+    Attributes:
         kind: what is made; the folder is `adapter` or `model`.
-        build: the model with the parameters that are to be trained requiring grad; called after seeding.
-        save: writes the trained weights into a folder: those given, else the model's own.
-        recipe: how.
-        base: where the model came from.
-        tokenizer: the base's.
-        traces: what to fit.
-        chat: how they become text.
-        run: seed, device, folder, progress.
-
-    Raises:
-        UsageError: micro_batch_size (times processes) does not divide batch_size.
-        DataError: no trace is short enough.
+        config: the recipe.
     """
-    accumulate = _accumulation(recipe)
-    together = recipe.processes > 1
-    run.out_dir.mkdir(parents=True, exist_ok=True)
-    chat_hash = chat.hash(tokenizer)
-    # The folder belongs to one step, whose key covers the base's bytes: its name is enough here.
-    job = digest([kind, recipe.digest(), base.model_dump(mode="json"), chat_hash, run.seed, _of(traces)])
-    finished = _finished(run.out_dir, job)
-    if finished is not None:
-        return finished
-    if together and not in_worker():
-        run_processes(kind, recipe, base, traces, chat, run)
-        return Checkpoint.model_validate(json.loads((run.out_dir / "job.json").read_text())["checkpoint"])
-    with _undisturbed(run.seed):
-        model = build()
-        cached = model.config.use_cache  # the Trainer switches it off, and it would be saved like that
-        limit = min(recipe.max_length, getattr(model.config, "max_position_embeddings", None) or recipe.max_length)
-        used = shuffled(traces, run.seed) if recipe.shuffle_traces else traces
-        examples = make_examples(used, chat, tokenizer, limit)
-        trainer = _trainer(model, examples, recipe, accumulate, int(tokenizer.pad_token_id), run)
-        trainer.train(resume_from_checkpoint=_last_complete(run.out_dir / "steps"))
-        model.config.use_cache = cached
-        weights = _gathered(trainer) if recipe.fsdp else None
-        whole = trainer.accelerator.unwrap_model(trainer.model)
-        folder = run.out_dir / _FOLDER[kind]
+
+    kind: ClassVar[Literal["adapter", "full"]]
+
+    def __init__(self, config: Recipe) -> None:
+        self.config = config
+
+    @abstractmethod
+    def build(self, base: ModelRef, run: RunContext) -> Any:
+        """The model; the parameters to train require grad. Called after seeding."""
+
+    @abstractmethod
+    def save(self, model: Any, folder: Path, base: ModelRef, weights: Weights | None) -> None:
+        """Write the trained weights into a folder: those given, else the model's own."""
+
+    def train(self, base: ModelRef, traces: Sequence[Trace], chat: ChatFormat, run: RunContext) -> Checkpoint:
+        """Train, save under `run.out_dir`, and remove the intermediate checkpoints.
+
+        Called again after an interruption, it goes on from the last complete checkpoint, to the same bytes. Called
+        again after it finished, it returns what it made. Other inputs in the same folder start afresh.
+
+        Raises:
+            ModelError: a target module that the base does not have.
+            UsageError: micro_batch_size (times processes) does not divide batch_size, or layers that do not exist.
+            DataError: no trace is short enough.
+        """
+        recipe, tokenizer = self.config, load_tokenizer(base)
+        accumulate = _accumulation(recipe)
+        run.out_dir.mkdir(parents=True, exist_ok=True)
+        chat_hash = chat.hash(tokenizer)
+        # The folder belongs to one step, whose key covers the base's bytes: its name is enough here.
+        inputs = [self.kind, recipe.digest(), base.model_dump(mode="json"), chat_hash, run.seed, _content(traces)]
+        job = digest(inputs)
+        finished = _finished(run.out_dir, job)
+        if finished is not None:
+            return finished
+        if recipe.processes > 1 and not in_worker():
+            run_processes(self, recipe, base, traces, chat, run)
+            return Checkpoint.model_validate(json.loads((run.out_dir / "job.json").read_text())["checkpoint"])
+        folder = run.out_dir / _FOLDER[self.kind]
+        with _undisturbed(run.seed):
+            model = self.build(base, run)
+            use_cache = model.config.use_cache  # the Trainer switches it off, and it would be saved like that
+            longest = min(
+                recipe.max_length, getattr(model.config, "max_position_embeddings", None) or recipe.max_length
+            )
+            used = shuffled(traces, run.seed) if recipe.shuffle_traces else traces
+            examples = make_examples(used, chat, tokenizer, longest)
+            trainer = _trainer(model, examples, recipe, accumulate, int(tokenizer.pad_token_id), run)
+            trainer.train(resume_from_checkpoint=_last_complete(run.out_dir / "steps"))
+            model.config.use_cache = use_cache
+            weights = _gathered(trainer) if recipe.fsdp else None
+            whole = trainer.accelerator.unwrap_model(trainer.model)
+            if is_first():
+                _replace(folder, lambda fresh: self.save(whole, fresh, base, weights))
+        checkpoint = Checkpoint(
+            kind=self.kind,
+            path=folder,
+            base=base,
+            chat_hash=chat_hash,
+            n_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            n_examples=len(examples.rows),
+            n_truncated=len(examples.left_out),
+            n_steps=trainer.state.global_step,
+            losses=tuple((int(e["step"]), float(e["loss"])) for e in trainer.state.log_history if "loss" in e),
+        )
         if is_first():
-            _saved(partial(_save, save, whole, weights), run.out_dir, _FOLDER[kind])
-    checkpoint = Checkpoint(
-        kind=kind,
-        path=folder,
-        base=base,
-        chat_hash=chat_hash,
-        n_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        n_examples=len(examples.rows),
-        n_truncated=len(examples.left_out),
-        n_steps=trainer.state.global_step,
-        losses=tuple((int(e["step"]), float(e["loss"])) for e in trainer.state.log_history if "loss" in e),
-    )
-    if is_first():
-        _write(run.out_dir / "job.json", {"job": job, "checkpoint": checkpoint.model_dump(mode="json")})
-    trainer.accelerator.wait_for_everyone()
-    if is_first():
-        shutil.rmtree(run.out_dir / "steps", ignore_errors=True)
-    return checkpoint
+            _write(run.out_dir / "job.json", {"job": job, "checkpoint": checkpoint.model_dump(mode="json")})
+        trainer.accelerator.wait_for_everyone()
+        if is_first():
+            shutil.rmtree(run.out_dir / "steps", ignore_errors=True)
+        return checkpoint
 
 
 def _accumulation(recipe: Recipe) -> int:
@@ -125,17 +130,17 @@ def _accumulation(recipe: Recipe) -> int:
     if recipe.batch_size % per_pass:
         raise UsageError(
             f"batch_size={recipe.batch_size} is not a multiple of micro_batch_size={recipe.micro_batch_size} times "
-            f"{processes} process(es); the effective batch would be another one than asked for"
+            f"{processes} process(es); the effective batch would not be the one asked for"
         )
     return recipe.batch_size // per_pass
 
 
-def _of(traces: Sequence[Trace]) -> str:
+def _content(traces: Sequence[Trace]) -> str:
     return digest([[t.id, t.question, t.trace, t.answer] for t in traces])
 
 
 def _finished(out_dir: Path, job: str) -> Checkpoint | None:
-    """What this job made before; None if it did not finish. What another job left here is removed."""
+    """What this job made before; None if it did not finish. Files of another job are removed."""
     try:
         note = json.loads((out_dir / "job.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -152,12 +157,8 @@ def _finished(out_dir: Path, job: str) -> Checkpoint | None:
     return None
 
 
-def _save(save: Callable[[Any, Path, Weights | None], None], model: Any, weights: Weights | None, folder: Path) -> None:
-    save(model, folder, weights)
-
-
-def _gathered(trainer: Trainer) -> Weights:
-    """The sharded weights as whole ones on the CPU, in the first process; a collective, so every process takes part."""
+def _gathered(trainer: HFTrainer) -> Weights:
+    """The sharded weights, gathered on the CPU of the first process. A collective: every process must call it."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     assert trainer.model is not None
@@ -168,7 +169,7 @@ def _gathered(trainer: Trainer) -> Weights:
 def _sharding(model: Any, recipe: Recipe) -> dict[str, Any]:
     """TrainingArguments of FSDP2, wrapped at the model's decoder layers.
 
-    Recomputation is then FSDP's own: the Trainer's would gather every layer once more.
+    Activation checkpointing is then FSDP's own: the Trainer's would gather every layer once more.
     """
     if not recipe.fsdp:
         checkpointing = recipe.gradient_checkpointing
@@ -189,8 +190,8 @@ def _sharding(model: Any, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-class ShardingTrainer(Trainer):
-    """transformers' Trainer, which shards on CPUs as well: accelerate would silently train unsharded copies there."""
+class ShardingTrainer(HFTrainer):
+    """transformers' Trainer, sharding on CPUs too: accelerate would silently train unsharded copies there."""
 
     def create_accelerator_and_postprocess(self) -> None:
         """Switch FSDP on where accelerate left it out."""
@@ -209,7 +210,9 @@ class ShardingTrainer(Trainer):
         self.is_fsdp_enabled = True
 
 
-def _trainer(model: Any, examples: Examples, recipe: Recipe, accumulate: int, pad_id: int, run: RunContext) -> Trainer:
+def _trainer(
+    model: Any, examples: Examples, recipe: Recipe, accumulate: int, pad_id: int, run: RunContext
+) -> HFTrainer:
     arguments = TrainingArguments(
         output_dir=str(run.out_dir / "steps"),
         per_device_train_batch_size=recipe.micro_batch_size,
@@ -256,13 +259,13 @@ def _trainer(model: Any, examples: Examples, recipe: Recipe, accumulate: int, pa
 
 
 class _Reporter(TrainerCallback):
-    """Passes the Trainer's steps on to the run's progress."""
+    """Reports the Trainer's steps to the run's progress."""
 
     def __init__(self, run: RunContext) -> None:
         self.progress = run.progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the bar where training starts: after a resume not at 0."""
+        """Start the bar at the step where training starts, which is not 0 after a resume."""
         self.progress.start(state.max_steps, "step")
         if state.global_step:
             self.progress.advance(state.global_step)
@@ -273,9 +276,9 @@ class _Reporter(TrainerCallback):
 
 
 def _last_complete(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end. Others are removed: the Trainer would trip over them.
+    """The newest complete checkpoint. Incomplete ones are removed: the Trainer would fail on them.
 
-    The Trainer writes `trainer_state.json` last, so that a checkpoint with a readable one is whole.
+    The Trainer writes `trainer_state.json` last, so a checkpoint with a readable one is complete.
     """
     complete: dict[int, Path] = {}
     for path in folder.glob("checkpoint-*"):
@@ -286,14 +289,13 @@ def _last_complete(folder: Path) -> str | None:
     return str(complete[max(complete)]) if complete else None
 
 
-def _saved(save: Callable[[Path], None], out_dir: Path, name: str) -> Path:
-    """Save into a fresh folder and put it in place when it is whole."""
-    fresh, folder = out_dir / f"{name}.new", out_dir / name
+def _replace(folder: Path, save: Callable[[Path], None]) -> None:
+    """Save into a fresh folder, and put it in place when it is whole."""
+    fresh = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     save(fresh)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(fresh, folder)
-    return folder
 
 
 def _write(path: Path, value: Any) -> None:
@@ -304,7 +306,7 @@ def _write(path: Path, value: Any) -> None:
 
 @contextmanager
 def _undisturbed(seed: int) -> Iterator[None]:
-    """Seed everything inside; outside, the random states, environment and loggers stay as they were.
+    """Seed everything inside the block; restore random states, environment and log levels afterwards.
 
     The Trainer seeds Python, numpy and torch globally and accelerate writes to the environment.
     """

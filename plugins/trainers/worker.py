@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -14,9 +15,7 @@ from harness.errors import HarnessError
 from harness.records import ModelRef, Trace
 from harness.startup import prepare
 
-from .full_finetune import FullFinetuneConfig
 from .processes import PROGRESS, FileProgress, is_first, write_failure
-from .rank1_lora import Rank1LoraConfig
 
 
 def main(job_file: str) -> None:
@@ -24,19 +23,12 @@ def main(job_file: str) -> None:
     prepare()
     from harness.model.chat import ChatFormat
 
-    from .full_finetune.trainer import FullTrainer
-    from .rank1_lora.trainer import LoraTrainer
-
     job: dict[str, Any] = json.loads(Path(job_file).read_text(encoding="utf-8"))
     out_dir = Path(job["out_dir"])
     device = f"cuda:{os.environ['LOCAL_RANK']}" if job["device"].startswith("cuda") else job["device"]
     progress = FileProgress(out_dir / PROGRESS) if is_first() else SilentProgress()
     run = RunContext(out_dir, seed=job["seed"], device=device, progress=progress)
-    trainer: LoraTrainer | FullTrainer
-    if job["kind"] == "adapter":
-        trainer = LoraTrainer(Rank1LoraConfig.model_validate(job["recipe"]))
-    else:
-        trainer = FullTrainer(FullFinetuneConfig.model_validate(job["recipe"]))
+    trainer = _named(job["trainer"])(_named(job["config"]).model_validate(job["recipe"]))
     try:
         trainer.train(
             ModelRef.model_validate(job["base"]),
@@ -48,6 +40,12 @@ def main(job_file: str) -> None:
         if is_first():
             write_failure(out_dir, error)
         sys.exit(1)
+
+
+def _named(target: str) -> Any:
+    """The class `module:Class`, which the parent wrote into the job."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 if __name__ == "__main__":

@@ -74,14 +74,14 @@ class BruteForce:
                 weight.copy_(before)
 
     def kl(self, off: Sequence[Component]) -> np.ndarray:
-        """Sums of KL(full ‖ ablated), [document, segment]."""
+        """KLSums of KL(full ‖ ablated), [document, segment]."""
         sums = np.zeros((len(self._ids), len(SEGMENTS)))
         for i, (p, q) in enumerate(zip(self._full, self.ablated(off), strict=True)):
             np.add.at(sums[i], self._segments[i], (np.exp(p) * (p - q)).sum(-1))
         return sums
 
     def cross_entropy(self, off: Sequence[Component]) -> np.ndarray:
-        """Sums over tokens that have a next one, [document]."""
+        """KLSums over tokens that have a next one, [document]."""
         sums = []
         for ids, q in zip(self._ids, self.ablated(off), strict=True):
             n = min(self._max, len(ids) - 1)

@@ -15,7 +15,7 @@ from harness.model.subject import Subject, load_subject
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.ablations.cells import Cell, cells, group_cells
 from harness_plugins.ablations.config import KLConfig
-from harness_plugins.ablations.divergence import Divergence, Sums, shares
+from harness_plugins.ablations.divergence import Divergence, KLSums, shares
 from harness_plugins.ablations.documents import choose, read_texts
 
 TRACES = tiny_traces(6)
@@ -33,7 +33,7 @@ def divergence(subject: Subject, **settings: Any) -> Divergence:
     return Divergence(subject, read_texts(subject, TRACES, config, torch.Generator().manual_seed(0)), config, seed=0)
 
 
-def sums_of(subject: Subject, found: list[Cell], **settings: Any) -> dict[str, Sums]:
+def sums_of(subject: Subject, found: list[Cell], **settings: Any) -> dict[str, KLSums]:
     swept = divergence(subject, **settings).sweep(found)
     return {cell.item: sums for cell, sums in swept}
 

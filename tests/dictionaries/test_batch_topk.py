@@ -22,9 +22,9 @@ from harness.model.subject import Subject
 from harness.records import Dictionary
 from harness.testing import tiny_activations, tiny_traces
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig, harness_dictionaries
-from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Objective
 from harness_plugins.dictionaries.batch_topk.learner import BatchTopKLearner, schedule
-from harness_plugins.dictionaries.batch_topk.units import Units, fitted, fitted_weights
+from harness_plugins.dictionaries.batch_topk.units import InputScaling, fitted, fitted_weights
 from harness_plugins.dictionaries.checks import refuse_unusable
 from harness_plugins.dictionaries.files import load_dictionary, save_dictionary
 from harness_plugins.dictionaries.sae import JumpRelu
@@ -107,7 +107,7 @@ def test_encode_and_decode_take_raw_units(small: StoredActivations, tmp_path: Pa
     scale = torch.tensor([0.1, 1.0, 10.0])
     sae = Autoencoder(torch.tensor([1.0, 2.0, 3.0]), 5, generator)
     shift = torch.tensor([0.0, 4.0, 0.0])
-    model = fitted(sae, Maths(k=1), Units(shift, scale, sae.b_dec))
+    model = fitted(sae, Objective(k=1), InputScaling(shift, scale, sae.b_dec))
     save_dictionary(tmp_path, fitted_weights(model, scale, 0.3), {})
     codec = load_dictionary(tmp_path)
     x = torch.randn(20, 3, generator=generator) * scale + 1

@@ -9,29 +9,29 @@ from typing import Any
 import pytest
 import torch
 
-from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Objective
 from harness_plugins.dictionaries.batch_topk.dense import DenseGradients
-from harness_plugins.dictionaries.batch_topk.descent import Descent, choose_path
+from harness_plugins.dictionaries.batch_topk.descent import TrainStep, choose_path
 from harness_plugins.dictionaries.batch_topk.survivors import SurvivorGradients
 
 D, F, B = 24, 96, 64
 NONE = torch.zeros(F, dtype=torch.bool)
 SOME = torch.arange(F) % 3 == 0
-STANDARD = Maths(k=4, k_aux=5, aux_coefficient=1 / 32)
+STANDARD = Objective(k=4, k_aux=5, aux_coefficient=1 / 32)
 COVERED = [
     STANDARD,
     replace(STANDARD, decoder="norm-aware"),
     replace(STANDARD, activation="abs"),
     replace(STANDARD, activation="abs", decoder="norm-aware"),
 ]
-PATHS: dict[str, Callable[[Autoencoder, Maths], Any]] = {
+PATHS: dict[str, Callable[[Autoencoder, Objective], Any]] = {
     "dense": DenseGradients,
     "fp32": lambda sae, maths: SurvivorGradients(sae, maths, "fp32"),
     "bf16": lambda sae, maths: SurvivorGradients(sae, maths, "bf16"),
 }
 
 
-def oracle(sae: Autoencoder, x: torch.Tensor, maths: Maths, dead: torch.Tensor) -> tuple[float, torch.Tensor]:
+def oracle(sae: Autoencoder, x: torch.Tensor, maths: Objective, dead: torch.Tensor) -> tuple[float, torch.Tensor]:
     """The definition, in autograd and with dense codes: mean squared error, and which [token, latent] survive.
 
     BatchTopK (arXiv:2412.06410), AuxK (arXiv:2406.04093). Leaves gradients in the parameters.
@@ -83,7 +83,7 @@ def gradients(sae: Autoencoder) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("dead", [NONE, SOME, ~NONE], ids=["none dead", "a third dead", "all dead"])
 @pytest.mark.parametrize("maths", COVERED, ids=lambda m: f"{m.activation} {m.decoder}")
 @pytest.mark.parametrize("path", PATHS)
-def test_a_step_is_the_textbooks(path: str, maths: Maths, dead: torch.Tensor) -> None:
+def test_a_step_is_the_textbooks(path: str, maths: Objective, dead: torch.Tensor) -> None:
     sae, x = autoencoder(), batch()
     with torch.no_grad():
         if maths.decoder == "norm-aware":
@@ -105,7 +105,7 @@ def test_losses_follow_the_textbooks_over_a_hundred_steps(path: str, decoder: An
     """Within 1e-3, and 1e-6 at the first: a selection that differs in one place shows from then on."""
     maths = replace(STANDARD, decoder=decoder)
     ours, textbook = autoencoder(), autoencoder()
-    descent = Descent(ours, maths, compute=path)
+    descent = TrainStep(ours, maths, compute=path)
     optimizer = torch.optim.Adam(textbook.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(3)
     directions = torch.nn.functional.normalize(torch.randn(F, D, generator=generator))
@@ -127,7 +127,7 @@ def test_the_filter_and_float32_train_to_the_same_bits() -> None:
     trained = []
     for path in ("fp32", "bf16"):
         sae = autoencoder()
-        descent = Descent(sae, STANDARD, compute=path)
+        descent = TrainStep(sae, STANDARD, compute=path)
         for step in range(30):
             descent.step(batch(step), SOME if step % 3 else NONE, 2e-3)
         trained.append(sae.state_dict())
@@ -156,7 +156,7 @@ def test_the_input_is_not_changed() -> None:
 def test_gradients_are_clipped_to_the_norm() -> None:
     """Fused Adam divides by the scale itself; against torch's clipping and plain Adam."""
     ours, theirs = autoencoder(), autoencoder()
-    descent = Descent(ours, STANDARD, compute="fp32", clip_norm=0.01)
+    descent = TrainStep(ours, STANDARD, compute="fp32", clip_norm=0.01)
     optimizer = torch.optim.Adam(theirs.parameters(), lr=0.1)
     for step in range(5):
         oracle(theirs, batch(step), STANDARD, NONE)
@@ -171,7 +171,7 @@ def test_gradients_are_clipped_to_the_norm() -> None:
 def test_a_gradient_in_another_layout_is_refused() -> None:
     """Torch's fused Adam walks raw memory: with other strides it would update wrong entries without a word."""
     sae = autoencoder()
-    descent = Descent(sae, STANDARD, compute="fp32")
+    descent = TrainStep(sae, STANDARD, compute="fp32")
     descent.gradients(batch(), NONE)
     sae.W_enc.grad = sae.W_enc.grad.T.contiguous().T  # type: ignore[union-attr]
     descent.gradients = lambda x, dead: None  # type: ignore[assignment]
@@ -181,7 +181,7 @@ def test_a_gradient_in_another_layout_is_refused() -> None:
 
 def test_the_papers_variant_is_what_its_code_does() -> None:
     """No ReLU, no centring, error encoded by dead latents and not detached: against the formulas written out."""
-    maths = Maths(
+    maths = Objective(
         k=60, decoder="norm-aware", activation="none", centred=False, k_aux=3, aux_coefficient=1 / 32, aux_of="error"
     )
     sae, x = autoencoder(), batch()

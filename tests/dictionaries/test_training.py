@@ -23,10 +23,10 @@ from harness.errors import UsageError
 from harness.records import Dictionary
 from harness.testing import tiny_activations
 from harness_plugins.dictionaries.batch_topk import BatchTopKConfig
-from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Maths
-from harness_plugins.dictionaries.batch_topk.descent import Descent
+from harness_plugins.dictionaries.batch_topk.autoencoder import Autoencoder, Objective
+from harness_plugins.dictionaries.batch_topk.descent import TrainStep
 from harness_plugins.dictionaries.batch_topk.learner import BatchTopKLearner
-from harness_plugins.dictionaries.batch_topk.units import Units
+from harness_plugins.dictionaries.batch_topk.units import InputScaling
 
 D = 6
 SMALL = {"k": 2, "expansion": 2, "batch_size": 128, "steps": 60, "checkpoint_steps": 25}
@@ -170,7 +170,7 @@ def test_the_trackers_dead_latents_are_those_a_full_pass_does_not_see(
     from harness_plugins.dictionaries.batch_topk.learner import _batches
 
     moments = stored.moments(train)
-    units = Units.of(moments, "scale")
+    units = InputScaling.of(moments, "scale")
     sae = Autoencoder(units.centre, 8 * D, torch.Generator().manual_seed(0))
     alive = torch.zeros(8 * D, dtype=torch.bool)
     for x in _batches(stored, train, 128, 0, 0, n_steps):
@@ -194,11 +194,11 @@ def test_centred_columns_train_to_the_same_reconstruction(stored: StoredActivati
 
 def test_write_norms_weigh_columns_by_what_they_write() -> None:
     moments = Moments(mean=np.array([1.0, 2.0]), std=np.array([3.0, 4.0]), n_tokens=10)
-    units = Units.of(moments, "write-norm", np.array([0.5, 10.0]))
+    units = InputScaling.of(moments, "write-norm", np.array([0.5, 10.0]))
     torch.testing.assert_close(units.apply(torch.tensor([[2.0, 2.0]])), torch.tensor([[1.0, 20.0]]))
     torch.testing.assert_close(units.centre, torch.tensor([0.5, 20.0]))
     with pytest.raises(UsageError, match="write-norm needs"):
-        Units.of(moments, "write-norm")
+        InputScaling.of(moments, "write-norm")
 
 
 def test_raw_columns_are_left_alone(stored: StoredActivations, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_beta2_is_that_of_adam(stored: StoredActivations, tmp_path: Path) -> Non
     dead = torch.zeros(40, dtype=torch.bool)
     for beta2 in (0.9, 0.999):
         sae = Autoencoder(torch.zeros(20), 40, torch.Generator().manual_seed(1))
-        descent = Descent(sae, Maths(k=3, aux_coefficient=0.0), compute="fp32", clip_norm=None, beta2=beta2)
+        descent = TrainStep(sae, Objective(k=3, aux_coefficient=0.0), compute="fp32", clip_norm=None, beta2=beta2)
         expected = np.zeros(40)
         for _ in range(3):
             descent.step(x, dead, 1e-3)
@@ -270,8 +270,8 @@ def test_free_decoder_rows_are_folded_into_the_codes(tmp_path: Path) -> None:
         x = torch.randn(50, D, generator=generator)
         model = fitted(
             sae,
-            Maths(k=1, decoder="norm-aware", centred=centred),
-            Units(*(torch.zeros(D), torch.ones(D)) * 1, torch.zeros(D)),
+            Objective(k=1, decoder="norm-aware", centred=centred),
+            InputScaling(*(torch.zeros(D), torch.ones(D)) * 1, torch.zeros(D)),
         )
         names = ("W_enc", "W_dec", "b_enc", "b_dec")
         codec = JumpRelu({**{n: getattr(model, n) for n in names}, "threshold": torch.full((12,), 0.8)})
@@ -288,7 +288,7 @@ def test_dead_latents_come_back_through_the_auxiliary_loss() -> None:
         sae = Autoencoder(torch.zeros(20), 60, torch.Generator().manual_seed(1))
         with torch.no_grad():
             sae.b_enc[:30] = -1.0  # half of them never win
-        descent = Descent(sae, Maths(k=3, k_aux=10, aux_coefficient=coefficient), compute="fp32")
+        descent = TrainStep(sae, Objective(k=3, k_aux=10, aux_coefficient=coefficient), compute="fp32")
         since = torch.zeros(60, dtype=torch.long)
         for _ in range(400):
             x = ((torch.rand(128, 40, generator=generator) < 0.08) * 1.0) @ directions

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from harness.records import Exemplar
 from harness_plugins.interpreters.autointerp.evidence_presets import PRESETS, EvidenceFormat
 from harness_plugins.interpreters.autointerp.evidence_text import activations_text, marked_text, token_text
-from harness_plugins.interpreters.autointerp.prompts import CATEGORISE, EXPLAIN, EXPLAIN_MARKED, fill
+from harness_plugins.interpreters.autointerp.prompts import CATEGORISE, EXPLAIN, EXPLAIN_MARKED, JUDGE, fill
 
 
 def exemplar(rank, tokens, activations, target):
@@ -123,3 +123,10 @@ def test_only_the_corrected_prompt_speaks_of_marks():
         )
         == EXPLAIN
     )
+
+
+def test_the_judge_is_told_of_evidence_and_classes_in_the_explainers_own_words():
+    for start, end in (("The activation format", "Look at every example"), ("<neuron_activations>", "Respond with")):
+        part = EXPLAIN[EXPLAIN.index(start) : EXPLAIN.index(end)]
+        assert len(part) > 200
+        assert part in JUDGE

@@ -27,7 +27,7 @@ INPUTS = {
 def test_every_start_gives_the_bits_of_a_whole_pass(tmp_path: Path, architecture: Architecture) -> None:
     blocks = Blocks(load_base(tiny_model(tmp_path, architecture, layers=3)))
     assert blocks.n == 3
-    assert blocks.why_not(INPUTS) is None
+    assert blocks.prefix_reuse_error(INPUTS) is None
     with torch.no_grad():
         whole, hidden = blocks.run(INPUTS), blocks.entering(INPUTS)
         for block in range(3):
@@ -90,9 +90,9 @@ def test_blocks_that_share_state_are_found_out_and_run_whole(tmp_path: Path, cap
     config = KLConfig(n_documents=2)
     texts = read_texts(subject, tiny_traces(2), config, torch.Generator())
     with state_shared_across_blocks(Blocks(subject.model).backbone):
-        assert "KeyError" in str(Blocks(subject.model).why_not(INPUTS))
+        assert "KeyError" in str(Blocks(subject.model).prefix_reuse_error(INPUTS))
         ours = Divergence(subject, texts, config, seed=0)
-        assert "KeyError" in str(ours.why_not)
+        assert "KeyError" in str(ours.prefix_reuse_error)
         assert ours.engine == "whole passes, modules, float32"
         last = [c for c in subject.components if c.layer == 1][:1]
         ((_, sums),) = ours.sweep([Cell("last", "component", tuple(last))])

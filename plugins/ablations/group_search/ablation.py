@@ -35,7 +35,7 @@ _RESAMPLES = 2000
 
 
 class _Values:
-    """v(S), measured when it is first asked for.
+    """v(S), measured when first asked for.
 
     Attributes:
         players: the groups.
@@ -45,22 +45,22 @@ class _Values:
     def __init__(self, scorer: Scorer, players: Sequence[Cell]) -> None:
         self._scorer, self.players = scorer, players
         self.n_tokens = np.array(scorer.n_tokens, dtype=np.float64)
-        self._known: dict[Set, np.ndarray] = {frozenset(): np.zeros(len(self.n_tokens))}
+        self._measured: dict[Set, np.ndarray] = {frozenset(): np.zeros(len(self.n_tokens))}
 
     def measure(self, sets: Iterable[Set]) -> None:
-        """Measure those that are not known, in one sweep."""
-        new = sorted({s for s in sets if s not in self._known}, key=lambda s: (len(s), sorted(s)))
+        """Measure those that were not measured yet, in one sweep."""
+        new = sorted({s for s in sets if s not in self._measured}, key=lambda s: (len(s), sorted(s)))
         if not new:
             return
         cells = {"+".join(map(str, sorted(s))): s for s in new}
         todo = [Cell(item, "group", tuple(c for i in s for c in self.players[i].off)) for item, s in cells.items()]
         for cell, sums in self._scorer.sweep(todo, "set of groups"):
-            self._known[cells[cell.item]] = sums.kl_nats.sum(1)
+            self._measured[cells[cell.item]] = sums.kl_nats.sum(1)
 
     def __getitem__(self, players: Set) -> Float[np.ndarray, " document"]:
         """Sum of the KL over each document's tokens, nats."""
         self.measure([players])
-        return self._known[players]
+        return self._measured[players]
 
 
 class GroupSearch(Ablation):
@@ -79,7 +79,7 @@ class GroupSearch(Ablation):
             yield from self._search(scorer, subject.components, run)
 
     def _search(self, scorer: Scorer, components: Sequence[Component], run: RunContext) -> Iterator[AblationScore]:
-        _ = scorer.about  # an adapter that cannot be ablated is refused here, with its own sentence
+        _ = scorer.run_info  # an adapter that cannot be ablated is refused here, with its own sentence
         players = (
             projection_cells(components, "group")
             if self.config.groups == "projections"
@@ -104,19 +104,19 @@ class GroupSearch(Ablation):
             values.measure(frozenset((*taken, i)) for i in left)
             best = max(left, key=lambda i: sign * float(values[frozenset((*taken, i))].sum()))
             taken.append(best)
-            found = ratio_over_documents(values[frozenset(taken)], values.n_tokens, seed=run.seed)
+            kl = ratio_over_documents(values[frozenset(taken)], values.n_tokens, seed=run.seed)
             off = tuple(c for i in taken for c in values.players[i].off)
             cell = Cell(f"greedy:{len(taken)}", "greedy", off, values.players[best].where)
             if cell.item not in run.done:
-                yield scorer.score(cell, kl_nats=found, place=len(taken))
+                yield scorer.score(cell, kl_nats=kl, place=len(taken))
 
     def _shapley(self, values: _Values, scorer: Scorer, run: RunContext) -> Iterator[AblationScore]:
         shares, reason = self._shares(values, run)
         for i, player in enumerate(values.players):
-            found = _interval(shares[:, i], values.n_tokens, run.seed)
+            share = _interval(shares[:, i], values.n_tokens, run.seed)
             cell = Cell(f"shapley:{player.where['group']}", "shapley", player.off, player.where)
             if cell.item not in run.done:
-                yield scorer.score(cell, kl_nats=found, reason=reason, estimate=False)
+                yield scorer.score(cell, kl_nats=share, reason=reason, estimate=False)
 
     def _shares(self, values: _Values, run: RunContext) -> tuple[Float[np.ndarray, "order player document"], str]:
         """What each group adds in each order; one 'order' that is the exact average where all subsets are measured."""

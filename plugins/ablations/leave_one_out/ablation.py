@@ -31,26 +31,26 @@ class LeaveOneOut(Ablation):
         Raises:
             ModelError: the subject has no adapter, or its logits cannot be read.
         """
-        found = cells(subject.components, self.config.scopes, self.config.n_blocks)
-        todo = [c for c in found if c.item not in run.done]
+        sweep = cells(subject.components, self.config.scopes, self.config.n_blocks)
+        todo = [c for c in sweep if c.item not in run.done]
         with Scorer(subject, traces, self.config, run) as scorer:
-            chosen = self._chosen(found, scorer, run.seed)
+            chosen = self._chosen(sweep, scorer, run.seed)
             for cell in todo:
                 if cell.item not in chosen:
                     yield scorer.estimated(cell)
             yield from scorer.exact([c for c in todo if c.item in chosen], chosen)
 
-    def _chosen(self, found: Sequence[Cell], scorer: Scorer, seed: int) -> dict[str, Chosen]:
-        """Which cells are measured, and why. All cells take part, also those already stored: the choice is the same."""
+    def _chosen(self, sweep: Sequence[Cell], scorer: Scorer, seed: int) -> dict[str, Chosen]:
+        """Which cells are measured, and why. Stored cells take part, so a resumed run chooses the same."""
         config, method = self.config, self.config.method
-        single = [c for c in found if c.scope == "component"]
+        single = [c for c in sweep if c.scope == "component"]
         if method == "auto":
             method = "screen" if config.probes and len(single) > config.exact_up_to else "exact"
         if method == "fisher":
             return {}
         if method == "exact" or scorer.probes is None:
-            return {c.item: "all" for c in found}
-        chosen: dict[str, Chosen] = {c.item: "all" for c in found if c.scope != "component"}
+            return {c.item: "all" for c in sweep}
+        chosen: dict[str, Chosen] = {c.item: "all" for c in sweep if c.scope != "component"}
         size = [scorer.probes.estimate(c.off).value for c in single]
         order = [single[i].item for i in np.argsort(-np.array(size), kind="stable")]
         n_top = min(len(order), max(1, round(config.top_share * len(order)))) if order else 0

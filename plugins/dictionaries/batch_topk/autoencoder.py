@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Maths:
+class Objective:
     """What is computed, whichever way it is computed (by survivors or densely).
 
     Attributes:

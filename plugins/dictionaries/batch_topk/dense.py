@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .autoencoder import Autoencoder, Maths, Report
+from .autoencoder import Autoencoder, Objective, Report
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class DenseGradients:
     """Callable: a batch in, gradients in the parameters' `.grad`, a Report out. Any device, any maths."""
 
-    def __init__(self, sae: Autoencoder, maths: Maths) -> None:
+    def __init__(self, sae: Autoencoder, maths: Objective) -> None:
         self.sae, self.maths = sae, maths
 
     def __call__(self, x: Float[torch.Tensor, "token d_in"], dead: Bool[torch.Tensor, " latent"]) -> Report:
@@ -60,7 +60,7 @@ class DenseGradients:
 
 
 def reconstructed(
-    sae: Autoencoder, maths: Maths, x: Float[torch.Tensor, "token d_in"]
+    sae: Autoencoder, maths: Objective, x: Float[torch.Tensor, "token d_in"]
 ) -> Float[torch.Tensor, "token d_in"]:
     """What the codes of one batch, selected as in training, say of it."""
     norms = sae.decoder_norms() if maths.decoder == "norm-aware" else None
@@ -68,13 +68,13 @@ def reconstructed(
     return codes @ sae.W_dec + sae.b_dec
 
 
-def _activations(sae: Autoencoder, maths: Maths, x: torch.Tensor) -> Float[torch.Tensor, "token latent"]:
+def _activations(sae: Autoencoder, maths: Objective, x: torch.Tensor) -> Float[torch.Tensor, "token latent"]:
     active = (x - sae.b_dec if maths.centred else x) @ sae.W_enc.T + sae.b_enc
     return torch.relu(active) if maths.activation == "relu" else active
 
 
 def _batch_top(
-    active: Float[torch.Tensor, "token latent"], norms: torch.Tensor | None, maths: Maths
+    active: Float[torch.Tensor, "token latent"], norms: torch.Tensor | None, maths: Objective
 ) -> tuple[Float[torch.Tensor, "token latent"], float]:
     """Codes of a batch, and the lowest score among them."""
     scores = active.detach().abs() if maths.activation == "abs" else active.detach()

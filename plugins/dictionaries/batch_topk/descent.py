@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..selection import Precision, best_precision
-from .autoencoder import Autoencoder, Maths, Report
+from .autoencoder import Autoencoder, Objective, Report
 from .dense import DenseGradients
 from .survivors import SurvivorGradients
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 
-class Descent:
+class TrainStep:
     """Trains an autoencoder in place, one batch at a time.
 
     Attributes:
@@ -28,7 +28,7 @@ class Descent:
     def __init__(
         self,
         sae: Autoencoder,
-        maths: Maths,
+        maths: Objective,
         *,
         compute: str = "auto",
         clip_norm: float | None = 1.0,
@@ -70,7 +70,7 @@ class Descent:
         self.optimizer.found_inf = torch.zeros_like(scale)  # type: ignore[attr-defined]
 
 
-def choose_path(compute: str, maths: Maths, weight: Float[torch.Tensor, "latent d_in"]) -> str:
+def choose_path(compute: str, maths: Objective, weight: Float[torch.Tensor, "latent d_in"]) -> str:
     """`dense`, `fp32` or `bf16`: what `compute` asks for, or what suits device, processor, size and maths."""
     covered = maths.activation != "none" and maths.centred and maths.aux_of == "residual"
     if weight.device.type != "cpu" or not covered:

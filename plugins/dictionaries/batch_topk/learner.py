@@ -27,10 +27,10 @@ from ..files import (
 )
 from ..sae import JumpRelu
 from . import BatchTopKConfig
-from .autoencoder import Autoencoder, Maths
+from .autoencoder import Autoencoder, Objective
 from .checkpoint import TrainingState, load_state, save_state
-from .descent import Descent
-from .units import Units, fitted, fitted_weights
+from .descent import TrainStep
+from .units import InputScaling, fitted, fitted_weights
 from .validation import Validation
 
 if TYPE_CHECKING:
@@ -102,10 +102,10 @@ class BatchTopKLearner(DictionaryLearner):
         run: RunContext,
     ) -> None:
         config = self.config
-        units = Units.of(moments, config.standardise, _write_norms(stored))
+        units = InputScaling.of(moments, config.standardise, _write_norms(stored))
         sae = autoencoder(config, units.centre, n_latents, run.generator()).to(run.device)
         sums = maths(config, len(stored.columns), signed=self.signed)
-        descent = Descent(sae, sums, compute=config.compute, clip_norm=config.clip_norm, beta2=config.adam_beta2)
+        descent = TrainStep(sae, sums, compute=config.compute, clip_norm=config.clip_norm, beta2=config.adam_beta2)
         checkpoint = run.out_dir / "training.safetensors"
         state = load_state(checkpoint, key, sae, descent.optimizer) or TrainingState.fresh(n_latents, sae.b_enc.device)
         validation = Validation.of(stored, split.held_out, config.validation_tokens)
@@ -141,7 +141,7 @@ class BatchTopKLearner(DictionaryLearner):
         save_dictionary(folder, self._weights(sae, descent, units, state), metadata)
         checkpoint.unlink(missing_ok=True)
 
-    def _weights(self, sae: Autoencoder, descent: Descent, units: Units, state: TrainingState) -> Weights:
+    def _weights(self, sae: Autoencoder, descent: TrainStep, units: InputScaling, state: TrainingState) -> Weights:
         """The dictionary as it is now, in raw units."""
         return fitted_weights(fitted(sae, descent.maths, units), units.scale, state.threshold, signed=self.signed)
 
@@ -151,10 +151,10 @@ class BatchTopKLearner(DictionaryLearner):
         return self.config.epochs * max(n_tokens // self.config.batch_size, 1)
 
 
-def maths(config: BatchTopKConfig, d_in: int, *, signed: bool = False) -> Maths:
+def maths(config: BatchTopKConfig, d_in: int, *, signed: bool = False) -> Objective:
     """What a config asks to be computed."""
     paper = config.variant == "paper-code"
-    return Maths(
+    return Objective(
         k=config.k,
         decoder=config.decoder,
         activation="abs" if signed else "none" if paper else "relu",

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from ..selection import BatchTop, Entries, Precision, Scanner, products
-from .autoencoder import Autoencoder, Maths, Report
+from .autoencoder import Autoencoder, Objective, Report
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 class SurvivorGradients:
     """Callable: a batch in, gradients in the parameters' `.grad`, a Report out. CPU only.
 
-    Maths it does not cover (`activation="none"`, not centred, `aux_of="error"`) is for `DenseGradients`.
+    Objective it does not cover (`activation="none"`, not centred, `aux_of="error"`) is for `DenseGradients`.
     """
 
-    def __init__(self, sae: Autoencoder, maths: Maths, precision: Precision) -> None:
+    def __init__(self, sae: Autoencoder, maths: Objective, precision: Precision) -> None:
         if maths.activation == "none" or not maths.centred or maths.aux_of != "residual":
             raise ValueError("this maths is computed densely")
         self.sae, self.maths = sae, maths

@@ -17,11 +17,11 @@ from ..files import in_raw_units
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-    from .autoencoder import Autoencoder, Maths
+    from .autoencoder import Autoencoder, Objective
 
 
 @dataclass(frozen=True)
-class Units:
+class InputScaling:
     """Per column, float32.
 
     Attributes:
@@ -35,7 +35,9 @@ class Units:
     centre: Float[torch.Tensor, " d_in"]
 
     @classmethod
-    def of(cls, moments: Moments, standardise: str, write_norms: Float[np.ndarray, " d_in"] | None = None) -> Units:
+    def of(
+        cls, moments: Moments, standardise: str, write_norms: Float[np.ndarray, " d_in"] | None = None
+    ) -> InputScaling:
         """The units that a setting asks for.
 
         Raises:
@@ -84,7 +86,7 @@ class Fitted:
 
 
 @torch.no_grad()
-def fitted(sae: Autoencoder, maths: Maths, units: Units) -> Fitted:
+def fitted(sae: Autoencoder, maths: Objective, units: InputScaling) -> Fitted:
     """Fold what inference need not know: decoder norms into the codes (one threshold then serves all latents), the
     missing centring into the encoder's bias, and the columns' shift into the decoder's.
     """

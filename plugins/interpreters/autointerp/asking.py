@@ -20,7 +20,7 @@ _LONGEST_ECHO = 4000
 
 
 class Reply(NamedTuple):
-    """What became of one prompt: its place among the prompts, the last call, and the answer found in it."""
+    """The outcome of one prompt: its place among the prompts, the last call, and the answer read from it."""
 
     place: int
     call: LLMCall
@@ -51,7 +51,7 @@ class Role:
         return self._client.run(requests, on_call=lambda call: self._run.progress.advance())
 
     def again(self, failed: Sequence[tuple[LLMCall, str]]) -> Iterator[LLMCall]:
-        """The one repair turn: each request again, with the reply to it and what was wrong with that."""
+        """The one repair turn: each request again, with its reply and what was wrong with the reply."""
         requests = []
         for call, reason in failed:
             reply = call.reply.text[:_LONGEST_ECHO] if call.reply else ""

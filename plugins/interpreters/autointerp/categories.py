@@ -54,10 +54,10 @@ class Categoriser:
         asked = [pair for pair in todo if categories and pair[0].explanation is not None]
         latents: dict[str, list[tuple[Explanation, Evidence, CategoryAssignment]]] = defaultdict(list)
         for index, chosen, reason in self._choose(asked, categories):
-            explanation, shown = asked[index]
+            explanation, evidence = asked[index]
             assigned = _assignment(explanation, chosen, reason)
-            if chosen and self._config.subcategories and is_latent(shown):
-                latents[chosen].append((explanation, shown, assigned))
+            if chosen and self._config.subcategories and is_latent(evidence):
+                latents[chosen].append((explanation, evidence, assigned))
             else:
                 yield assigned
         for category in categories:
@@ -75,13 +75,13 @@ class Categoriser:
         if reply.call.status == "failed":
             # every feature depends on this call: the step is not done until it is answered
             raise Outage(reply.call.provider, 1, str(reply.call.error))
-        found: Parsed[CategoriesAnswer] | Unparsed = reply.answer
-        return found
+        answer: Parsed[CategoriesAnswer] | Unparsed = reply.answer
+        return answer
 
     def _choose(
         self, asked: Sequence[Pair], categories: Sequence[CategoryAnswer]
     ) -> Iterator[tuple[int, str | None, str | None]]:
-        """(place, string_id or None, reason why there is none) of each feature."""
+        """For each feature: its place in `asked`, the string_id or None, and the reason where there is none."""
         ids = {c.string_id for c in categories}
         listed = "\n".join(f"- {c.string_id}: {c.name}. {c.definition}" for c in categories)
 
@@ -95,33 +95,33 @@ class Categoriser:
                 yield index, answer, None
 
     def _subdivide(
-        self, category: CategoryAnswer, found: Sequence[tuple[Explanation, Evidence, CategoryAssignment]]
+        self, category: CategoryAnswer, latents: Sequence[tuple[Explanation, Evidence, CategoryAssignment]]
     ) -> Iterator[Category | CategoryAssignment]:
         """Subcategories of one category, and one of them for each of its latents."""
         config = self._config
-        if len(found) < config.n_min_subcategorised:
-            yield from (assigned for _, _, assigned in found)  # too few to divide: no subcategory
+        if len(latents) < config.n_min_subcategorised:
+            yield from (assigned for _, _, assigned in latents)  # too few to divide: no subcategory
             return
-        order = sorted(range(len(found)), key=lambda i: found[i][0].feature)
+        order = sorted(range(len(latents)), key=lambda i: latents[i][0].feature)
         Random(f"{self._run.seed}/{category.string_id}").shuffle(order)
-        shown = [found[i][0] for i in order[: config.n_category_explanations]]
-        values = {"name": category.name, "definition": category.definition, "feature_list": _listed(shown)}
+        sample = [latents[i][0] for i in order[: config.n_category_explanations]]
+        values = {"name": category.name, "definition": category.definition, "feature_list": _listed(sample)}
         role = Role("categories", config, self._run)
         (reply,) = role.read([fill(SUBCATEGORIES, values)], reads(SubcategoriesAnswer), CATEGORIES_SCHEMA)
         if isinstance(reply.answer, Unparsed):
             why = f"no subcategories: {reply.answer.reason}"
-            yield from (_with_subcategory(assigned, None, why) for _, _, assigned in found)
+            yield from (_with_subcategory(assigned, None, why) for _, _, assigned in latents)
             return
         subcategories = reply.answer.value.categories
         yield from self._new(_record(c, category.string_id) for c in subcategories)
-        for index, chosen, reason in self._choose([(x, e) for x, e, _ in found], subcategories):
-            yield _with_subcategory(found[index][2], chosen, reason)
+        for index, chosen, reason in self._choose([(x, e) for x, e, _ in latents], subcategories):
+            yield _with_subcategory(latents[index][2], chosen, reason)
 
     def _new(self, categories: Iterator[Category]) -> Iterator[Category]:
         yield from (c for c in categories if c.item not in self._run.done)
 
-    def _prompt(self, explanation: Explanation, shown: Evidence, categories: str) -> str:
-        text = activations_text(shown.exemplars[: self._config.n_category_examples], self._form)
+    def _prompt(self, explanation: Explanation, evidence: Evidence, categories: str) -> str:
+        text = activations_text(evidence.exemplars[: self._config.n_category_examples], self._form)
         values = {
             "feature.explanation": explanation.explanation or "",
             "examples_str": text,

@@ -27,11 +27,11 @@ def activations_text(exemplars: Sequence[Exemplar], form: EvidenceFormat, *, see
         seed: of the order, where it is shuffled.
     """
     ranked = sorted(exemplars, key=lambda e: e.rank)
-    shown = [_cut(e, form.window) for e in ranked[: form.n_contexts]]
-    scale = max((a for e in (shown if form.scale_of == "shown" else ranked) for a in e.activations), default=0.0)
+    contexts = [_cut(e, form.window) for e in ranked[: form.n_contexts]]
+    scale = max((a for e in (contexts if form.scale_of == "shown" else ranked) for a in e.activations), default=0.0)
     if form.shuffled:
-        random.Random(seed).shuffle(shown)
-    return "\n\n".join(f"Example {i}:\n{_context(e, scale, form)}" for i, e in enumerate(shown, start=1))
+        random.Random(seed).shuffle(contexts)
+    return "\n\n".join(f"Example {i}:\n{_context(e, scale, form)}" for i, e in enumerate(contexts, start=1))
 
 
 def strengths(exemplar: Exemplar, largest: float) -> list[tuple[int, float]]:
@@ -80,12 +80,12 @@ def _cut(exemplar: Exemplar, window: int | None) -> Exemplar:
     if window is None:
         return exemplar
     start = max(0, exemplar.target - window)
-    kept = slice(start, exemplar.target + window + 1)
+    cut = slice(start, exemplar.target + window + 1)
     return exemplar.model_copy(
         update={
             "start": exemplar.start + start,
-            "tokens": exemplar.tokens[kept],
-            "activations": exemplar.activations[kept],
+            "tokens": exemplar.tokens[cut],
+            "activations": exemplar.activations[cut],
             "target": exemplar.target - start,
         }
     )
@@ -94,9 +94,9 @@ def _cut(exemplar: Exemplar, window: int | None) -> Exemplar:
 def _context(exemplar: Exemplar, scale: float, form: EvidenceFormat) -> str:
     ranked = strengths(exemplar, scale)
     listed = [pair for pair in ranked if pair[1] >= form.min_strength][: form.tokens_per_context]
-    own = next((pair for pair in ranked if pair[0] == exemplar.target), (exemplar.target, 0.0))
-    if form.own_token and own not in listed:
-        listed = [*listed[: (form.tokens_per_context or len(listed) + 1) - 1], own]
+    target = next((pair for pair in ranked if pair[0] == exemplar.target), (exemplar.target, 0.0))
+    if form.own_token and target not in listed:
+        listed = [*listed[: (form.tokens_per_context or len(listed) + 1) - 1], target]
     lines = [f"{token_text(exemplar.tokens, i)} {strength:.2f}" for i, strength in listed]
     text = marked_text(exemplar.tokens, [ranked[0][0]] if form.mark and ranked else [])
     return "\n".join([text, *lines])

@@ -48,10 +48,10 @@ class Autointerp(Interpreter, Scorer):
         todo = [e for e in evidence if e.feature not in run.done]
         asked = [e for e in todo if len(e.exemplars) >= self._config.n_min]
         run.progress.start(len(todo), "features")
-        for shown in todo:
-            if len(shown.exemplars) < self._config.n_min:
+        for feature in todo:
+            if len(feature.exemplars) < self._config.n_min:
                 run.progress.advance()
-                yield _unexplained(shown)
+                yield _unexplained(feature)
         texts = [self._activations(e, run) for e in asked]
         template = prompts.EXPLAIN_MARKED if self._form.mark else prompts.EXPLAIN
         role = Role("explainer", self._config, run)
@@ -84,17 +84,17 @@ class Autointerp(Interpreter, Scorer):
         for reply in Role(JUDGE, self._config, run).read(filled, reads(Grade), GRADE_SCHEMA):
             yield asked[reply.place][1].model_copy(update=_graded(reply.call, reply.answer))
 
-    def _activations(self, shown: Evidence, run: RunContext) -> str:
-        return activations_text(shown.exemplars, self._form, seed=f"{run.seed}/{shown.source}/{shown.feature}")
+    def _activations(self, feature: Evidence, run: RunContext) -> str:
+        return activations_text(feature.exemplars, self._form, seed=f"{run.seed}/{feature.source}/{feature.feature}")
 
-    def _explanation(self, shown: Evidence, call: LLMCall, answer: Parsed[Judgement] | Unparsed) -> Explanation:
+    def _explanation(self, feature: Evidence, call: LLMCall, answer: Parsed[Judgement] | Unparsed) -> Explanation:
         return Explanation(
-            item=shown.feature,
-            source=shown.source,
-            feature=shown.feature,
+            item=feature.feature,
+            source=feature.source,
+            feature=feature.feature,
             interpreter=NAME,
             explanation=answer.value.explanation if isinstance(answer, Parsed) else None,
-            n_exemplars=min(len(shown.exemplars), self._form.n_contexts),
+            n_exemplars=min(len(feature.exemplars), self._form.n_contexts),
             **_graded(call, answer),
         )
 
@@ -108,12 +108,12 @@ def _graded(call: LLMCall, answer: Parsed[Any] | Unparsed) -> dict[str, Any]:
     return {"grade": None, "status": status, "reason": answer.reason, "raw": answer.raw}
 
 
-def _unexplained(shown: Evidence) -> Explanation:
-    n = len(shown.exemplars)
+def _unexplained(feature: Evidence) -> Explanation:
+    n = len(feature.exemplars)
     return Explanation(
-        item=shown.feature,
-        source=shown.source,
-        feature=shown.feature,
+        item=feature.feature,
+        source=feature.source,
+        feature=feature.feature,
         interpreter=NAME,
         explanation=None,
         grade=None,

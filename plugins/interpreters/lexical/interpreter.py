@@ -27,7 +27,7 @@ _MOST_CATEGORIES = 8
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _Contexts:
     """A feature's contexts: occurrences and their activations as weights that sum to 1."""
 
     occurrences: tuple[Occurrence, ...]
@@ -60,9 +60,9 @@ class Lexical(Interpreter, Scorer):
         """One Explanation per feature; chance is counted over the contexts of all of `evidence`."""
         run.progress.start(len(evidence), "features")
         background = self._background(evidence)
-        for shown in evidence:
-            if shown.feature not in run.done:
-                yield self._explain(shown, background)
+        for feature in evidence:
+            if feature.feature not in run.done:
+                yield self._explain(feature, background)
             run.progress.advance()
 
     def categorise(
@@ -74,11 +74,11 @@ class Lexical(Interpreter, Scorer):
         """
         config = self._config
         sample = equal_sample(explained, config.category_sources, config.n_category_explanations, run.seed)
-        found: dict[str, list[str]] = defaultdict(list)
-        for explanation, shown in sample:
-            found[role(explanation, shown)].append(str(explanation.explanation))
-        leading = sorted(found, key=lambda string_id: -len(found[string_id]))[:_MOST_CATEGORIES]
-        examples = {string_id: list(dict.fromkeys(found[string_id])) for string_id in leading}
+        by_role: dict[str, list[str]] = defaultdict(list)
+        for explanation, evidence in sample:
+            by_role[role(explanation, evidence)].append(str(explanation.explanation))
+        leading = sorted(by_role, key=lambda string_id: -len(by_role[string_id]))[:_MOST_CATEGORIES]
+        examples = {string_id: list(dict.fromkeys(by_role[string_id])) for string_id in leading}
         for string_id, (name, definition) in ROLES.items():
             item = f"category:{string_id}"
             if string_id in examples and item not in run.done:
@@ -86,10 +86,10 @@ class Lexical(Interpreter, Scorer):
                 yield Category(item=item, category=string_id, name=name, definition=definition, examples=chosen)
         yield from _subcategories(explained, examples, run.done)
         run.progress.start(len(explained), "features")
-        for explanation, shown in explained:
+        for explanation, evidence in explained:
             item = f"{explanation.source}/{explanation.feature}"
             if item not in run.done:
-                yield self._assign(item, explanation, shown, examples)
+                yield self._assign(item, explanation, evidence, examples)
             run.progress.advance()
 
     def answer(self, tests: Sequence[tuple[Explanation, ScoringTest]], run: RunContext) -> Iterator[ScoringAnswer]:
@@ -100,25 +100,25 @@ class Lexical(Interpreter, Scorer):
             run.progress.advance()
 
     def _assign(
-        self, item: str, explanation: Explanation, shown: Evidence, roles: Collection[str]
+        self, item: str, explanation: Explanation, evidence: Evidence, roles: Collection[str]
     ) -> CategoryAssignment:
         category, reason = UNCATEGORISED, f"no explanation: {explanation.reason}"
         if explanation.explanation is not None:
-            category = role(explanation, shown)
+            category = role(explanation, evidence)
             reason = f"{category} does not occur in the sample that categories were made from"
-        known = category in roles
-        divided = known and is_latent(shown) and category != "mixed"
+        in_sample = category in roles
+        divided = in_sample and is_latent(evidence) and category != "mixed"
         return CategoryAssignment(
             item=item,
             source=explanation.source,
             feature=explanation.feature,
-            category=category if known else UNCATEGORISED,
-            reason=None if known else reason,
-            subcategory=_leading_class(_shown(shown.exemplars)) if divided else None,
+            category=category if in_sample else UNCATEGORISED,
+            reason=None if in_sample else reason,
+            subcategory=_leading_class(_contexts_of(evidence.exemplars)) if divided else None,
         )
 
     def _background(self, evidence: Sequence[Evidence]) -> Background:
-        """Chance over all contexts; kept, as the same ones are graded again and again."""
+        """Chance over all contexts. Cached, because the same contexts are graded several times."""
         windows = frozenset((x.document, x.start, len(x.tokens)) for e in evidence for x in e.exemplars)
         if self._last is None or self._last[0] != windows:
             self._last = (windows, Background(evidence, self._config.background_tokens))
@@ -134,15 +134,15 @@ class Lexical(Interpreter, Scorer):
         elif n < self._config.n_min:
             reason = f"too few contexts: {n}, and {self._config.n_min} are needed"
         else:
-            shown = _shown(evidence.exemplars)
-            rule = self._rule(shown, background)
+            contexts = _contexts_of(evidence.exemplars)
+            rule = self._rule(contexts, background)
             if rule is None:
-                text, grade, reason = _mixture(shown), 2, self._why_mixed(shown)
-                rules = [Rule(place) for place in _parts(shown)]
+                text, grade, reason = _mixture(contexts), 2, self._why_mixed(contexts)
+                rules = [Rule(place) for place in _parts(contexts)]
             else:
                 text, grade, rules = rule.phrase(), _grade(rule), [rule]
                 chance = 100 * background.share(rule)
-                reason = f"{shown.hits(rule)} of {n} exemplars; expected {chance:.2g} % by chance"
+                reason = f"{contexts.hits(rule)} of {n} exemplars; expected {chance:.2g} % by chance"
         return Explanation(
             item=evidence.feature,
             source=evidence.source,
@@ -156,45 +156,45 @@ class Lexical(Interpreter, Scorer):
             n_exemplars=n,
         )
 
-    def _rule(self, shown: _Shown, background: Background) -> Rule | None:
+    def _rule(self, contexts: _Contexts, background: Background) -> Rule | None:
         """The first base rule, most specific first, that covers the contexts and, refined, beats chance."""
-        for base in self._bases(shown, background):
-            if shown.coverage(base) < self._config.coverage:
+        for base in self._bases(contexts, background):
+            if contexts.coverage(base) < self._config.coverage:
                 continue
-            rule = self._refine(base, shown, background)
+            rule = self._refine(base, contexts, background)
             chance = background.share(rule)
-            unlikely = tail(shown.hits(rule), len(shown.occurrences), chance) < self._config.alpha
-            if unlikely and shown.coverage(rule) >= self._config.min_lift * chance:
+            unlikely = tail(contexts.hits(rule), len(contexts.occurrences), chance) < self._config.alpha
+            if unlikely and contexts.coverage(rule) >= self._config.min_lift * chance:
                 return rule
         return None
 
-    def _bases(self, shown: _Shown, background: Background) -> Iterator[Rule]:
+    def _bases(self, contexts: _Contexts, background: Background) -> Iterator[Rule]:
         """Candidate rules: one token, a few tokens or a class, one neighbour alone."""
-        tokens = shown.ranked([o.target for o in shown.occurrences])
+        tokens = contexts.ranked([o.target for o in contexts.occurrences])
         yield Rule(Place((tokens[0],)))
-        of_class = self._class_base(tokens, shown, background)
+        of_class = self._class_base(tokens, contexts, background)
         if of_class is not None:
             yield of_class
         for side in ("previous", "next"):
-            neighbours = shown.ranked([getattr(o, side) or "" for o in shown.occurrences])
+            neighbours = contexts.ranked([getattr(o, side) or "" for o in contexts.occurrences])
             if neighbours[0]:
                 yield with_neighbour(Rule(), side, Place((neighbours[0],)))
 
-    def _class_base(self, tokens: Sequence[str], shown: _Shown, background: Background) -> Rule | None:
+    def _class_base(self, tokens: Sequence[str], contexts: _Contexts, background: Background) -> Rule | None:
         """Two or three tokens of the leading class, where they cover the contexts; else the class itself."""
-        class_ = shown.ranked([classify(o.target) for o in shown.occurrences])[0]
+        class_ = contexts.ranked([classify(o.target) for o in contexts.occurrences])[0]
         members = tuple(t for t in tokens if classify(t) == class_)
         whole = Rule(Place(class_=class_))
         for n in range(2, min(3, len(members)) + 1):
             union = Rule(Place(members[:n]))
-            if shown.coverage(union) >= self._config.coverage:
+            if contexts.coverage(union) >= self._config.coverage:
                 if background.count(union) >= 0.95 * background.count(whole):
-                    return whole  # all there is of a class is that class
-                # a handful of unrelated words has nothing in common that is worth a name
+                    return whole  # these tokens are all of the class that occurs: name the class
+                # a few unrelated words have nothing in common to name
                 return None if class_ == "word" else union
         return whole
 
-    def _refine(self, base: Rule, shown: _Shown, background: Background) -> Rule:
+    def _refine(self, base: Rule, contexts: _Contexts, background: Background) -> Rule:
         """Add the neighbours, at most one on each side, that narrow the rule by more than chance."""
         rule = base
         while base.target is not None:
@@ -202,29 +202,29 @@ class Lexical(Interpreter, Scorer):
                 (share, not place.tokens, side, narrower)
                 for side in ("previous", "next")
                 if getattr(rule, side) is None
-                for place in _places(shown, side)
+                for place in _places(contexts, side)
                 for narrower in [with_neighbour(rule, side, place)]
-                if (share := self._narrowing(rule, narrower, shown, background)) is not None
+                if (share := self._narrowing(rule, narrower, contexts, background)) is not None
             ]
             if not options:
                 break
             rule = min(options, key=lambda option: option[:3])[3]
         return rule
 
-    def _narrowing(self, rule: Rule, narrower: Rule, shown: _Shown, background: Background) -> float | None:
+    def _narrowing(self, rule: Rule, narrower: Rule, contexts: _Contexts, background: Background) -> float | None:
         """Share of the rule's background tokens on which the narrower one holds; None where it is no improvement."""
-        coverage = shown.coverage(narrower)
+        coverage = contexts.coverage(narrower)
         share = background.count(narrower) / max(1, background.count(rule))
         improves = coverage >= self._config.coverage and coverage >= self._config.min_narrowing * share
-        if not improves or tail(shown.hits(narrower), shown.hits(rule), share) >= self._config.alpha:
+        if not improves or tail(contexts.hits(narrower), contexts.hits(rule), share) >= self._config.alpha:
             return None
         return share
 
-    def _why_mixed(self, shown: _Shown) -> str:
-        top = Rule(Place((shown.ranked([o.target for o in shown.occurrences])[0],)))
+    def _why_mixed(self, contexts: _Contexts) -> str:
+        top = Rule(Place((contexts.ranked([o.target for o in contexts.occurrences])[0],)))
         return (
-            f"no rule covers {self._config.coverage:.0%} of {len(shown.occurrences)} exemplars; the most active token "
-            f"covers {shown.hits(top)}"
+            f"no rule covers {self._config.coverage:.0%} of {len(contexts.occurrences)} exemplars; "
+            f"the most active token covers {contexts.hits(top)}"
         )
 
 
@@ -232,13 +232,14 @@ def _subcategories(
     explained: Sequence[tuple[Explanation, Evidence]], roles: Collection[str], done: Collection[str]
 ) -> Iterator[Category]:
     """The classes that latents of each role lead with."""
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for explanation, shown in explained:
-        if explanation.explanation is not None and is_latent(shown):
-            string_id = role(explanation, shown)
+    texts_by_class: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for explanation, evidence in explained:
+        if explanation.explanation is not None and is_latent(evidence):
+            string_id = role(explanation, evidence)
             if string_id in roles and string_id != "mixed":
-                found[string_id, _leading_class(_shown(shown.exemplars))].append(explanation.explanation)
-    for (string_id, class_), texts in sorted(found.items()):
+                class_ = _leading_class(_contexts_of(evidence.exemplars))
+                texts_by_class[string_id, class_].append(explanation.explanation)
+    for (string_id, class_), texts in sorted(texts_by_class.items()):
         item = f"category:{string_id}::{class_}"
         if item not in done:
             yield Category(
@@ -253,18 +254,19 @@ def _subcategories(
 
 def role(explanation: Explanation, evidence: Evidence) -> str:
     """The functional role of an explained feature: its class's, or `mixed` where the grade is 2 or no class leads."""
-    shown = _shown(evidence.exemplars)
-    roles = [ROLE_OF[classify(o.target)] for o in shown.occurrences]
-    leading = shown.ranked(roles)[0] if roles else "mixed"
-    weight = sum(w for r, w in zip(roles, shown.weights, strict=True) if r == leading)
+    contexts = _contexts_of(evidence.exemplars)
+    roles = [ROLE_OF[classify(o.target)] for o in contexts.occurrences]
+    leading = contexts.ranked(roles)[0] if roles else "mixed"
+    weight = sum(w for r, w in zip(roles, contexts.weights, strict=True) if r == leading)
     return "mixed" if explanation.grade == 2 or weight < 0.5 else leading
 
 
-def _shown(exemplars: Sequence[Exemplar]) -> _Shown:
+def _contexts_of(exemplars: Sequence[Exemplar]) -> _Contexts:
     weights = [max(e.activations[e.target], 0.0) for e in exemplars]
     total = sum(weights)
     even = 1 / max(1, len(weights))
-    return _Shown(tuple(occurrence_of(e) for e in exemplars), tuple(w / total if total > 0 else even for w in weights))
+    shares = tuple(w / total if total > 0 else even for w in weights)
+    return _Contexts(tuple(occurrence_of(e) for e in exemplars), shares)
 
 
 def _grade(rule: Rule) -> Literal[0, 1]:
@@ -276,28 +278,28 @@ def _grade(rule: Rule) -> Literal[0, 1]:
     return 0 if certain else 1
 
 
-def _places(shown: _Shown, side: str) -> list[Place]:
+def _places(contexts: _Contexts, side: str) -> list[Place]:
     """The most frequent neighbour on one side, as a token and as a class."""
-    neighbours = [getattr(o, side) or "" for o in shown.occurrences]
-    token = shown.ranked(neighbours)[0]
-    class_ = shown.ranked([classify(t) if t else "" for t in neighbours])[0]
+    neighbours = [getattr(o, side) or "" for o in contexts.occurrences]
+    token = contexts.ranked(neighbours)[0]
+    class_ = contexts.ranked([classify(t) if t else "" for t in neighbours])[0]
     return [*([Place((token,))] if token else []), *([Place(class_=class_)] if class_ else [])]
 
 
-def _parts(shown: _Shown) -> list[Place]:
+def _parts(contexts: _Contexts) -> list[Place]:
     """The leading classes of a mixture, or the token where one stands for its class."""
-    targets = [o.target for o in shown.occurrences]
+    targets = [o.target for o in contexts.occurrences]
     places = []
-    for class_ in shown.ranked([classify(t) for t in targets])[:3]:
+    for class_ in contexts.ranked([classify(t) for t in targets])[:3]:
         members = {t for t in targets if classify(t) == class_}
         places.append(Place((members.pop(),)) if len(members) == 1 else Place(class_=class_))
     return places
 
 
-def _mixture(shown: _Shown) -> str:
-    named = [quoted(place.tokens[0]) if place.tokens else PLURAL[place.class_] for place in _parts(shown)]
+def _mixture(contexts: _Contexts) -> str:
+    named = [quoted(place.tokens[0]) if place.tokens else PLURAL[place.class_] for place in _parts(contexts)]
     return "mixed: " + ", ".join(named)
 
 
-def _leading_class(shown: _Shown) -> str:
-    return shown.ranked([classify(o.target) for o in shown.occurrences])[0]
+def _leading_class(contexts: _Contexts) -> str:
+    return contexts.ranked([classify(o.target) for o in contexts.occurrences])[0]

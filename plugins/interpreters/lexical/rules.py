@@ -66,12 +66,12 @@ class Rule:
 
 
 class Background:
-    """How often rules hold over all tokens of all contexts, each token counted once."""
+    """How often rules hold by chance: over all tokens of all contexts, each token counted once."""
 
     def __init__(self, evidence: Iterable[Evidence], max_tokens: int) -> None:
         windows: dict[str, list[Exemplar]] = defaultdict(list)
-        for shown in evidence:
-            for exemplar in shown.exemplars:
+        for feature in evidence:
+            for exemplar in feature.exemplars:
                 windows[exemplar.document].append(exemplar)
         counts: Counter[Occurrence] = Counter()
         # in the order of a hash: a sample of documents that depends on neither their order nor a seed
@@ -151,9 +151,10 @@ def with_neighbour(rule: Rule, side: str, place: Place) -> Rule:
 
 def quoted(token: str) -> str:
     """A token in quotes, on one line, as one word, at most 20 characters of it."""
-    shown = token if token.isprintable() else json.dumps(token, ensure_ascii=False)[1:-1]
-    shown = shown.replace(" ", "␣") if token != " " else " "
-    return "space" if token == " " else f"'{shown[:20]}'"
+    if token == " ":
+        return "space"
+    printable = token if token.isprintable() else json.dumps(token, ensure_ascii=False)[1:-1]
+    return f"'{printable.replace(' ', '␣')[:20]}'"
 
 
 def _occurrence(tokens: dict[int, str], position: int) -> Occurrence:

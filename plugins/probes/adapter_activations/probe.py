@@ -30,20 +30,21 @@ class AdapterActivations(Probe):
             DataError: no traces.
         """
         require_adapter(subject, "adapter-activations")
-        found, unit = subject.components, self.config.unit
-        columns = Columns(component_sites(found), tuple(c.name for c in found), *layers_and_projections(found))
+        components, unit = subject.components, self.config.unit
+        names = tuple(c.name for c in components)
+        columns = Columns(component_sites(components), names, *layers_and_projections(components))
         site = "a · x at the output of each lora_A, adapter on"
-        if any(c.gauge for c in found):
+        if any(c.gauge for c in components):
             site += ", in the canonical gauge of B A"
-        into = Reading("adapter-activations", columns, site, subject, traces, run, self.config, adapter_on=True)
-        norms = tuple(c.write_norm for c in found)
+        reading = Reading("adapter-activations", columns, site, subject, traces, run, self.config, adapter_on=True)
+        norms = tuple(c.write_norm for c in components)
         if unit == "zscore":
-            # The whole set is read before its mean and deviation are known.
-            raw = open_set(into.read(run.out_dir / "raw"))
+            # Mean and deviation are of the whole set, so it is read first and rescaled then.
+            raw = open_set(reading.read(run.out_dir / "raw"))
             affine = zscore(raw)
-            writer = into.writer(
+            writer = reading.writer(
                 run.out_dir / "activations", unit=unit, shift=affine.shift, scale=affine.scale, write_norms=norms
             )
             return rescale(raw, writer, run)
         scale = norms if unit == "write" else None
-        return into.read(run.out_dir / "activations", unit=unit, scale=scale, write_norms=norms)
+        return reading.read(run.out_dir / "activations", unit=unit, scale=scale, write_norms=norms)

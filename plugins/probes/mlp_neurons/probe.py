@@ -41,8 +41,10 @@ class MlpNeurons(Probe):
         }[self.config.site]
         site = f"{where}, adapter {'on' if self.config.adapter else 'off'}"
         columns = self._columns(subject.model)
-        into = Reading("mlp-neurons", columns, site, subject, traces, run, self.config, adapter_on=self.config.adapter)
-        return into.read(run.out_dir / "activations")
+        reading = Reading(
+            "mlp-neurons", columns, site, subject, traces, run, self.config, adapter_on=self.config.adapter
+        )
+        return reading.read(run.out_dir / "activations")
 
     def _columns(self, model: torch.nn.Module) -> Columns:
         kind = self.config.site
@@ -66,20 +68,20 @@ class MlpNeurons(Probe):
     def _paths(self, model: torch.nn.Module) -> list[str]:
         paths = [path for path, _ in model.named_modules()]
         if self.config.site == "residual":
-            found = [path for path in paths if layer_of(path + ".") is not None and path.rpartition(".")[2].isdigit()]
-            depth = min((path.count(".") for path in found), default=0)
-            found = [path for path in found if path.count(".") == depth]  # experts and the like are numbered, too
+            numbered = [p for p in paths if layer_of(p + ".") is not None and p.rpartition(".")[2].isdigit()]
+            depth = min((path.count(".") for path in numbered), default=0)
+            matching = [path for path in numbered if path.count(".") == depth]  # experts are numbered too, further down
             setting, endings = "site", ()
         else:
             setting = "modules" if self.config.site == "post-activation" else "up_modules"
             endings = getattr(self.config, setting)
-            found = [path for path in paths if path.endswith(tuple("." + m for m in endings))]
-        if not found:
+            matching = [path for path in paths if path.endswith(tuple("." + m for m in endings))]
+        if not matching:
             raise ModelError(
                 f"mlp-neurons: no module of {type(model).__name__} ends with {' or '.join(endings) or 'a number'}; "
                 f"name the matrix with --set mlp-neurons.{setting}='[\"mlp.NAME\"]'"
             )
-        return found
+        return matching
 
 
 def _hidden_size(model: Any) -> int:

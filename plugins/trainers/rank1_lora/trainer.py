@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,50 +11,42 @@ from safetensors.torch import save_file
 from torch import nn
 
 from harness.contract.context import RunContext
-from harness.contract.stages import Trainer
 from harness.errors import ModelError, UsageError
-from harness.model.chat import ChatFormat
-from harness.model.subject import load_base, load_tokenizer
-from harness.records import Checkpoint, ModelRef, Trace
+from harness.model.subject import load_base
+from harness.records import ModelRef
 
-from ..training import Weights, fit
+from ..training import RecipeTrainer, Weights
 from . import Rank1LoraConfig
 
 
-class LoraTrainer(Trainer):
+class LoraTrainer(RecipeTrainer):
     """Trains a LoRA on a frozen base and saves it as a PEFT folder `adapter`, weights in float32."""
 
-    def __init__(self, config: Rank1LoraConfig) -> None:
-        self.config = config
+    kind = "adapter"
+    config: Rank1LoraConfig
 
-    def train(self, base: ModelRef, traces: Sequence[Trace], chat: ChatFormat, run: RunContext) -> Checkpoint:
-        """Train, or go on where an interrupted attempt stopped.
+    def build(self, base: ModelRef, run: RunContext) -> Any:
+        """The base with a fresh adapter.
 
         Raises:
             ModelError: a target module that the base does not have.
-            UsageError: batch sizes that do not divide, layers that do not exist.
-            DataError: no trace is short enough.
+            UsageError: layers that the base does not have.
         """
+        if self.config.fsdp:
+            return add_lora(load_base(base.model_copy(update={"dtype": "float32"}), "cpu"), self.config, run.seed)
+        return add_lora(load_base(base, run.device), self.config, run.seed)
 
-        def build() -> Any:
-            if self.config.fsdp:
-                whole = base.model_copy(update={"dtype": "float32"})
-                return add_lora(load_base(whole, "cpu"), self.config, run.seed)
-            return add_lora(load_base(base, run.device), self.config, run.seed)
-
-        return fit("adapter", build, _save, self.config, base, load_tokenizer(base), traces, chat, run)
-
-
-def _save(model: Any, folder: Path, weights: Weights | None) -> None:
-    if weights is None:
-        # The base's embeddings are never adapted: PEFT's own guess would look the base up on the hub.
-        model.save_pretrained(folder, save_embedding_layers=False)
-        return
-    # Gathered from shards: PEFT looks tensors up by module, whose names recomputation has changed. Same files.
-    config = replace(model.peft_config["default"], inference_mode=True)
-    config.save_pretrained(folder)
-    own = {k.replace(".default.", "."): v.contiguous() for k, v in weights.items() if ".lora_" in k}
-    save_file(own, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    def save(self, model: Any, folder: Path, base: ModelRef, weights: Weights | None) -> None:
+        """Write a PEFT folder."""
+        if weights is None:
+            # The base's embeddings are never adapted: PEFT's own guess would look the base up on the hub.
+            model.save_pretrained(folder, save_embedding_layers=False)
+            return
+        # PEFT looks tensors up by module, and activation checkpointing renames modules. This writes the same files.
+        config = replace(model.peft_config["default"], inference_mode=True)
+        config.save_pretrained(folder)
+        tensors = {k.replace(".default.", "."): v.contiguous() for k, v in weights.items() if ".lora_" in k}
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def add_lora(model: Any, config: Rank1LoraConfig, seed: int) -> Any:
