@@ -14,6 +14,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from harness.contract.provider import Provider
+    from harness.contract.report import Report
     from harness.contract.stages import (
         Ablation,
         DictionaryLearner,
@@ -146,3 +147,12 @@ def harness_step_finished(event: StepFinished) -> None:
 
     :param event: which step, its status, its wall time in seconds and the reason where it failed.
     """
+
+
+@hookspec
+def harness_reports() -> Sequence[Report[Any]]:
+    """Offer reports: tables of a run, in `harness report`, its export and the dashboard beside the harness's own.
+
+    Must not import torch.
+    """
+    raise NotImplementedError

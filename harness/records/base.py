@@ -30,6 +30,26 @@ class Estimate:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
+@dataclass(frozen=True)
+class Flat:
+    """Names an `Estimate`'s bounds where the rule of `flat_names` does not: `Annotated[Estimate, Flat("share")]`."""
+
+    base: str
+
+
+_UNITS = ("_nats", "_s", "_usd", "_per_token")
+
+
+def flat_names(field_name: str, flat: Flat | None = None) -> tuple[str, str, str]:
+    """The columns and keys that a field of type `Estimate` becomes: of its value and of its bounds.
+
+    `kl_nats` becomes `kl_nats`, `kl_ci_low` and `kl_ci_high`: bounds are named without the unit, or as `flat` says.
+    """
+    unit = next((unit for unit in _UNITS if field_name.endswith(unit)), "")
+    base = flat.base if flat else field_name.removesuffix(unit)
+    return field_name, f"{base}_ci_low", f"{base}_ci_high"
+
+
 class Record(BaseModel):
     """Base of all records."""
 

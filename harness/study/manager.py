@@ -17,6 +17,7 @@ import pluggy
 
 from harness.config import Config
 from harness.contract import hooks as hookspecs
+from harness.contract.report import Report
 from harness.contract.stages import STAGES, Registration, Stage
 from harness.errors import RegistryError, UnknownName, UsageError
 from harness.study.registry import PluginRow, Registry
@@ -84,6 +85,19 @@ class Manager:
     def load_all(self) -> list[Offer]:
         """Every plugin, for listings."""
         return [self.offer(name) for name in self.names()]
+
+    def reports(self) -> list[Report[Any]]:
+        """The reports that plugins bring; loads every plugin.
+
+        Raises:
+            UsageError: a plugin offers something else as a report.
+        """
+        self.load_all()
+        reports = [report for offered in self.pm.hook.harness_reports() for report in offered]
+        for report in reports:
+            if not isinstance(report, Report):
+                raise UsageError(f"harness_reports returned {type(report).__name__}, not a Report")
+        return reports
 
     def config(self, name: str, *layers: Mapping[str, Any]) -> Config:
         """A plugin's config: defaults < registry row < the given layers."""
