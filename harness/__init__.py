@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from harness.contract.context import RunContext as RunContext
     from harness.contract.hooks import hookimpl as hookimpl
     from harness.contract.provider import Provider as Provider
+    from harness.contract.report import Block as Block
+    from harness.contract.report import Column as Column
+    from harness.contract.report import Report as Report
     from harness.contract.stages import Ablation as Ablation
     from harness.contract.stages import DictionaryLearner as DictionaryLearner
     from harness.contract.stages import Interpreter as Interpreter
@@ -53,6 +56,7 @@ _HOME = {
     "harness.contract.context": ["RunContext"],
     "harness.contract.provider": ["Provider"],
     "harness.model.measure": ["measure_kl"],
+    "harness.contract.report": ["Block", "Column", "Report"],
     "harness.contract.stages": [
         "Ablation", "DictionaryLearner", "Interpreter", "Probe", "Registration", "Trainer",
     ],
@@ -63,10 +67,12 @@ __all__ = [
     "Ablation",
     "AblationScore",
     "ActivationSet",
+    "Block",
     "Category",
     "CategoryAssignment",
     "Checkpoint",
     "Codec",
+    "Column",
     "Config",
     "Dictionary",
     "DictionaryLearner",
@@ -85,6 +91,7 @@ __all__ = [
     "ProviderConfig",
     "Record",
     "Registration",
+    "Report",
     "RunContext",
     "Sample",
     "Trace",

@@ -18,6 +18,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from harness.contract.provider import Provider
+    from harness.contract.report import Report
     from harness.contract.stages import (
         Ablation,
         DictionaryLearner,
@@ -165,5 +166,14 @@ def harness_records() -> Sequence[type[Record]]:
     when a record is first stored, with a view `v_TABLE` that has the run and the step. A field that a later version
     adds becomes a column when it is first used; it needs a default, or may be None. `harness.store.read.records_of`
     reads records back.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def harness_reports() -> Sequence[Report[Any]]:
+    """Offer reports: tables of a run, in `harness report`, its export and the dashboard beside the harness's own.
+
+    Must not import torch.
     """
     raise NotImplementedError

@@ -7,24 +7,27 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.errors import UnknownName, UsageError
+from harness.errors import HarnessError, UnknownName, UsageError
+from harness.render.formats import FORMATS
 from harness.render.terminal import make_console
+from harness.reports import load_reports, report_names
 
-REPORTS = (
-    "overview", "steps", "recovery", "generations", "grader", "groups", "components", "totals", "sweep", "search",
-    "captures", "dictionaries", "latents", "grades", "grade-tests", "judge", "scores", "densities", "enrichment",
-    "features", "categories", "paper",
-)  # fmt: skip
-FORMATS = ("table", "json", "csv", "md", "latex")
+if TYPE_CHECKING:
+    from harness.contract.report import Report
+
 FIGURES = ("recovery", "figure1", "figure2", "figure3", "frontier", "training", "confusion")
 FIGURE_FORMATS = ("svg", "pdf", "png")
 
 _RUN = click.option(
     "--run", "run_id", default="latest", show_default=True, metavar="latest|ID", help="Which run."
 )  # fmt: skip
+_FORMAT = click.option(
+    "--format", "form", default="table", show_default=True, type=click.Choice(list(FORMATS)), help="Output format."
+)
 _DB = click.option(
     "--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
 )
@@ -42,9 +45,11 @@ Examples:
   harness report --compare 3 4       # scores, KLs, dictionaries and grades side by side
   harness report --watch             # follow a run from a second terminal"""
 )
-@click.argument("sections", nargs=-1, metavar=f"[{'|'.join(REPORTS)}]...")
+@click.argument("names", nargs=-1, metavar=f"[{'|'.join(report_names())}]...")
 @_RUN
-@click.option("--format", "form", default="table", show_default=True, type=click.Choice(FORMATS), help="Output format.")
+@click.option(
+    "--format", "form", default="table", show_default=True, type=click.Choice(list(FORMATS)), help="Output format."
+)
 @click.option(
     "--export",
     metavar="DIR",
@@ -54,8 +59,10 @@ Examples:
 @click.option("--watch", is_flag=True, help="Follow a run that another process is doing; the tables when it ends.")
 @click.option("--compare", nargs=2, metavar="RUN RUN", help="Two runs side by side, with paired differences.")
 @_DB
+@click.pass_obj
 def report(
-    sections: Sequence[str],
+    settings: dict[str, Any],
+    names: Sequence[str],
     run_id: str,
     form: str,
     export: Path | None,
@@ -63,49 +70,73 @@ def report(
     compare: tuple[str, str] | None,
     db: str,
 ) -> None:
-    """Tables of a run; all of them where none is named. Every number has its n and an interval or a unit."""
-    for section in sections:
-        if section not in REPORTS:
-            raise UnknownName("report", section, REPORTS)
-    if export is not None:
-        _export(sections, export, db=db, run=run_id)
-        return
+    """Tables of a run; all of them where none is named, those of plugins too. Every number has its n and an interval
+    or a unit."""
+    console = make_console()
     if compare is not None:
         from harness.render.compare import render_comparison
 
-        render_comparison(compare, db=db, form=form, console=make_console())
+        render_comparison(compare, db=db, form=form, console=console)
+        return
+    reports = find_reports(names, settings["registry"])
+    if export is not None:
+        _export(names, export, db=db, run=run_id, reports=reports)
         return
     if watch:
         from harness.render.watch import watch as follow
 
-        follow(sections or ("overview",), db=db, run=run_id, console=make_console())
+        follow(names or ("overview",), db=db, run=run_id, console=console, reports=reports)
         return
     with _no_collection():
         from harness.render.render import render
 
-        render(sections or REPORTS, db=db, run=run_id, form=form, console=make_console())
+        render(names, db=db, run=run_id, form=form, console=console, reports=reports)
+
+
+def find_reports(names: Sequence[str], registry: str | None) -> dict[str, Report[Any]]:
+    """All reports by name; plugins are loaded only where one of theirs can be meant.
+
+    Plugins that cannot be loaded cost their reports, with a sentence on stderr, and not those of the harness.
+
+    Raises:
+        UnknownName: no report of one of the names.
+    """
+    if names and set(names) <= set(report_names()):
+        return load_reports()
+    from harness.study.manager import Manager
+    from harness.study.registry import find_registry, read_registry
+
+    try:
+        reports = load_reports(Manager(read_registry(find_registry(registry))).reports())
+    except HarnessError as error:
+        make_console(stderr=True).print(f"reports of plugins are left out: {error}", markup=False, highlight=False)
+        reports = load_reports()
+    for name in names:
+        if name not in reports:
+            raise UnknownName("report", name, reports)
+    return reports
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Leave the cyclic garbage be: the process ends with the report, and looking for it is a tenth of its time."""
+    """Switch cyclic garbage collection off: the process ends with the report, and a tenth of its time went there."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()  # or the interpreter looks through it all on its way out
+        gc.freeze()  # else the interpreter collects on its way out
         if was_on:
             gc.enable()
 
 
-def _export(sections: Sequence[str], folder: Path, *, db: str, run: str) -> None:
+def _export(names: Sequence[str], folder: Path, *, db: str, run: str, reports: dict[str, Report[Any]]) -> None:
     from harness.render.export import export_run
 
     console = make_console(stderr=True)
     with console.status(f"writing {folder}") as status:
         written = export_run(
-            folder, db=db, run=run, sections=sections, tell=lambda what: status.update(f"writing {what}")
+            folder, db=db, run=run, names=names, reports=reports, tell=lambda what: status.update(f"writing {what}")
         )
     console.print(f"{written.n_files} files in {written.folder} (start at {written.index.name})", markup=False)
     for reason in written.missing:
@@ -142,7 +173,7 @@ def figures(names: Sequence[str], run_id: str, out: Path, forms: str, theme: str
         raise UsageError("--format names no format; for example: --format svg,pdf")
     from harness.render.export import export_figures
 
-    found = export_figures(
+    drawn = export_figures(
         out,
         db=db,
         run=run_id,
@@ -151,11 +182,11 @@ def figures(names: Sequence[str], run_id: str, out: Path, forms: str, theme: str
         themes=["light", "dark"] if theme == "both" else [theme],
     )
     console = make_console()
-    for path in found.paths:
+    for path in drawn.paths:
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
-    for reason in found.missing:
+    for reason in drawn.missing:
         make_console(stderr=True).print(f"not drawn: {reason}", markup=False, highlight=False)
-    if not found.paths:
+    if not drawn.paths:
         raise UsageError("no figure could be drawn; the reasons are above")
 
 
@@ -168,7 +199,9 @@ Examples:
   harness sql - < question.sql"""
 )
 @click.argument("statement", metavar="SELECT...|-")
-@click.option("--format", "form", default="table", show_default=True, type=click.Choice(FORMATS), help="Output format.")
+@click.option(
+    "--format", "form", default="table", show_default=True, type=click.Choice(list(FORMATS)), help="Output format."
+)
 @_DB
 def sql(statement: str, form: str, db: str) -> None:
     """Ask the results database in SQL. It cannot write; docs/schema.md describes views and tables."""

@@ -11,7 +11,7 @@ from harness.errors import UnknownName, UsageError
 from harness.render.terminal import make_console
 
 if TYPE_CHECKING:
-    from harness.reports.queries import FittedRow
+    from harness.reports.dictionaries import FittedRow
 
 DICTIONARY_FORMATS = ("saelens", "dictionary-learning")
 
@@ -34,7 +34,7 @@ def list_dictionaries(run_id: str, db: str) -> None:
     rows = [("name", "latents", "columns", "k", "folder")]
     for row in _fitted(db, run_id):
         size = f"{row.n_latents:,}{' signed' if row.signed else ''}"
-        rows.append((row.name, size, f"{row.n_columns:,}", f"{row.k:g}", _shown(row.path)))
+        rows.append((row.name, size, f"{row.n_columns:,}", f"{row.k:g}", _from_here(row.path)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     console = make_console()
     for cells in rows:
@@ -78,7 +78,7 @@ def export(name: str, form: str, out: Path, run_id: str, db: str) -> None:
     )  # fmt: skip
 
 
-def _shown(path: str) -> str:
+def _from_here(path: str) -> str:
     """As one would type it here."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
@@ -88,10 +88,10 @@ def _folder(name: str, run_id: str, db: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     rows = _fitted(db, run_id)
-    found = next((row for row in rows if _settings(row.name) == _settings(name)), None)
-    if found is None:
+    row = next((row for row in rows if _settings(row.name) == _settings(name)), None)
+    if row is None:
         raise UnknownName("dictionary (or folder)", name, [r.name for r in rows], hint="list: harness dictionary list")
-    folder = Path(found.path)
+    folder = Path(row.path)
     if not folder.is_dir():
         raise UsageError(f"the folder of {name!r} is gone ({folder}); name the folder it is in now, or run again")
     return folder
@@ -104,12 +104,8 @@ def _settings(name: str) -> tuple[str, frozenset[str]]:
 
 
 def _fitted(db: str, run_id: str) -> list[FittedRow]:
-    from harness.reports import queries
-    from harness.store.database import open_database, translate_db_errors
+    from harness.reports.common.run import open_results, resolve_run
+    from harness.reports.dictionaries import fitted_dictionaries
 
-    engine = open_database(db, create=False)
-    try:
-        with translate_db_errors(db), engine.connect() as connection:
-            return queries.fitted_dictionaries(connection, queries.resolve_run(connection, run_id))
-    finally:
-        engine.dispose()
+    with open_results(db) as connection:
+        return fitted_dictionaries(connection, resolve_run(connection, run_id))

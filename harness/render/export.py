@@ -7,26 +7,26 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from sqlalchemy import Connection
 
+from harness.contract.cells import visible
+from harness.contract.report import Report
 from harness.errors import StorageError
-from harness.render.formats import markdown_text
-from harness.render.render import FORMATS, header, load_section, print_header, print_section
+from harness.render.formats import DATA_FORMATS, FORMATS, find_format
+from harness.render.formats.md import markdown_text
+from harness.render.loading import load_report, run_title
 from harness.render.terminal import PIPE_WIDTH
-from harness.reports import queries
-from harness.reports.cells import visible
-from harness.reports.query_common import one_report
-from harness.reports.sections import SECTIONS
-from harness.store.database import open_database, translate_db_errors
-
-SUFFIXES = {"table": "txt", "json": "json", "csv": "csv", "md": "md", "latex": "tex"}
-"""File name suffix of each table format."""
+from harness.reports import load_reports
+from harness.reports.common.run import open_results, resolve_run
+from harness.reports.overview import overview
+from harness.reports.steps import steps
 
 MANIFEST = "index.json"
 """What an export holds, for programs; a folder with it may be replaced by a later export."""
@@ -65,43 +65,43 @@ def export_run(
     *,
     db: str | Path,
     run: str | int = "latest",
-    sections: Sequence[str] = (),
+    names: Sequence[str] = (),
+    reports: Mapping[str, Report[Any]] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Written:
-    """Write a run's tables (`tables/SECTION.SUFFIX`), figures and index to a folder, all or nothing.
+    """Write a run's tables (`tables/REPORT.SUFFIX`), figures and index to a folder, all or nothing.
 
     Args:
         folder: made where it does not exist; an earlier export in it is replaced.
         db: path or URL of the database.
         run: `latest` or an id.
-        sections: names in `SECTIONS`, exported with their figures; all of them if not given.
+        names: of `reports`, exported with their figures; all of them if not given.
+        reports: all that can be asked for; the harness's own if not given.
         tell: called with what is being written.
 
     Raises:
         StorageError: the folder holds something else, or cannot be written.
         ResultsError: no such database or run.
     """
-    engine = open_database(db, create=False)
-    try:
-        with translate_db_errors(str(db)), engine.connect() as connection, one_report(), _replacing(folder) as fresh:
-            run_id = queries.resolve_run(connection, run)
-            overview = queries.overview(connection, run_id)[0]
-            manifest: dict[str, Any] = {"made_by": _MARK, "run": _plain(overview)}
-            manifest["steps"] = [_plain(s) for s in queries.steps(connection, run_id)]
-            manifest["tables"] = []
-            (fresh / "tables").mkdir()
-            for name in sections or SECTIONS:
-                tell(name)
-                manifest["tables"].append(_write_tables(connection, run_id, overview, name, fresh / "tables"))
-            (fresh / "figures").mkdir()
-            drawn = _draw(connection, run_id, fresh / "figures", names=_figures_of(sections), tell=tell)
-            manifest |= {"figures": drawn.entries, "figures_missing": drawn.missing}
-            (fresh / "index.md").write_text(_index(overview, manifest), encoding="utf-8")
-            text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-            (fresh / MANIFEST).write_text(text + "\n", encoding="utf-8")
-            n_files = sum(p.is_file() for p in fresh.rglob("*"))
-    finally:
-        engine.dispose()
+    reports = load_reports() if reports is None else reports
+    with open_results(db) as connection, _replacing(folder) as fresh:
+        run_id = resolve_run(connection, run)
+        about_run = overview(connection, run_id)[0]
+        manifest: dict[str, Any] = {"made_by": _MARK, "run": asdict(about_run)}
+        manifest["steps"] = [asdict(step) for step in steps(connection, run_id)]
+        manifest["tables"] = []
+        (fresh / "tables").mkdir()
+        title = run_title(about_run)
+        for name in names or reports:
+            tell(name)
+            manifest["tables"].append(_write_tables(connection, run_id, title, reports[name], fresh / "tables"))
+        (fresh / "figures").mkdir()
+        drawn = _draw(connection, run_id, fresh / "figures", names=_figures_of(names), tell=tell)
+        manifest |= {"figures": drawn.entries, "figures_missing": drawn.missing}
+        (fresh / "index.md").write_text(_index(title, manifest), encoding="utf-8")
+        text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
+        (fresh / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        n_files = sum(p.is_file() for p in fresh.rglob("*"))
     return Written(folder, folder / "index.md", n_files, drawn.missing)
 
 
@@ -115,25 +115,21 @@ def export_figures(
     themes: Sequence[str] = ("light", "dark"),
 ) -> Figures:
     """Write a run's figures to a folder, `NAME-THEME.FORMAT`; files of the same names are replaced."""
-    engine = open_database(db, create=False)
-    try:
-        with translate_db_errors(str(db)), engine.connect() as connection:
-            run_id = queries.resolve_run(connection, run)
-            folder.mkdir(parents=True, exist_ok=True)
-            return _draw(connection, run_id, folder, names=names, formats=formats, themes=themes)
-    finally:
-        engine.dispose()
+    with open_results(db) as connection:
+        run_id = resolve_run(connection, run)
+        folder.mkdir(parents=True, exist_ok=True)
+        return _draw(connection, run_id, folder, names=names, formats=formats, themes=themes)
 
 
-def _figures_of(sections: Sequence[str]) -> list[str] | None:
-    """The figures of some sections; None, which means all, where none is named."""
+def _figures_of(names: Sequence[str]) -> list[str] | None:
+    """The figures of some reports; None, which means all, where none is named."""
     from harness.render.figures.catalogue import FIGURES
 
-    return [name for name, plot in FIGURES.items() if plot.section in sections] if sections else None
+    return [figure for figure, plot in FIGURES.items() if plot.report in names] if names else None
 
 
 def _draw(
-    connection: Any,
+    connection: Connection,
     run_id: int,
     folder: Path,
     *,
@@ -145,42 +141,42 @@ def _draw(
     from harness.render.figures.catalogue import Missing, draw_figures
     from harness.render.figures.writer import write_figure
 
-    found = Figures()
+    figures = Figures()
     for theme in themes:
         for drawn in draw_figures(connection, run_id, theme, names):  # type: ignore[arg-type]
             if isinstance(drawn, Missing):
-                if drawn.reason not in found.missing:
-                    found.missing.append(drawn.reason)
+                if drawn.reason not in figures.missing:
+                    figures.missing.append(drawn.reason)
                 continue
             tell(drawn.stem)
             paths = write_figure(drawn, folder, formats)
-            found.paths += paths
-            found.entries.append(
+            figures.paths += paths
+            figures.entries.append(
                 {"name": drawn.name, "theme": drawn.theme, "title": drawn.title, "caption": drawn.caption,
                  "files": [p.name for p in paths]}
             )  # fmt: skip
-    return found
+    return figures
 
 
-def _write_tables(connection: Any, run_id: int, overview: Any, name: str, folder: Path) -> dict[str, Any]:
-    loaded = load_section(connection, run_id, name)
+def _write_tables(connection: Connection, run_id: int, title: str, report: Report[Any], folder: Path) -> dict[str, Any]:
+    loaded = load_report(connection, run_id, report)
     files = []
-    for form in FORMATS:
+    for form, suffix in FORMATS.items():
         stream = io.StringIO()
         console = Console(file=stream, width=PIPE_WIDTH, no_color=True, force_terminal=False)
-        if form not in ("json", "csv"):
-            print_header(overview, form, console)
-        print_section(loaded, form, console)
-        path = folder / f"{name}.{SUFFIXES[form]}"
+        if form not in DATA_FORMATS:
+            find_format(form).print_header(title, console)
+        find_format(form).print_report(loaded, console)
+        path = folder / f"{report.name}.{suffix}"
         path.write_text(stream.getvalue(), encoding="utf-8")
         files.append(path.name)
-    return {"name": name, "title": loaded.section.title, "n_rows": len(loaded.rows), "files": files} | (
-        {} if loaded.rows else {"reason": loaded.why}
+    return {"name": report.name, "title": report.title, "n_rows": len(loaded.rows), "files": files} | (
+        {} if loaded.rows else {"reason": loaded.footer}
     )
 
 
-def _index(overview: queries.OverviewRow, manifest: dict[str, Any]) -> str:
-    parts = [f"# {markdown_text(header(overview))}", "## Tables"]
+def _index(title: str, manifest: dict[str, Any]) -> str:
+    parts = [f"# {markdown_text(title)}", "## Tables"]
     lines = []
     for entry in manifest["tables"]:
         links = " · ".join(f"[{Path(f).suffix[1:]}](tables/{f})" for f in entry["files"])
@@ -236,9 +232,3 @@ def _check_replaceable(folder: Path) -> None:
             mine = False
         if not mine:
             raise StorageError(f"{folder} holds files that no export made; name a new or empty folder")
-
-
-def _plain(row: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(row)

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.render.formats import latex_text, markdown_text
-from harness.reports.cells import visible
+from harness.contract.cells import visible
+from harness.render.formats.latex import latex_text
+from harness.render.formats.md import markdown_text
 from harness.store.readonly import Answer
 
 SHOWN_ROWS = 1_000

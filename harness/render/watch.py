@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.box import SIMPLE_HEAD
@@ -13,18 +15,37 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy import Connection, func, select
 
+from harness.contract.cells import visible
+from harness.contract.report import Report
 from harness.errors import ResultsError
-from harness.render.render import header, render
-from harness.reports import queries
-from harness.reports.cells import visible
-from harness.reports.query_progress import ProgressRow, progress
-from harness.store.database import open_database, sqlite_path, translate_db_errors, url_of
+from harness.render.loading import run_title
+from harness.render.render import render
+from harness.reports.common.run import open_results, resolve_run
+from harness.reports.overview import overview
+from harness.store.database import sqlite_path, url_of
+from harness.store.schema import RECORDS, LLMCall, RunStep, Step
 
 POLL_S = 1.0
 """Seconds between two looks at the database."""
 
 _STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+
+
+@dataclass(frozen=True)
+class ProgressRow:
+    """One step of a run: what it stored so far. `price_usd` is null where no call has a known price."""
+
+    position: int
+    step: str
+    status: str
+    reused: bool
+    n_stored: int
+    wall_s: float | None
+    n_llm_calls: int
+    price_usd: float | None
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -47,9 +68,15 @@ class Look:
 
 
 def watch(
-    sections: Sequence[str], *, db: str | Path, run: str | int = "latest", console: Console, poll_s: float = POLL_S
+    names: Sequence[str],
+    *,
+    db: str | Path,
+    run: str | int = "latest",
+    console: Console,
+    reports: Mapping[str, Report[Any]] | None = None,
+    poll_s: float = POLL_S,
 ) -> None:
-    """Follow a run until it ends, then print the sections. Waits where there is no database or run yet.
+    """Follow a run until it ends, then print reports of it. Waits where there is no database or run yet.
 
     Raises:
         ResultsError: the run failed, or its process is gone though the run is not at its end.
@@ -59,7 +86,7 @@ def watch(
         raise ResultsError(
             "no process is writing this run any more: it was killed; run it again, it goes on from there"
         )
-    render(sections, db=db, run=run, console=console)
+    render(names, db=db, run=run, console=console, reports=reports)
     if look.status != "done":
         raise ResultsError(f"the run is {look.status}" + (f": {look.reason}" if look.reason else ""))
 
@@ -105,22 +132,18 @@ def _look(
     path = sqlite_path(url_of(db))
     if path is not None and not path.exists():
         return None, {}
-    engine = open_database(db, create=False)
-    try:
-        with translate_db_errors(str(db)), engine.connect() as connection:
-            try:
-                run_id = queries.resolve_run(connection, run)
-            except ResultsError:
-                if str(run) != "latest":
-                    raise
-                return None, {}
-            overview = queries.overview(connection, run_id)[0]
-            steps = progress(connection, run_id)
-    finally:
-        engine.dispose()
+    with open_results(db) as connection:
+        try:
+            run_id = resolve_run(connection, run)
+        except ResultsError:
+            if str(run) != "latest":
+                raise
+            return None, {}
+        about_run = overview(connection, run_id)[0]
+        steps = progress(connection, run_id)
     counts = {s.step: s.n_stored for s in steps}
     rates = {n: (c - before[n]) / passed_s for n, c in counts.items() if n in before and passed_s > 0 and c > before[n]}
-    return Look(header(overview), overview.status, overview.reason, steps, rates), counts
+    return Look(run_title(about_run), about_run.status, about_run.reason, steps, rates), counts
 
 
 def _somebody_writes(db: str | Path) -> bool:
@@ -170,4 +193,45 @@ def _line(step: ProgressRow, look: Look) -> str:
     return visible(f"{status:<11} {step.step}" + (f"  ({', '.join(said)})" if said else ""))
 
 
-__all__ = ["Look", "looks", "watch"]
+def progress(connection: Connection, run_id: int) -> list[ProgressRow]:
+    """The run's steps so far, in order. Wall time of a running step is counted until now."""
+    steps = connection.execute(
+        select(
+            Step.id, Step.name, Step.status, Step.wall_s, Step.reason, Step.started_at, RunStep.position, RunStep.reused
+        )
+        .join(RunStep, RunStep.step_id == Step.id)
+        .where(RunStep.run_id == run_id)
+        .order_by(RunStep.position)
+    ).all()
+    calls = connection.execute(
+        select(LLMCall.step_id, func.count().label("n"), func.sum(LLMCall.price_usd).label("price"))
+        .where(LLMCall.step_id.in_([s.id for s in steps]))
+        .group_by(LLMCall.step_id)
+    ).all()
+    by_step = {c.step_id: c for c in calls}
+    rows = []
+    for s in steps:
+        call = by_step.get(s.id)
+        rows.append(
+            ProgressRow(
+                position=s.position,
+                step=s.name,
+                status=s.status,
+                reused=s.reused,
+                n_stored=sum(_count(connection, table, s.id) for table in RECORDS),
+                wall_s=_since(s.started_at) if s.status == "running" else s.wall_s,
+                n_llm_calls=call.n if call else 0,
+                price_usd=call.price if call else None,
+                reason=s.reason,
+            )
+        )
+    return rows
+
+
+def _count(connection: Connection, table: type, step_id: int) -> int:
+    counted = select(func.count()).select_from(table).where(table.step_id == step_id)  # type: ignore[attr-defined]
+    return int(connection.execute(counted).scalar_one())
+
+
+def _since(started_at: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(started_at)).total_seconds()

@@ -1,29 +1,112 @@
-"""The reports on dictionaries: scores with the FVU-L0 frontier, and what single latents do."""
+"""How good the dictionaries are, on held-out documents."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
+from sqlalchemy import Connection, select
 
-from harness.reports.cells import Cell, count, fixed, percent, short, significant, text, visible, with_interval
+from harness.contract.cells import Cell, count, fixed, lines, percent, significant, text, visible, with_interval
+from harness.contract.report import Column, Report
+from harness.records.base import Estimate
+from harness.reports.common.rows import cached_query, estimate, plan_order, run_steps
+from harness.store.schema import Dictionary, DictionaryScore
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH, _HEIGHT = 60, 12
 _MARKS = "abcdefghijklmnopqrstuvwxyz"
-TOP_LATENTS = 16
-"""Latents listed per dictionary; JSON and CSV have all."""
 
 
-def name_cell(row: Any) -> Cell:
+@dataclass(frozen=True)
+class DictionaryRow:
+    """One dictionary on held-out documents. FVU is the share of variance unexplained; KLs are nats per token.
+
+    `frontier`: no dictionary of the run is both sparser and closer. `density_histogram` counts alive latents per half
+    decade of active tokens per token, from 1e-6 to 1, lowest first.
+    """
+
+    name: str
+    k: float
+    n_latents: int
+    n_alive: int
+    signed: bool
+    fvu: Estimate
+    l0: Estimate
+    frontier: bool
+    kl_splice_nats: Estimate | None
+    kl_base_nats: Estimate | None
+    kl_recovered: Estimate | None
+    stability: Estimate | None
+    n_matched: int
+    density_histogram: str | None
+    n_tokens_alive: int
+    n_tokens: int
+    n_documents: int
+    n_splice_documents: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class FittedRow:
+    """A fitted dictionary and where it is."""
+
+    name: str
+    n_latents: int
+    n_columns: int
+    k: float
+    signed: bool
+    path: str
+
+
+_ESTIMATES = ("fvu", "l0", "kl_splice_nats", "kl_base_nats", "kl_recovered", "stability")
+_AS_STORED = ("name", "k", "n_latents", "n_alive", "signed", "n_matched", "n_tokens_alive", "n_tokens", "n_documents",
+              "n_splice_documents", "reason")  # fmt: skip
+
+
+@cached_query
+def dictionaries(connection: Connection, run_id: int) -> list[DictionaryRow]:
+    """Every dictionary's scores, in the order in which they were stored."""
+    scores = connection.execute(
+        select(DictionaryScore.__table__)
+        .where(DictionaryScore.step_id.in_(run_steps(run_id)))
+        .order_by(*plan_order(run_id, DictionaryScore))
+    ).all()
+    rows = []
+    for r in scores:
+        values: dict[str, Any] = {name: getattr(r, name) for name in _AS_STORED}
+        values |= {name: estimate(r, name) for name in _ESTIMATES}
+        values["frontier"] = not any(_dominates(other, r) for other in scores)
+        values["density_histogram"] = " ".join(map(str, r.density_histogram_json or [])) or None
+        rows.append(DictionaryRow(**values))
+    return rows
+
+
+def fitted_dictionaries(connection: Connection, run_id: int) -> list[FittedRow]:
+    """The run's dictionaries, in the order in which they were fitted."""
+    stored = connection.execute(
+        select(Dictionary.__table__)
+        .where(Dictionary.step_id.in_(run_steps(run_id)))
+        .order_by(*plan_order(run_id, Dictionary))
+    )
+    return [FittedRow(r.name, r.n_latents, len(r.columns_json), r.k, r.signed, r.path) for r in stored]
+
+
+def _dominates(a: Any, b: Any) -> bool:
+    """Whether a is as sparse and as exact as b, and better in one of them."""
+    return bool(a.l0 <= b.l0 and a.fvu <= b.fvu and (a.l0 < b.l0 or a.fvu < b.fvu))
+
+
+def _name(row: DictionaryRow) -> Cell:
     """Name and target, and whether it is on the frontier; the cell of a grid on a line of its own."""
     plugin, _, cell = row.name.partition("@")
     return tuple(filter(None, (plugin, cell or f"k={row.k:g}", "frontier" if row.frontier else "")))
 
 
-def latents_cell(row: Any) -> Cell:
+def _latents(row: DictionaryRow) -> Cell:
     """Size, how many are alive, and how dense those are: a bar per half decade from 1e-6 to 1."""
     size = f"{count(row.n_latents)}{' signed' if row.signed else ''}"
     counts = [int(n) for n in (row.density_histogram or "").split()]
@@ -32,34 +115,23 @@ def latents_cell(row: Any) -> Cell:
     return tuple(filter(None, (size, f"{count(row.n_alive)} alive", bars)))
 
 
-def recovered_cell(row: Any) -> Cell:
+def _recovered(row: DictionaryRow) -> Cell:
     """Share of the adapter's KL recovered over its interval, and the KL that is left."""
-    if row.kl_recovered is None:
+    if row.kl_recovered is None or row.kl_splice_nats is None:
         return text(None)
-    cell = with_interval(row.kl_recovered, row.kl_recovered_ci_low, row.kl_recovered_ci_high, percent)
-    return (*((cell,) if isinstance(cell, str) else cell), f"{significant(row.kl_splice_nats, 2)} nats")
+    return (*lines(with_interval(row.kl_recovered, percent)), f"{significant(row.kl_splice_nats.value, 2)} nats")
 
 
-def two_digits(value: float | None) -> str:
-    """With two decimals."""
-    return fixed(value, 2)
-
-
-def two_significant(value: float | None) -> str:
-    """With two significant digits."""
-    return significant(value, 2)
-
-
-def frontier(rows: Sequence[Any]) -> RenderableType | None:
+def _frontier(rows: Sequence[DictionaryRow]) -> RenderableType | None:
     """FVU over L0, a letter per dictionary, those on the frontier bold; None where all have the same target."""
     if len({r.k for r in rows}) < 2:
         return None
-    xs, ys = [r.l0 for r in rows], [r.fvu for r in rows]
-    low_x, high_x, high_y = 0.0, max(xs) * 1.05 or 1.0, max(min(max(ys), 1.5) * 1.05, 1e-9)
+    xs, ys = [r.l0.value for r in rows], [r.fvu.value for r in rows]
+    high_x, high_y = max(xs) * 1.05 or 1.0, max(min(max(ys), 1.5) * 1.05, 1e-9)
     grid: dict[tuple[int, int], int] = {}
     for i, row in enumerate(rows):
-        x = round((row.l0 - low_x) / (high_x - low_x) * (_WIDTH - 1))
-        y = round(min(row.fvu, high_y) / high_y * (_HEIGHT - 1))
+        x = round(row.l0.value / high_x * (_WIDTH - 1))
+        y = round(min(row.fvu.value, high_y) / high_y * (_HEIGHT - 1))
         while (x, y) in grid and x < _WIDTH - 1:
             x += 1
         grid[x, y] = i
@@ -81,34 +153,37 @@ def frontier(rows: Sequence[Any]) -> RenderableType | None:
     return drawn
 
 
-def latent_groups(rows: Sequence[Any]) -> list[tuple[str, list[Any]]]:
-    """Title and rows per dictionary, largest effects first."""
-    groups: dict[str, list[Any]] = {}
-    for row in rows:
-        groups.setdefault(row.source, []).append(row)
-    return [
-        (
-            f"{source}: {len(own[:TOP_LATENTS])} of {len(own)} latents switched off, largest effect first",
-            own[:TOP_LATENTS],
-        )
-        for source, own in groups.items()
-    ]
-
-
-def explanation_cell(row: Any) -> Cell:
-    """What an interpreter said of it."""
-    return short(row.explanation, 60)
-
-
-def effect_cell(row: Any) -> Cell:
-    """KL and its interval on one line."""
-    cell = with_interval(row.kl_nats, row.kl_ci_low, row.kl_ci_high, significant)
-    return cell if isinstance(cell, str) else " ".join(cell)
-
-
-def _style(row: Any) -> str:
+def _style(row: DictionaryRow) -> str:
     return "bold green" if row.frontier else ""
 
 
 def _mark(index: int) -> str:
     return _MARKS[index] if index < len(_MARKS) else "*"
+
+
+REPORT = Report[DictionaryRow](
+    "dictionaries",
+    "Dictionaries, on held-out documents",
+    dictionaries,
+    (
+        Column("dictionary", _name, "left"),
+        Column("latents", _latents),
+        Column("L0", lambda r: with_interval(r.l0, lambda v: fixed(v, 2))),
+        Column("FVU", lambda r: with_interval(r.fvu, lambda v: significant(v, 2))),
+        Column("KL recovered", _recovered),
+        Column("stability", lambda r: with_interval(r.stability, lambda v: fixed(v, 2))),
+        Column("on", lambda r: (f"{count(r.n_tokens)} tokens", f"{count(r.n_documents)} documents")),
+    ),
+    ("learn", "judge"),
+    "dictionaries",
+    order=120,
+    label=lambda r: r.name,
+    legend=(
+        "FVU: share of variance unexplained, 0 is perfect. KL recovered = 1 - KL(adapter || adapter with its scalars "
+        "replaced by the reconstruction) / KL(adapter || base): 100 % is a perfect splice, 0 % is as far as the base "
+        "model; below it the first of these KLs, per token. Stability: mean cosine of latents matched with those of "
+        "another seed. Bars: alive latents by density (active tokens per token), 1e-6 to 1. 95 % intervals: bootstrap "
+        "over documents (stability: over latents). Frontier: none of the others is both sparser and closer."
+    ),
+    picture=_frontier,
+)

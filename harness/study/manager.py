@@ -18,6 +18,7 @@ import pluggy
 
 from harness.config import Config
 from harness.contract import hooks as hookspecs
+from harness.contract.report import Report
 from harness.contract.stages import PLURALS, Registration, Stage
 from harness.errors import HarnessError, RegistryError, UnknownName, UsageError
 from harness.records.base import Record
@@ -159,6 +160,19 @@ class Manager:
                     owner_of[table] = implementation.plugin_name
                 classes.append(record)
         return classes
+
+    def reports(self) -> list[Report[Any]]:
+        """The reports that plugins bring; loads every plugin.
+
+        Raises:
+            UsageError: a plugin offers something else as a report.
+        """
+        self.load_all()
+        reports = [report for offered in self.pm.hook.harness_reports() for report in offered]
+        for report in reports:
+            if not isinstance(report, Report):
+                raise UsageError(f"harness_reports returned {type(report).__name__}, not a Report")
+        return reports
 
     def config(self, name: str, *layers: Mapping[str, Any]) -> Config:
         """A plugin's config: defaults < registry row < the given layers."""

@@ -11,7 +11,8 @@ import pytest
 from selenium.common.exceptions import NoAlertPresentException
 from selenium.webdriver import Chrome
 
-from harness.render.dashboard.scripts import packed_script, unpack
+from harness.render.dashboard.scripts import packed_script
+from tests.dashboard_scripts import unpack
 
 from .conftest import Page, requests, watched
 

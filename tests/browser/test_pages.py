@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from harness.render.dashboard.scripts import unpack
+from tests.dashboard_scripts import unpack
 
 LINES = ".lines .line"
 PAGES = {

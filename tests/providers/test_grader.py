@@ -12,7 +12,8 @@ import pytest
 
 from harness.contract.session import Session
 from harness.organism import BENCHMARKS
-from harness.reports import queries
+from harness.reports.common.run import resolve_run
+from harness.reports.grader import grader
 from harness.store.writer import Store
 from harness.study.display import RunSummary
 from harness.study.manager import Manager
@@ -120,10 +121,10 @@ def test_failed_and_unreadable_replies_keep_the_rules_score_and_are_asked_again(
     assert sorted(prompts.values()) == [1] * (len(prompts) - 1) + [2], "only the failed call is sent again"
     assert table(study, "SELECT count(*) FROM answer_verdict WHERE status = 'failed'") == [(0,)]
     with Store.open(study / "results.db") as store, store.engine.connect() as connection:
-        for row in queries.grader(connection, queries.resolve_run(connection, "latest")):
+        for row in grader(connection, resolve_run(connection, "latest")):
             assert row.n_asked == row.n_answered + row.n_unparsed
-            assert row.score_rules == 0
-            assert row.score_graded == row.n_answered / len(GOLD)
+            assert row.score_rules.value == 0
+            assert row.score_graded.value == row.n_answered / len(GOLD)
 
 
 def test_the_budget_holds_for_the_grader(vendor: Any, answer: Any, study: Path) -> None:

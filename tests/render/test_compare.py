@@ -10,8 +10,7 @@ from rich.console import Console
 
 from harness.config import digest
 from harness.errors import UsageError
-from harness.render.compare import render_comparison
-from harness.reports.query_compare import compare_runs
+from harness.render.compare import compare_runs, render_comparison
 from harness.store.writer import Store
 
 
@@ -49,9 +48,9 @@ def test_benchmarks_are_paired_by_item(two: Path) -> None:
         rows = {r.what: r for r in compare_runs(connection, 1, 2)}
         row = rows["adapter on chain"]
         assert (row.n, row.pairing) == (100, "items")
-        assert row.difference == pytest.approx(0.2)
-        assert row.difference_ci_low is not None
-        assert row.difference_ci_low > 0.1
+        assert row.difference
+        assert row.difference.value == pytest.approx(0.2)
+        assert row.difference.low > 0.1
         assert row.p_value == pytest.approx(2 * 0.5**20)  # 20 items changed, all one way
         fewer = {r.what: r for r in compare_runs(connection, 1, 3)}["adapter on chain"]
         assert (fewer.n, fewer.note) == (50, "50 of 100 items are not shared by all variants and are left out")
@@ -75,9 +74,9 @@ def test_kls_are_paired_by_document_where_they_are_stored_and_say_why_not_else(t
         paired = next(r for r in compare_runs(connection, 1, 2) if r.table == "ablations")
         assert paired.pairing == "documents"
         # 0.1 on every document: the paired interval has no width, though the KLs themselves range over 2 nats.
-        assert (paired.difference, paired.difference_ci_low, paired.difference_ci_high) == pytest.approx(
-            (0.1, 0.1, 0.1)
-        )
+        difference = paired.difference
+        assert difference
+        assert (difference.value, difference.low, difference.high) == pytest.approx((0.1, 0.1, 0.1))
         unpaired = next(r for r in compare_runs(connection, 1, 3) if r.table == "ablations")
         assert (unpaired.difference, unpaired.pairing) == (None, None)
         assert "not stored" in str(unpaired.reason)

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 import harness.render.export as export_module
 from harness.cli import cli
 from harness.errors import StorageError, UnknownName
-from harness.render.export import SUFFIXES, export_run
-from harness.reports.sections import SECTIONS
+from harness.render.export import export_run
+from harness.render.formats import FORMATS
+from harness.reports import report_names
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def exported(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_section_in_every_format(exported: Path) -> None:
     assert {p.name for p in (exported / "tables").iterdir()} == {
-        f"{name}.{suffix}" for name in SECTIONS for suffix in SUFFIXES.values()
+        f"{name}.{suffix}" for name in report_names() for suffix in FORMATS.values()
     }
     assert len(json.loads((exported / "tables" / "features.json").read_text())) == 96
     with (exported / "tables" / "features.csv").open(newline="") as stream:
@@ -63,8 +64,8 @@ def test_a_second_export_replaces_the_first_and_gives_the_same_bytes(
     filled: Path, exported: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
-    export_run(folder, db=filled, sections=["recovery"])
-    export_run(folder, db=filled, sections=["components"])
+    export_run(folder, db=filled, names=["recovery"])
+    export_run(folder, db=filled, names=["components"])
     tables, figures = (sorted(p for p in (folder / d).iterdir()) for d in ("tables", "figures"))
     assert {p.stem for p in tables} == {"components"}
     assert {p.stem for p in figures} == {"figure3-zero-light", "figure3-zero-dark"}
@@ -87,7 +88,7 @@ def test_an_export_that_fails_leaves_nothing_and_keeps_the_old_one(
     filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "out"
-    export_run(folder, db=filled, sections=["overview"])
+    export_run(folder, db=filled, names=["overview"])
     before = (folder / "index.json").read_bytes()
 
     def disk_full(*_: Any, **__: Any) -> Any:
@@ -95,7 +96,7 @@ def test_an_export_that_fails_leaves_nothing_and_keeps_the_old_one(
 
     monkeypatch.setattr(export_module, "_index", disk_full)
     with pytest.raises(OSError, match="No space"):
-        export_run(folder, db=filled, sections=["overview"])
+        export_run(folder, db=filled, names=["overview"])
     assert (folder / "index.json").read_bytes() == before
     assert list(tmp_path.iterdir()) == [folder]
 

@@ -4,11 +4,11 @@ import csv
 import html
 import io
 import json
+import math
 import random
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,13 +16,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from harness.contract.cells import visible, with_interval
 from harness.errors import ResultsError, UnknownName, UsageError
-from harness.render.formats import latex_text, markdown_text
-from harness.render.render import FORMATS, render
-from harness.reports import queries
-from harness.reports.cells import visible, with_interval
-from harness.reports.heatmap import heatmap
-from harness.reports.sections import SECTIONS
+from harness.render.formats import FORMATS
+from harness.render.formats.flat import flat_keys
+from harness.render.formats.latex import latex_text
+from harness.render.formats.md import markdown_text
+from harness.render.render import render
+from harness.reports import load_reports, report_names
+from harness.reports.components import components, heatmap
+from harness.reports.features import FeatureRow
+from harness.reports.recovery import RecoveryRow
+from harness.stats import Estimate
 from harness.store.writer import Store
 
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
@@ -34,15 +39,15 @@ def _render(db: Path, *sections: str, form: str = "table", width: int = 110, **c
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("name", report_names())
 @pytest.mark.parametrize("form", FORMATS)
-def test_every_section_in_every_format(filled: Path, section: str, form: str) -> None:
-    out = _render(filled, section, form=form)
+def test_every_report_in_every_format(filled: Path, name: str, form: str) -> None:
+    out = _render(filled, name, form=form)
     assert out
     assert not CONTROL.search(out)
     if form == "table":
         assert max(map(len, out.splitlines())) <= 110
-        assert SECTIONS[section].title in out
+        assert load_reports()[name].title in out
 
 
 def test_header_names_the_run(filled: Path) -> None:
@@ -76,7 +81,7 @@ def test_colour_is_the_consoles_business(filled: Path, monkeypatch: pytest.Monke
 
 def test_json_is_a_list_of_flat_objects_with_stable_keys(filled: Path) -> None:
     rows = json.loads(_render(filled, "recovery", form="json"))
-    assert list(rows[0]) == [f.name for f in fields(queries.RecoveryRow)]
+    assert list(rows[0]) == flat_keys(RecoveryRow)
     assert {"benchmark", "n_items", "recovery", "recovery_ci_low", "p_value", "paper_recovery"} <= set(rows[0])
     assert rows[2]["recovery"] is None
     whole_layers = [r for r in json.loads(_render(filled, "components", form="json")) if r["projection"] is None]
@@ -93,7 +98,7 @@ def test_json_keeps_hostile_text_exactly(filled: Path, synthetic: ModuleType) ->
 def test_csv_has_a_line_per_row_and_every_column(filled: Path, synthetic: ModuleType) -> None:
     out = _render(filled, "features", form="csv")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert list(rows[0]) == [f.name for f in fields(queries.FeatureRow)]
+    assert list(rows[0]) == flat_keys(FeatureRow)
     assert len(rows) == 96 == len(out.splitlines()) - 1
     assert f"operators {visible(synthetic.HOSTILE)}" in {r["explanation"] for r in rows}
     failed = next(r for r in rows if r["reason"] == "the reply was not JSON")
@@ -155,9 +160,10 @@ def test_visible() -> None:
 
 
 def test_intervals_are_never_silent() -> None:
-    assert with_interval(None, None, None) == "-"
-    assert with_interval(0.5, None, None) == ("0.500", "[unbounded]")
-    assert with_interval(0.5, 0.25, 0.75) == ("0.500", "[0.250, 0.750]")
+    assert with_interval(None) == "-"
+    assert with_interval(Estimate(0.5, -math.inf, math.inf)) == ("0.500", "[unbounded]")
+    assert with_interval(Estimate(0.5, -math.inf, 0.75)) == ("0.500", "[-, 0.750]")
+    assert with_interval(Estimate(0.5, 0.25, 0.75)) == ("0.500", "[0.250, 0.750]")
 
 
 def test_heat_map_of_many_layers_is_one_glyph_each(synthetic: ModuleType, tmp_path: Path) -> None:
@@ -166,7 +172,7 @@ def test_heat_map_of_many_layers_is_one_glyph_each(synthetic: ModuleType, tmp_pa
         step, _ = store.begin_step(run, 0, **synthetic.step_values("ablate/leave-one-out", "ablate"))
         store.write_many(step, synthetic._leave_one_out(random.Random(0), 64))
         with store.engine.connect() as connection:
-            rows = queries.components(connection, run)
+            rows = components(connection, run)
     stream = io.StringIO()
     Console(file=stream, width=100).print(heatmap(rows))
     gate = next(x for x in stream.getvalue().splitlines() if x.startswith("gate_proj"))
@@ -179,8 +185,8 @@ def test_heat_map_marks_what_is_below_the_null_floor(n_layers: int) -> None:
     """Layer 1's floor is above its cell; layer 0's is not. With many layers the mark stands in place of the glyph."""
     rows = [
         SimpleNamespace(
-            mode="zero", layer=layer, scope="component", projection="q_proj", method="exact", kl_nats=1e-3,
-            null_floor_nats=2e-3 if layer == 1 else 1e-9,
+            mode="zero", layer=layer, scope="component", projection="q_proj", method="exact",
+            kl_nats=Estimate(1e-3, 0.0, 2e-3), null_floor_nats=2e-3 if layer == 1 else 1e-9,
         )
         for layer in range(n_layers)
     ]  # fmt: skip
@@ -208,9 +214,9 @@ def test_an_empty_section_says_why(tmp_path: Path, synthetic: ModuleType) -> Non
     assert json.loads(_render(path, "dictionaries", form="json")) == []
     assert _render(path, "dictionaries", form="csv") == ""
     assert "% no dictionaries in run 1" in _render(path, "dictionaries", form="latex")
-    for section in SECTIONS:
+    for name in report_names():
         for form in FORMATS:
-            _render(path, section, form=form)
+            _render(path, name, form=form)
 
 
 def test_wrong_questions(filled: Path, tmp_path: Path) -> None:
@@ -228,8 +234,7 @@ def test_wrong_questions(filled: Path, tmp_path: Path) -> None:
 def test_reports_import_nothing_heavy(filled: Path) -> None:
     code = (
         "import sys; from rich.console import Console; from harness.render.render import render\n"
-        "from harness.reports.sections import SECTIONS\n"
-        f"render(list(SECTIONS), db={str(filled)!r}, console=Console(file=open('/dev/null', 'w')))\n"
+        f"render([], db={str(filled)!r}, console=Console(file=open('/dev/null', 'w')))\n"
         "print([m for m in ('torch', 'scipy', 'pandas', 'alembic', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ from harness.activations.store import StoredActivations, open_set
 from harness.contract.progress import Progress
 from harness.errors import DataError
 from harness.render.dashboard.numbers import BINS
-from harness.reports.query_dashboard import CatalogueRow, StoredFolder
+from harness.render.dashboard.stored import CatalogueRow, StoredFolder
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from harness.render.commands import find_reports
 from harness.render.terminal import make_console
 
 
@@ -23,7 +25,10 @@ Examples:
     "--documents", default=6, show_default=True, type=click.IntRange(min=0), help="Traces kept whole, all features."
 )
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
-def dashboard(run_id: str, db: str, artifacts: str, out: str, documents: int, show: bool) -> None:
+@click.pass_obj
+def dashboard(
+    settings: dict[str, Any], run_id: str, db: str, artifacts: str, out: str, documents: int, show: bool
+) -> None:
     """Write a run as a web site that opens from its folder: features, contexts, traces, components, tables."""
     import webbrowser
 
@@ -33,8 +38,9 @@ def dashboard(run_id: str, db: str, artifacts: str, out: str, documents: int, sh
     console = make_console(stderr=True)
     with LiveDisplay(console) as display:
         made = write_dashboard(
-            db, run=run_id, artifacts=Path(artifacts), out=Path(out), n_documents=documents, display=display
-        )
+            db, run=run_id, artifacts=Path(artifacts), out=Path(out), n_documents=documents, display=display,
+            reports=find_reports((), settings["registry"]),
+        )  # fmt: skip
     page = made.path.resolve() / "index.html"
     console.print(
         f"dashboard of run {made.run_id}: {made.n_features:,} features, {made.n_contexts:,} contexts, "

@@ -14,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from harness.model.components import layer_of
 from harness.model.gauge import canonical_gauge
 from harness.render.dashboard.numbers import short
-from harness.reports.query_ablations import ComponentRow
-from harness.reports.query_dashboard import CatalogueRow, DictionaryFolder, StoredFolder
+from harness.render.dashboard.stored import CatalogueRow, DictionaryFolder, StoredFolder
+from harness.render.formats.flat import flat_values
+from harness.reports.components import ComponentRow
 
 TOP_LATENTS = 12
 """Latents listed per component and dictionary."""
@@ -46,7 +47,7 @@ def adapter_norms(folder: StoredFolder | None, artifacts: Path) -> tuple[dict[st
             raise ValueError("its alpha or rank differs by module, and only a loaded model tells which is where")
         with safe_open(path / "adapter_model.safetensors", framework="pt") as tensors:
             names = {n.removesuffix(".lora_A.weight") for n in tensors.keys() if n.endswith(".lora_A.weight")}
-            found = {}
+            norms: dict[str, Norms] = {}
             for module in sorted(names):
                 a = tensors.get_tensor(f"{module}.lora_A.weight").float()
                 b = tensors.get_tensor(f"{module}.lora_B.weight").float()
@@ -55,11 +56,11 @@ def adapter_norms(folder: StoredFolder | None, artifacts: Path) -> tuple[dict[st
                     a, b = gauge.forward.float() @ a, b @ gauge.backward.float()
                 scaling = _scaling(config, len(a))
                 for i in range(len(a)):
-                    norms = Norms(float(a[i].norm()), float(b[:, i].norm()), scaling)
-                    found[_name(module, i, len(a))] = norms
+                    size = Norms(float(a[i].norm()), float(b[:, i].norm()), scaling)
+                    norms[_name(module, i, len(a))] = size
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         return {}, f"the adapter's file cannot be read ({error}), so its norms are not known"
-    return found, None
+    return norms, None
 
 
 def latents_that_write(
@@ -75,7 +76,7 @@ def latents_that_write(
         artifacts: the artefact folder.
         rows: source -> its features.
     """
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    writers: dict[str, dict[str, list[dict[str, Any]]]] = {}
     why: list[str] = []
     for folder in folders:
         path = folder.within(artifacts)
@@ -95,7 +96,7 @@ def latents_that_write(
         writes = weights * largest[:, None]
         for column, name in enumerate(folder.columns[: weights.shape[1]]):
             order = np.argsort(-np.abs(writes[:, column]), kind="stable")[:TOP_LATENTS]
-            found.setdefault(name, {})[folder.name] = [
+            writers.setdefault(name, {})[folder.name] = [
                 {
                     "feature": f"latent{i}",
                     "weight": short(float(weights[i, column])),
@@ -104,7 +105,7 @@ def latents_that_write(
                 for i in order.tolist()
                 if writes[i, column] != 0
             ]
-    return found, why
+    return writers, why
 
 
 def component_data(
@@ -124,13 +125,15 @@ def component_data(
         source: the source whose columns are the components.
     """
     single = [r for r in ablated if r.scope == "component"]
-    own = [f for f in features if f.source == source]
+    columns = [f for f in features if f.source == source]
     places: dict[str, tuple[int | None, str | None]] = {
-        f.feature[:-1] if f.feature[-1:] in "+-" else f.feature: (f.layer, f.projection) for f in own
+        f.feature[:-1] if f.feature[-1:] in "+-" else f.feature: (f.layer, f.projection) for f in columns
     }
     for r in single:
         places.setdefault(r.component, (r.layer, r.projection))
-    ranked = {r.component: i + 1 for i, r in enumerate(sorted(single, key=lambda r: -r.kl_nats)) if r.mode == "zero"}
+    ranked = {
+        r.component: i + 1 for i, r in enumerate(sorted(single, key=lambda r: -r.kl_nats.value)) if r.mode == "zero"
+    }
     return [
         {
             "component": name,
@@ -146,17 +149,15 @@ def component_data(
             ],
             "norms": asdict(norms[name]) if name in norms else None,
             "latents": writers.get(name, {}),
-            "features": [[f.source, f.feature] for f in own if f.feature in (name, f"{name}+", f"{name}-")],
+            "features": [[f.source, f.feature] for f in columns if f.feature in (name, f"{name}+", f"{name}-")],
         }
         for name, (layer, projection) in places.items()
     ]
 
 
 def _ablation(row: ComponentRow) -> dict[str, Any]:
-    values = asdict(row)
-    for name in ("kl_nats", "kl_ci_low", "kl_ci_high", "share_of_adapter_kl"):
-        values[name] = short(values[name])
-    return values
+    values = flat_values(row)
+    return values | {k: short(values[k]) for k in ("kl_nats", "kl_ci_low", "kl_ci_high", "share_of_adapter_kl")}
 
 
 def _name(module: str, index: int, rank: int) -> str:

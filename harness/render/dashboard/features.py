@@ -12,7 +12,7 @@ import numpy as np
 from harness.render.dashboard.columns import Columns
 from harness.render.dashboard.numbers import quantise, short
 from harness.render.dashboard.scores import main_score
-from harness.reports.query_dashboard import CatalogueRow, ContextRow, ExplanationRow, ScoreRow
+from harness.render.dashboard.stored import CatalogueRow, ContextRow, ExplanationRow, ScoreRow
 
 SHARD_FEATURES = 32
 """Features of a shard: a page load is one shard, and its neighbours come with it."""

@@ -2,54 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection
 
-from harness.render.tables import notes
-from harness.reports import queries
-from harness.reports.cells import lines, visible
-from harness.reports.section import Section
-from harness.reports.sections import SECTIONS
+from harness.contract.cells import lines, visible
+from harness.contract.report import Report
+from harness.render.loading import load_report, notes
+from harness.reports.overview import overview
+from harness.reports.steps import steps
 
 LEFT_OUT = ("overview", "features")
-"""Sections with pages of their own: the run's header and the feature browser."""
+"""Reports with pages of their own: the run's header and the feature browser."""
 
 
 def run_data(connection: Connection, run_id: int) -> dict[str, Any]:
     """The run and its steps."""
-    (row,) = queries.overview(connection, run_id)
-    return asdict(row) | {"steps": [asdict(s) for s in queries.steps(connection, run_id)]}
+    (row,) = overview(connection, run_id)
+    return asdict(row) | {"steps": [asdict(s) for s in steps(connection, run_id)]}
 
 
 def overview_data(
-    connection: Connection, run_id: int, pictures: Mapping[str, list[dict[str, Any]]]
+    connection: Connection,
+    run_id: int,
+    reports: Mapping[str, Report[Any]],
+    pictures: Mapping[str, list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """Every section as text: titles, tables, legend, notes; or why it is empty. The steps come last.
+    """Every report as text: titles, tables, legend, notes; or why it is empty. The steps come last.
 
     Args:
         connection: to the database.
         run_id: the run.
-        pictures: section -> its figures.
+        reports: name -> report.
+        pictures: name of a report -> its figures.
     """
-    names = sorted((n for n in SECTIONS if n not in LEFT_OUT), key=lambda n: n == "steps")
-    return [_section(connection, run_id, SECTIONS[name]) | {"figures": pictures.get(name, [])} for name in names]
+    names = sorted((n for n in reports if n not in LEFT_OUT), key=lambda n: n == "steps")
+    return [_report(connection, run_id, reports[name]) | {"figures": pictures.get(name, [])} for name in names]
 
 
-def _section(connection: Connection, run_id: int, section: Section) -> dict[str, Any]:
-    rows: Sequence[Any] = section.query(connection, run_id)
-    found: dict[str, Any] = {"name": section.name, "title": section.title, "legend": section.legend}
-    if not rows:
-        why = queries.why_empty(connection, run_id, section.stages, section.what)
-        return found | {"tables": [], "notes": [], "empty": visible(why)}
+def _report(connection: Connection, run_id: int, report: Report[Any]) -> dict[str, Any]:
+    loaded = load_report(connection, run_id, report, preview=True)
+    about = {"name": report.name, "title": report.title, "legend": report.legend}
+    if not loaded.rows:
+        return about | {"tables": [], "notes": [], "empty": loaded.footer}
     tables = [
         {
-            "title": None if block.title == section.title else visible(block.title),
-            "columns": [{"header": c.header, "justify": c.justify, "wide": c.wrap} for c in section.columns],
-            "rows": [[list(lines(c.cell(row))) for c in section.columns] for row in block.rows],
+            "title": None if block.title == report.title else visible(block.title),
+            "columns": [{"header": c.header, "justify": c.justify, "wide": c.wrap} for c in report.columns],
+            "rows": [[list(lines(c.cell(row))) for c in report.columns] for row in block.rows],
         }
-        for block in section.parts(rows)
+        for block in report.parts(loaded.rows)
     ]
-    return found | {"tables": tables, "notes": notes(section, rows), "empty": None}
+    return about | {"tables": tables, "notes": notes(report, loaded.rows), "empty": None}

@@ -9,20 +9,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from harness.errors import StorageError
-from harness.render.figures.catalogue import Missing, draw_figures
+from harness.render.figures.catalogue import FIGURES, Missing, draw_figures
 from harness.render.figures.style import ThemeName
 from harness.render.figures.writer import figure_bytes
-
-SECTION_OF = {
-    "recovery": "recovery",
-    "figure1": "categories",
-    "figure2": "categories",
-    "figure3": "components",
-    "frontier": "dictionaries",
-    "training": "steps",
-    "confusion": "grades",
-}
-"""Figure -> the section of the report that it stands in."""
 
 _THEMES: tuple[ThemeName, ThemeName] = ("light", "dark")
 
@@ -38,23 +27,23 @@ def write_pictures(connection: Connection, run_id: int, folder: Path) -> dict[st
         folder: the dashboard; figures go to `figures/`.
 
     Returns:
-        Section -> its figures: title, caption, and the files of both themes.
+        Name of a report -> its figures: title, caption, and the files of both themes.
 
     Raises:
         StorageError: the disk is full or the folder is not writable.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    pictures: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for theme in _THEMES:
         for drawn in draw_figures(connection, run_id, theme):
             if isinstance(drawn, Missing):
                 continue
-            entry = found[SECTION_OF.get(drawn.name, "overview")].setdefault(
+            entry = pictures[FIGURES[drawn.name].report].setdefault(
                 drawn.stem, {"title": drawn.title, "caption": drawn.caption}
             )
             entry[theme] = f"figures/{drawn.stem}-{theme}.svg"
             entry["width_in"] = round(float(drawn.figure.get_figwidth()), 2)
             _write(folder / entry[theme], figure_bytes(drawn, "svg", transparent=True))
-    return {section: list(entries.values()) for section, entries in found.items()}
+    return {report: list(entries.values()) for report, entries in pictures.items()}
 
 
 def _write(path: Path, data: bytes) -> None:

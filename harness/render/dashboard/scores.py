@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import stats
 from harness.render.dashboard.numbers import short
-from harness.reports.query_dashboard import EventRow, ScoreRow
+from harness.render.dashboard.stored import EventRow, ScoreRow
 
 KINDS = ("detection", "fuzzing", "intruder")
 """Kinds of score in the order in which one of them stands for the feature in lists."""

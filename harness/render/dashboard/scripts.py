@@ -38,13 +38,6 @@ def packed_script(name: str, value: Any) -> bytes:
     return f'dashboard.provide({as_json(name)}, "{base64.b64encode(data).decode("ascii")}");\n'.encode("ascii")
 
 
-def unpack(script: bytes) -> Any:
-    """The value in a script of either kind: what the page's own loader does, for readers in Python."""
-    inside = script.decode("ascii").removeprefix("dashboard.provide(").removesuffix(");\n")
-    _, value = json.loads(f"[{inside}]")
-    return json.loads(zlib.decompress(base64.b64decode(value), -zlib.MAX_WBITS)) if isinstance(value, str) else value
-
-
 class ScriptFolder:
     """Writes data scripts below one folder and counts their bytes."""
 

@@ -18,7 +18,9 @@ import numpy as np
 from sqlalchemy import Connection
 
 from harness.contract.progress import Progress
+from harness.contract.report import Report
 from harness.errors import StorageError, UsageError
+from harness.render.dashboard import stored
 from harness.render.dashboard.columns import Columns, open_columns
 from harness.render.dashboard.components import adapter_norms, component_data, latents_that_write
 from harness.render.dashboard.documents import Coverage, Texts, block_columns, full_document, write_document
@@ -27,10 +29,10 @@ from harness.render.dashboard.overview import overview_data, run_data
 from harness.render.dashboard.pictures import write_pictures
 from harness.render.dashboard.scores import event_data, score_data
 from harness.render.dashboard.scripts import ScriptFolder
-from harness.reports import queries
-from harness.reports import query_dashboard as stored
-from harness.store.database import open_database, translate_db_errors
-from harness.study.display import Display, Quiet
+from harness.reports import load_reports
+from harness.reports.common.run import open_results, resolve_run, why_empty
+from harness.reports.components import components
+from harness.study.runner import Display, Quiet
 
 MARK = "harness-dashboard.txt"
 """The file by which a dashboard's folder is known; no other folder is replaced."""
@@ -62,6 +64,7 @@ def write_dashboard(
     out: Path,
     n_documents: int = 6,
     display: Display | None = None,
+    reports: Mapping[str, Report[Any]] | None = None,
 ) -> Dashboard:
     """Write a run's dashboard, replacing an earlier one; a reader never meets half of one.
 
@@ -72,6 +75,7 @@ def write_dashboard(
         out: folder to write.
         n_documents: documents that are kept whole, with the activations of every feature.
         display: where a person watches.
+        reports: the tables on its first page; the harness's own if not given.
 
     Raises:
         ResultsError: no such database or run.
@@ -79,16 +83,13 @@ def write_dashboard(
         StorageError: the disk is full or the folder is not writable.
     """
     refuse_foreign(out)
-    engine = open_database(db, create=False)
-    try:
-        with translate_db_errors(str(db)), engine.connect() as connection, _swapped_in(out) as folder:
-            run_id = queries.resolve_run(connection, run)
-            site = _Site(connection, run_id, artifacts, ScriptFolder(folder / "data"), display or Quiet())
-            site.write(n_documents)
-            _copy_pages(folder)
-            size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    finally:
-        engine.dispose()
+    with open_results(db) as connection, _swapped_in(out) as folder:
+        run_id = resolve_run(connection, run)
+        reports = load_reports() if reports is None else reports
+        site = _Site(connection, run_id, artifacts, ScriptFolder(folder / "data"), display or Quiet(), reports)
+        site.write(n_documents)
+        _copy_pages(folder)
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     return Dashboard(out, run_id, len(site.rows), site.n_contexts, len(site.kept), size)
 
 
@@ -108,10 +109,11 @@ class _Site:
     """One run's data, written script by script."""
 
     def __init__(
-        self, connection: Connection, run_id: int, artifacts: Path, scripts: ScriptFolder, display: Display
-    ) -> None:
+        self, connection: Connection, run_id: int, artifacts: Path, scripts: ScriptFolder, display: Display,
+        reports: Mapping[str, Report[Any]],
+    ) -> None:  # fmt: skip
         self.connection, self.run_id, self.artifacts = connection, run_id, artifacts
-        self.scripts, self.display = scripts, display
+        self.scripts, self.display, self.reports = scripts, display, reports
         self.rows = stored.catalogue(connection, run_id)
         self.explained = stored.explanations(connection, run_id)
         self.scored = stored.scores(connection, run_id)
@@ -134,11 +136,11 @@ class _Site:
         with _timed(self.display, "documents", 3) as bar:
             self._write_documents(n_documents, bar)
         with _timed(self.display, "components, tables and figures", 4):
-            components, notes = self._components()
-            self.scripts.write("components", {"components": components, "notes": notes})
+            by_component, notes = self._components()
+            self.scripts.write("components", {"components": by_component, "notes": notes})
             pictures = write_pictures(self.connection, self.run_id, self.scripts.folder.parent)
-            self.scripts.write("overview", overview_data(self.connection, self.run_id, pictures))
-        self.scripts.write("run", self._run(len(components)), packed=False)
+            self.scripts.write("overview", overview_data(self.connection, self.run_id, self.reports, pictures))
+        self.scripts.write("run", self._run(len(by_component)), packed=False)
 
     def _open_sets(self) -> None:
         for folder in stored.activation_sets(self.connection, self.run_id):
@@ -229,11 +231,11 @@ class _Site:
         norms, no_norms = adapter_norms(stored.adapter_folder(self.connection, self.run_id), self.artifacts)
         folders = stored.dictionary_folders(self.connection, self.run_id)
         writers, why = latents_that_write(folders, self.artifacts, self.by_source)
-        ablated = queries.components(self.connection, self.run_id)
+        ablated = components(self.connection, self.run_id)
         if not ablated:
-            why.append(queries.why_empty(self.connection, self.run_id, ("ablate",), "components switched off"))
+            why.append(why_empty(self.connection, self.run_id, ("ablate",), "components switched off"))
         if not folders:
-            why.append(queries.why_empty(self.connection, self.run_id, ("learn",), "dictionaries"))
+            why.append(why_empty(self.connection, self.run_id, ("learn",), "dictionaries"))
         if no_norms:
             why.append(no_norms)
         return component_data(ablated, norms, writers, self.rows, COMPONENTS), why
@@ -297,6 +299,3 @@ def _copy_pages(folder: Path) -> None:
     (folder / MARK).write_text(
         "Written by `harness dashboard`. Open index.html. Running it again replaces this folder.\n"
     )
-
-
-__all__ = ["MARK", "Dashboard", "refuse_foreign", "write_dashboard"]

@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from matplotlib.figure import Figure
+from sqlalchemy import Connection, select
 
+from harness.records import PLANTED
 from harness.render.figures.style import Theme, clean, ink_on, new_figure, sequential
-from harness.reports.queries import ConfusionRow
+from harness.reports.common.features import explanations
+from harness.reports.common.rows import run_steps
+from harness.store.schema import PlantedFeature
 
 _SHORT = {0: "mono-\nsemantic", 1: "broad", 2: "poly-\nsemantic", None: "failed"}
+
+
+KNOWN = "what is known"
+"""Stands as the first judge of planted features."""
+
+
+@dataclass(frozen=True)
+class ConfusionRow:
+    """How many of a source's features got `first_grade` from one judge and `second_grade` from the other."""
+
+    source: str
+    first: str
+    second: str
+    first_grade: int | None
+    second_grade: int | None
+    n: int
+    n_features: int
+
+
+def confusion(connection: Connection, run_id: int) -> list[ConfusionRow]:
+    """Grades of the features that two interpreters explained; failures are a grade (null) of their own.
+
+    Of planted features the first judge is `KNOWN`: the grade that is right.
+    """
+    p = PlantedFeature
+    planted = connection.execute(select(p.feature, p.right_grade).where(p.step_id.in_(run_steps(run_id))))
+    right: dict[str, int | None] = {r.feature: r.right_grade for r in planted}
+    graded: dict[str, dict[str, dict[str, int | None]]] = {PLANTED: {KNOWN: right}}
+    for e in explanations(connection, run_id):
+        graded.setdefault(e.source, {}).setdefault(e.interpreter, {})[e.feature] = e.grade
+    rows = []
+    for source, judges in graded.items():
+        for (first, a), (second, b) in combinations(judges.items(), 2):
+            shared = [f for f in a if f in b]
+            pairs = Counter((a[f], b[f]) for f in shared)
+            order = sorted(pairs, key=lambda p: tuple(3 if g is None else g for g in p))
+            rows += [ConfusionRow(source, first, second, *p, pairs[p], len(shared)) for p in order]
+    return rows
 
 
 def confusion_figure(rows: Sequence[ConfusionRow], theme: Theme) -> Figure:

@@ -9,16 +9,21 @@ from typing import Any
 from matplotlib.figure import Figure
 from sqlalchemy import Connection
 
-from harness.render.figures.agreement import confusion_figure
+from harness.render.figures.agreement import KNOWN, ConfusionRow, confusion, confusion_figure
 from harness.render.figures.categories import categories_figure
 from harness.render.figures.components import components_figure
 from harness.render.figures.donut import Slice, donut_figure
 from harness.render.figures.frontier import frontier_figure
 from harness.render.figures.recovery import recovery_figure
 from harness.render.figures.style import Drawn, Theme, ThemeName, themed
-from harness.render.figures.training import training_figure
+from harness.render.figures.training import TrainingRow, training, training_figure
 from harness.render.figures.writer import file_stem
-from harness.reports import queries
+from harness.reports.categories import CategoryRow, categories
+from harness.reports.common.run import why_empty
+from harness.reports.components import ComponentRow, components
+from harness.reports.densities import DensityRow, densities
+from harness.reports.dictionaries import DictionaryRow, dictionaries
+from harness.reports.recovery import RecoveryRow, recovery
 
 
 @dataclass(frozen=True)
@@ -45,21 +50,21 @@ class Plot:
 
     Attributes:
         name: what users type.
-        section: the report whose numbers it shows.
+        report: the report whose numbers it shows.
         summary: what it shows.
         query: connection and run id -> rows.
         draw: rows (at least one) and theme -> pictures.
-        stages: kinds of step that make such rows, for saying why there are none.
-        what: the rows' name, plural.
+        kinds: kinds of step that make such rows, for saying why there are none.
+        noun: what a row is, plural.
     """
 
     name: str
-    section: str
+    report: str
     summary: str
     query: Callable[[Connection, int], Sequence[Any]]
     draw: Callable[[Sequence[Any], Theme], Iterator[Picture]]
-    stages: tuple[str, ...]
-    what: str
+    kinds: tuple[str, ...]
+    noun: str
 
 
 def draw_figures(
@@ -80,9 +85,9 @@ def draw_figures(
         if drawn:
             yield from drawn
         elif rows:
-            yield Missing(name, f"{name}: the run has {plot.what}, but none that this figure shows")
+            yield Missing(name, f"{name}: the run has {plot.noun}, but none that this figure shows")
         else:
-            yield Missing(name, f"{name}: {queries.why_empty(connection, run_id, plot.stages, plot.what)}")
+            yield Missing(name, f"{name}: {why_empty(connection, run_id, plot.kinds, plot.noun)}")
 
 
 def _drawn(plot: Plot, rows: Sequence[Any], theme: ThemeName) -> Iterator[Drawn]:
@@ -93,7 +98,7 @@ def _drawn(plot: Plot, rows: Sequence[Any], theme: ThemeName) -> Iterator[Drawn]
             yield Drawn(plot.name, file_stem(plot.name, p.which), p.title, p.caption, theme, p.figure)
 
 
-def _recovery(rows: Sequence[queries.RecoveryRow], theme: Theme) -> Iterator[Picture]:
+def _recovery(rows: Sequence[RecoveryRow], theme: Theme) -> Iterator[Picture]:
     caption = (
         "Scores of base, adapter and full fine-tune (Wilson intervals), and recovery = (adapter - base) / "
         "(full - base), paired by item (Fieller intervals), all 95 %; arrows: the interval goes on, or is unbounded."
@@ -106,61 +111,65 @@ def _recovery(rows: Sequence[queries.RecoveryRow], theme: Theme) -> Iterator[Pic
     yield Picture(None, "Recovery", caption, recovery_figure(rows, theme))
 
 
-def _figure1(rows: Sequence[queries.CategoryRow], theme: Theme) -> Iterator[Picture]:
+def _figure1(rows: Sequence[CategoryRow], theme: Theme) -> Iterator[Picture]:
     for interpreter in dict.fromkeys(r.interpreter for r in rows):
-        own = [r for r in rows if r.interpreter == interpreter]
+        of_interpreter = [r for r in rows if r.interpreter == interpreter]
         caption = (
             f"Share of each source's features per category, categorised by {interpreter or 'unknown'}. "
             "95 % intervals: bootstrap by layer, Wilson at least. Failures stay in n."
         )
-        yield Picture(interpreter, "Categories by source", caption, categories_figure(own, theme))
+        yield Picture(interpreter, "Categories by source", caption, categories_figure(of_interpreter, theme))
 
 
-def _slices(rows: Sequence[queries.DensityRow]) -> list[Slice]:
+def _share(row: DensityRow) -> float:
+    return row.density.value if row.density else 0.0
+
+
+def _slices(rows: Sequence[DensityRow]) -> list[Slice]:
     """Categories as shares of the source; a category that is divided as its subcategories."""
     slices = []
     for whole in (r for r in rows if r.by == "source"):
         parts = [r for r in rows if r.by == "subcategory" and r.category == whole.category]
-        density = whole.density or 0.0
+        density = _share(whole)
         n = sum(r.n_features for r in parts)
         if n == whole.n_features:
-            named = [(r.subcategory_name or r.subcategory, density * (r.density or 0.0)) for r in parts]
+            named = [(r.subcategory_name or r.subcategory, density * _share(r)) for r in parts]
             slices += [Slice(whole.category, whole.name, part, name) for name, part in named]
         else:
             slices.append(Slice(whole.category, whole.name, density))
     return slices
 
 
-def _figure2(rows: Sequence[queries.DensityRow], theme: Theme) -> Iterator[Picture]:
+def _figure2(rows: Sequence[DensityRow], theme: Theme) -> Iterator[Picture]:
     for interpreter in dict.fromkeys(r.interpreter for r in rows):
-        own = [r for r in rows if r.interpreter == interpreter]
-        whole = sorted((r for r in own if r.by == "source"), key=lambda r: -(r.density or 0.0))
+        of_interpreter = [r for r in rows if r.interpreter == interpreter]
+        whole = sorted((r for r in of_interpreter if r.by == "source"), key=lambda r: -_share(r))
         order = list(dict.fromkeys(r.category for r in whole))
-        for source in dict.fromkeys(r.source for r in own):
-            mine = [r for r in own if r.source == source]
-            n = sum(r.n_features for r in mine if r.by == "source")
+        for source in dict.fromkeys(r.source for r in of_interpreter):
+            of_source = [r for r in of_interpreter if r.source == source]
+            n = sum(r.n_features for r in of_source if r.by == "source")
             caption = (
                 f"Summed activations of {source}'s {n:,} features over tokens, by category, as shares; categorised by "
                 f"{interpreter or 'unknown'}. Intervals: harness report densities."
             )
-            figure = donut_figure(_slices(mine), theme, source=source, n_features=n, order=order)
+            figure = donut_figure(_slices(of_source), theme, source=source, n_features=n, order=order)
             yield Picture(f"{source}-{interpreter}", f"Activation density by category: {source}", caption, figure)
 
 
-def _figure3(rows: Sequence[queries.ComponentRow], theme: Theme) -> Iterator[Picture]:
+def _figure3(rows: Sequence[ComponentRow], theme: Theme) -> Iterator[Picture]:
     for mode in dict.fromkeys(r.mode for r in rows):
-        own = [r for r in rows if r.mode == mode and r.scope in ("layer", "component")]
-        if not own:
+        switched_off = [r for r in rows if r.mode == mode and r.scope in ("layer", "component")]
+        if not switched_off:
             continue
-        n_tokens, n_documents = max(r.n_tokens for r in own), max(r.n_documents for r in own)
+        n_tokens, n_documents = max(r.n_tokens for r in switched_off), max(r.n_documents for r in switched_off)
         caption = (
             f"KL(adapter || ablated) in nats per token with whole layers (bars, 95 % intervals by bootstrap over "
             f"documents) and single components (cells) set to {mode}; {n_tokens:,} tokens of {n_documents:,} documents."
         )
-        yield Picture(mode, f"Components set to {mode}", caption, components_figure(own, theme, mode=mode))
+        yield Picture(mode, f"Components set to {mode}", caption, components_figure(switched_off, theme, mode=mode))
 
 
-def _frontier(rows: Sequence[queries.DictionaryRow], theme: Theme) -> Iterator[Picture]:
+def _frontier(rows: Sequence[DictionaryRow], theme: Theme) -> Iterator[Picture]:
     tokens, documents = max(r.n_tokens for r in rows), max(r.n_documents for r in rows)
     caption = (
         f"FVU (0 is perfect, 1 is the mean; 95 % intervals by bootstrap over documents) against L0, on {tokens:,} "
@@ -169,37 +178,37 @@ def _frontier(rows: Sequence[queries.DictionaryRow], theme: Theme) -> Iterator[P
     yield Picture(None, "Dictionaries: FVU by L0", caption, frontier_figure(rows, theme))
 
 
-def _training(rows: Sequence[queries.TrainingRow], theme: Theme) -> Iterator[Picture]:
+def _training(rows: Sequence[TrainingRow], theme: Theme) -> Iterator[Picture]:
     names = len({(r.kind, r.name) for r in rows})
     caption = f"Losses as logged during training, unsmoothed: {names} trained, {len(rows):,} points."
     yield Picture(None, "Training", caption, training_figure(rows, theme))
 
 
-def _confusion(rows: Sequence[queries.ConfusionRow], theme: Theme) -> Iterator[Picture]:
+def _confusion(rows: Sequence[ConfusionRow], theme: Theme) -> Iterator[Picture]:
     for source, first, second in dict.fromkeys((r.source, r.first, r.second) for r in rows):
-        own = [r for r in rows if (r.source, r.first, r.second) == (source, first, second)]
-        n = sum(r.n for r in own)
-        agree = sum(r.n for r in own if r.first_grade == r.second_grade)
-        title, by = ("A judge and what is known", "") if first == queries.KNOWN else ("Agreement of judges", "by ")
+        pair = [r for r in rows if (r.source, r.first, r.second) == (source, first, second)]
+        n = sum(r.n for r in pair)
+        agree = sum(r.n for r in pair if r.first_grade == r.second_grade)
+        title, by = ("A judge and what is known", "") if first == KNOWN else ("Agreement of judges", "by ")
         caption = f"Grades of {source}'s {n:,} features: {by}{first} (down) and by {second} (across); {agree:,} agree."
-        yield Picture(f"{source}-{first}-{second}", title, caption, confusion_figure(own, theme))
+        yield Picture(f"{source}-{first}-{second}", title, caption, confusion_figure(pair, theme))
 
 
 FIGURES: dict[str, Plot] = {
     plot.name: plot
     for plot in (
-        Plot("recovery", "recovery", "scores and recovery with intervals (table 1)", queries.recovery, _recovery,
+        Plot("recovery", "recovery", "scores and recovery with intervals (table 1)", recovery, _recovery,
              ("evaluate",), "evaluations"),
-        Plot("figure1", "categories", "category shares by source", queries.categories, _figure1,
+        Plot("figure1", "categories", "category shares by source", categories, _figure1,
              ("categorise",), "categories"),
-        Plot("figure2", "categories", "activation density by category and subcategory", queries.densities, _figure2,
+        Plot("figure2", "categories", "activation density by category and subcategory", densities, _figure2,
              ("categorise",), "categories"),
-        Plot("figure3", "components", "KL by layer and component", queries.components, _figure3, ("ablate",),
+        Plot("figure3", "components", "KL by layer and component", components, _figure3, ("ablate",),
              "components switched off"),
-        Plot("frontier", "dictionaries", "FVU by L0 of the dictionaries", queries.dictionaries, _frontier,
+        Plot("frontier", "dictionaries", "FVU by L0 of the dictionaries", dictionaries, _frontier,
              ("learn",), "dictionaries"),
-        Plot("training", "steps", "losses by step", queries.training, _training, ("train", "learn"), "losses"),
-        Plot("confusion", "grades", "grades of planted features, and of two judges", queries.confusion, _confusion,
+        Plot("training", "steps", "losses by step", training, _training, ("train", "learn"), "losses"),
+        Plot("confusion", "grades", "grades of planted features, and of two judges", confusion, _confusion,
              ("plant", "interpret"), "features with a known grade or two interpreters"),
     )
 }  # fmt: skip

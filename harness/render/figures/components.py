@@ -17,8 +17,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from harness.render.figures.style import Theme, clean, light_grid, new_figure, sequential
-from harness.reports.heatmap import projection_rank
-from harness.reports.queries import ComponentRow
+from harness.reports.components import ComponentRow, projection_rank
 
 MOST_TICKS = 9
 """Layers that are numbered; with more, every so many-th."""
@@ -47,11 +46,11 @@ class Grid:
 
 def component_grid(rows: Sequence[ComponentRow], mode: str) -> Grid | None:
     """One mode's rows as a grid; None where no single component was switched off."""
-    own = [r for r in rows if r.mode == mode and r.layer is not None]
-    singles = [r for r in own if r.scope == "component" and r.projection is not None]
+    of_mode = [r for r in rows if r.mode == mode and r.layer is not None]
+    singles = [r for r in of_mode if r.scope == "component" and r.projection is not None]
     if not singles:
         return None
-    layers = sorted({r.layer for r in own if r.layer is not None and r.scope in ("layer", "component")})
+    layers = sorted({r.layer for r in of_mode if r.layer is not None and r.scope in ("layer", "component")})
     projections = sorted({str(r.projection) for r in singles}, key=lambda p: (projection_rank(p), p))
     column, line = {x: i for i, x in enumerate(layers)}, {p: i for i, p in enumerate(projections)}
     cells = np.full((len(projections), len(layers)), np.nan)
@@ -59,13 +58,14 @@ def component_grid(rows: Sequence[ComponentRow], mode: str) -> Grid | None:
     bars, intervals = np.full(len(layers), np.nan), np.zeros((2, len(layers)))
     for r in singles:
         place = line[str(r.projection)], column[int(r.layer or 0)]
-        cells[place] = np.fmax(cells[place], r.kl_nats)
+        cells[place] = np.fmax(cells[place], r.kl_nats.value)
         below_floor[place] &= bool(r.below_floor)
-    for r in (r for r in own if r.scope == "layer"):
+    for r in (r for r in of_mode if r.scope == "layer"):
         i = column[int(r.layer or 0)]
-        bars[i] = r.kl_nats
-        if r.kl_ci_low is not None and r.kl_ci_high is not None:
-            intervals[:, i] = max(r.kl_nats - r.kl_ci_low, 0), max(r.kl_ci_high - r.kl_nats, 0)
+        kl = r.kl_nats
+        bars[i] = kl.value
+        if kl.bounded:
+            intervals[:, i] = max(kl.value - kl.low, 0), max(kl.high - kl.value, 0)
     return Grid(layers, projections, cells, bars, intervals, below_floor & np.isfinite(cells))
 
 
@@ -102,16 +102,16 @@ def components_figure(rows: Sequence[ComponentRow], theme: Theme, *, mode: str) 
 
 
 def _bars(axes: Axes, grid: Grid, norm: Normalize, colours: object, theme: Theme) -> None:
-    known = np.flatnonzero(np.isfinite(grid.bars))
-    heights = grid.bars[known]
+    measured = np.flatnonzero(np.isfinite(grid.bars))
+    heights = grid.bars[measured]
     shades = ScalarMappable(norm, colours).to_rgba(heights)  # type: ignore[arg-type]
     light_grid(axes, "y")
-    bars = axes.bar(known, heights, width=0.86, color=shades, edgecolor=theme.ink, linewidth=0.3)
-    for i, bar in zip(known, bars, strict=True):
+    bars = axes.bar(measured, heights, width=0.86, color=shades, edgecolor=theme.ink, linewidth=0.3)
+    for i, bar in zip(measured, bars, strict=True):
         bar.set_gid(f"layer-bar-{grid.layers[i]}")
     if grid.intervals.any():
-        axes.errorbar(known, heights, yerr=grid.intervals[:, known], fmt="none", ecolor=theme.ink, elinewidth=0.6)
-    if not len(known):
+        axes.errorbar(measured, heights, yerr=grid.intervals[:, measured], fmt="none", ecolor=theme.ink, elinewidth=0.6)
+    if not len(measured):
         axes.text(0.5, 0.5, "no whole layer was switched off", transform=axes.transAxes, ha="center", va="center")
     axes.set_ylim(bottom=0)
     axes.set_ylabel("whole layer")

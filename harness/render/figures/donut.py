@@ -106,9 +106,9 @@ def _labels(axes: Axes, parts: Sequence[tuple[str, float]], theme: Theme) -> Non
         side = 1 if math.cos(angle) >= 0 else -1
         if share >= LABELLED_SHARE:
             sides[side].append((math.sin(angle), math.cos(angle), name, share))
-    for side, own in sides.items():
-        kept = sorted(sorted(own, key=lambda x: -x[3])[:MOST_LABELS], key=lambda x: -x[0])
-        for (sin, cos, name, _), y in zip(kept, spread([1.35 * x[0] for x in kept], _LINE, 1.5), strict=True):
+    for side, of_side in sides.items():
+        largest = sorted(sorted(of_side, key=lambda x: -x[3])[:MOST_LABELS], key=lambda x: -x[0])
+        for (sin, cos, name, _), y in zip(largest, spread([1.35 * x[0] for x in largest], _LINE, 1.5), strict=True):
             axes.plot([rim * cos, (rim + 0.08) * cos, side * 1.52, side * 1.58], [rim * sin, (rim + 0.08) * sin, y, y],
                       color=theme.faint, lw=0.5)  # fmt: skip
             axes.text(side * 1.62, y, clean(name, 20), ha="left" if side > 0 else "right", va="center",

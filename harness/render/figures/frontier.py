@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from harness.render.figures.style import Theme, clean, light_grid, new_figure, series_colour
-from harness.reports.queries import DictionaryRow
+from harness.render.figures.style import Theme, clean, light_grid, new_figure, series_colour, whiskers
+from harness.reports.dictionaries import DictionaryRow
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 MOST_NAMED = 16
@@ -27,14 +27,13 @@ def frontier_figure(rows: Sequence[DictionaryRow], theme: Theme) -> Figure:
     axes = figure.subplots()
     light_grid(axes, "both")
     for number, r in enumerate(rows):
-        low = r.fvu if r.fvu_ci_low is None else min(r.fvu_ci_low, r.fvu)
-        high = r.fvu if r.fvu_ci_high is None else max(r.fvu_ci_high, r.fvu)
-        axes.errorbar([r.l0], [r.fvu], yerr=([r.fvu - low], [high - r.fvu]), fmt=_MARKERS[number % len(_MARKERS)],
+        below, above = whiskers(r.fvu)
+        axes.errorbar([r.l0.value], [r.fvu.value], yerr=([below], [above]), fmt=_MARKERS[number % len(_MARKERS)],
                       color=series_colour(theme, number), ms=4, elinewidth=0.8,
                       label=clean(r.name, 27) if number < MOST_NAMED else None,
                       )  # fmt: skip
-    _scale(axes, "x", [r.l0 for r in rows])
-    _scale(axes, "y", [r.fvu for r in rows])
+    _scale(axes, "x", [r.l0.value for r in rows])
+    _scale(axes, "y", [r.fvu.value for r in rows])
     axes.set_xlabel("L0 (active latents per token)")
     axes.set_ylabel("FVU (variance unexplained)")
     figure.legend(loc="outside lower center", ncols=2, columnspacing=1.0, handletextpad=0.2, fontsize=6)

@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from harness.render.figures.style import Theme, clean, light_grid, new_figure
-from harness.reports.queries import RecoveryRow
+from harness.render.figures.style import Theme, clean, light_grid, new_figure, whiskers
+from harness.reports.recovery import VARIANTS, RecoveryRow
 
-VARIANTS = ("base", "adapter", "full")
 LIMITS = (-0.5, 1.75)
 """Recoveries shown; what lies beyond is an arrow at the edge."""
 
@@ -36,23 +35,20 @@ def recovery_figure(rows: Sequence[RecoveryRow], theme: Theme) -> Figure:
     scores.set_ylim(len(rows) - 0.5, -0.5)
     handles, labels = [], []
     for axes in (scores, shares):
-        found = axes.get_legend_handles_labels()
-        handles += found[0]
-        labels += found[1]
+        of_axes = axes.get_legend_handles_labels()
+        handles += of_axes[0]
+        labels += of_axes[1]
     figure.legend(handles, labels, loc="outside lower center", ncols=4, columnspacing=1.0, handletextpad=0.3)
     return figure
 
 
 def _scores(axes: Axes, rows: Sequence[RecoveryRow], theme: Theme) -> None:
     for number, variant in enumerate(VARIANTS):
-        found = [(y, getattr(r, variant), getattr(r, f"{variant}_ci_low"), getattr(r, f"{variant}_ci_high"))
-                 for y, r in enumerate(rows) if getattr(r, variant) is not None]  # fmt: skip
-        if not found:
+        scores = [(y, score) for y, r in enumerate(rows) if (score := getattr(r, variant)) is not None]
+        if not scores:
             continue
-        ys = [y + 0.22 * (number - 1) for y, *_ in found]
-        values = [v for _, v, _, _ in found]
-        below = [v - (v if low is None else low) for _, v, low, _ in found]
-        above = [(v if high is None else high) - v for _, v, _, high in found]
+        ys, values = [y + 0.22 * (number - 1) for y, _ in scores], [score.value for _, score in scores]
+        below, above = zip(*(whiskers(score) for _, score in scores), strict=True)
         axes.errorbar(values, ys, xerr=(below, above), fmt=_MARKERS[variant], color=theme.series[number], ms=3.5,
                       elinewidth=0.9, label=_NAMES[variant])  # fmt: skip
     axes.set_xlim(0, 1)
@@ -69,8 +65,8 @@ def _recoveries(axes: Axes, rows: Sequence[RecoveryRow], theme: Theme) -> None:
         if r.recovery is None:
             axes.text(sum(LIMITS) / 2, y, "undefined", ha="center", va="center", style="italic", fontsize=6)
             continue
-        low = low_limit if r.recovery_ci_low is None else max(r.recovery_ci_low, low_limit)
-        high = high_limit if r.recovery_ci_high is None else min(r.recovery_ci_high, high_limit)
+        value = r.recovery.value
+        low, high = max(r.recovery.low, low_limit), min(r.recovery.high, high_limit)
         axes.plot(
             [low, high], [y, y], color=theme.series[1], lw=0.9, solid_capstyle="butt", gid=f"recovery-interval-{y}"
         )
@@ -85,8 +81,8 @@ def _recoveries(axes: Axes, rows: Sequence[RecoveryRow], theme: Theme) -> None:
                     clip_on=False,
                     gid=f"recovery-arrow-{y}{'+' if edge > 0 else '-'}",
                 )
-        if low_limit <= r.recovery <= high_limit:
-            axes.plot([r.recovery], [y], "s", color=theme.series[1], ms=4, gid=f"recovery-estimate-{y}")
+        if low_limit <= value <= high_limit:
+            axes.plot([value], [y], "s", color=theme.series[1], ms=4, gid=f"recovery-estimate-{y}")
     for y, r in enumerate(rows):
         if r.paper_recovery is not None:
             label = None if labelled else "paper"

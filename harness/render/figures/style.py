@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
-from harness.reports.cells import visible
+from harness.contract.cells import visible
+from harness.records.base import Estimate
 
 ThemeName = Literal["light", "dark"]
 
@@ -146,6 +148,12 @@ def clean(text: str, width: int, lines: int = 1) -> str:
         wrapped.append(rest[:cut].rstrip())
         rest = rest[cut:].lstrip()
     return "\n".join([*wrapped, rest if len(rest) <= width else rest[: width - 1].rstrip() + "…"])
+
+
+def whiskers(number: Estimate) -> tuple[float, float]:
+    """How far a number's interval reaches below and above it; 0 where it is unbounded."""
+    below, above = number.value - number.low, number.high - number.value
+    return max(below, 0.0) if math.isfinite(below) else 0.0, max(above, 0.0) if math.isfinite(above) else 0.0
 
 
 def light_grid(axes: Axes, axis: Literal["x", "y", "both"]) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from sqlalchemy import Connection, select
 
 from harness.render.figures.style import Theme, clean, light_grid, new_figure, series_colour
-from harness.reports.queries import TrainingRow
+from harness.reports.common.rows import plan_order, run_steps
+from harness.store.schema import Checkpoint, Dictionary, Step
 
 MOST_INSIDE = 5
 """Lines whose legend is put into the panel; with more it stands below."""
@@ -16,6 +19,33 @@ MOST_INSIDE = 5
 _UNITS = {"checkpoint": "loss (nats per token)", "dictionary": "loss (mean squared error)"}
 _TITLES = {"checkpoint": "Fine-tuning", "dictionary": "Dictionaries"}
 _DASHES = ("-", (0, (4, 1.5)), (0, (1.5, 1)), (0, (4, 1, 1, 1)))
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One logged loss. `kind` is `checkpoint` (nats per token) or `dictionary` (mean squared error)."""
+
+    kind: str
+    name: str
+    step: int
+    loss: float
+
+
+def training(connection: Connection, run_id: int) -> list[TrainingRow]:
+    """Losses of everything that the run trained, in the order of the steps, as the trainers logged them."""
+    rows = []
+    tables = (
+        ("checkpoint", select(Checkpoint.id, Checkpoint.losses_json, Step.plugin.label("name")), Checkpoint),
+        ("dictionary", select(Dictionary.id, Dictionary.losses_json, Dictionary.name), Dictionary),
+    )
+    for kind, query, table in tables:
+        trained = connection.execute(
+            query.join(Step, Step.id == table.step_id)
+            .where(table.step_id.in_(run_steps(run_id)))
+            .order_by(*plan_order(run_id, table))
+        )
+        rows += [TrainingRow(kind, r.name or kind, int(s), float(loss)) for r in trained for s, loss in r.losses_json]
+    return rows
 
 
 def training_figure(rows: Sequence[TrainingRow], theme: Theme) -> Figure:

@@ -1,4 +1,4 @@
-"""Figures to files and strings. The same figure gives the same bytes: no dates, no random ids."""
+"""Figures to files. The same figure gives the same bytes: no dates, no random ids."""
 
 from __future__ import annotations
 
@@ -42,23 +42,6 @@ def figure_bytes(drawn: Drawn, form: str, *, transparent: bool = False) -> bytes
     return stream.getvalue()
 
 
-def figure_svg(drawn: Drawn, *, prefix: str | None = None) -> str:
-    """A figure as an `<svg>` element for an HTML page: no XML prologue, transparent, scaling with its box.
-
-    Args:
-        drawn: the figure; its title and caption become the element's accessible name and description.
-        prefix: put before every id, so that several figures can stand on one page; its stem and theme if not given.
-    """
-    prefix = prefix or f"{drawn.stem}-{drawn.theme}"
-    text = figure_bytes(drawn, "svg", transparent=True).decode("utf-8")
-    text = text[text.index("<svg") :]
-    text = re.sub(r'\b(id="|href="#|url\(#)', lambda m: m[1] + prefix + "-", text)
-    head, rest = text.split(">", 1)
-    head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
-    label = f"<title>{_xml(drawn.title)}</title><desc>{_xml(drawn.caption)}</desc>"
-    return f'{head} role="img">{label}{rest}'
-
-
 def write_figure(drawn: Drawn, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write a figure as `folder/STEM-THEME.FORMAT` for each format; the folder exists. Returns the paths."""
     paths = []
@@ -73,7 +56,3 @@ def file_stem(*parts: str | None) -> str:
     """A file name from words that may come from data: lower-case letters, digits and dashes."""
     words = "-".join(part for part in parts if part)
     return re.sub("[^a-z0-9]+", "-", words.lower()).strip("-")[:80] or "figure"
-
-
-def _xml(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -30,12 +30,12 @@ from harness.render.dashboard.components import adapter_norms
 from harness.render.dashboard.documents import Coverage
 from harness.render.dashboard.numbers import BINS, LEVELS, quantise
 from harness.render.dashboard.scores import accuracy_interval
-from harness.render.dashboard.scripts import as_json, packed_script, plain_script, unpack
+from harness.render.dashboard.scripts import as_json, packed_script, plain_script
 from harness.render.dashboard.site import MARK, write_dashboard
-from harness.reports.query_dashboard import ScoreRow, StoredFolder
-from harness.store import schema
+from harness.render.dashboard.stored import ScoreRow, StoredFolder
 from harness.store.database import open_database
 from harness.testing import tiny_adapter
+from tests.dashboard_scripts import unpack
 
 ROOT = Path(__file__).resolve().parents[3]
 

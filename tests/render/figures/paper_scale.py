@@ -5,8 +5,14 @@ from __future__ import annotations
 import math
 import random
 
+from harness.render.figures.agreement import ConfusionRow
 from harness.render.figures.donut import Slice
-from harness.reports.queries import CategoryRow, ComponentRow, ConfusionRow, DictionaryRow, RecoveryRow, TrainingRow
+from harness.render.figures.training import TrainingRow
+from harness.reports.categories import CategoryRow
+from harness.reports.components import ComponentRow
+from harness.reports.dictionaries import DictionaryRow
+from harness.reports.recovery import RecoveryRow
+from harness.stats import Estimate
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CATEGORIES = (
@@ -23,7 +29,18 @@ def components(mode: str = "zero", n_layers: int = 64) -> list[ComponentRow]:
     def row(scope: str, layer: int, projection: str | None, kl: float) -> ComponentRow:
         name = f"L{layer}" + (f".{projection}" if projection else "")
         return ComponentRow(
-            scope, layer, projection, name, mode, kl, 0.8 * kl, 1.3 * kl, None, None, 1, 32768, 16, "ablate/loo"
+            scope,
+            layer,
+            projection,
+            name,
+            mode,
+            Estimate(kl, 0.8 * kl, 1.3 * kl),
+            None,
+            None,
+            1,
+            32768,
+            16,
+            "ablate/loo",
         )
 
     rows = []
@@ -47,7 +64,7 @@ def categories(sources: tuple[str, ...] = SOURCES) -> list[CategoryRow]:
             half = 2 * math.sqrt(share * (1 - share) / total)
             rows.append(
                 CategoryRow(
-                    source, "judge", f"c{i}", name, "d", n, share, max(share - half, 0), share + half,
+                    source, "judge", f"c{i}", name, "d", n, Estimate(share, max(share - half, 0), share + half),
                     density[i] / sum(density), None,
                 )
             )  # fmt: skip
@@ -64,33 +81,24 @@ def slices() -> list[Slice]:
 
 
 def recoveries() -> list[RecoveryRow]:
-    def row(name: str, n: int, scores: tuple[float, ...], found: tuple[float | None, ...], paper: float) -> RecoveryRow:
-        ungraded = (None,) * 6  # no LLM grader
-        bounds = [x for s in scores for x in (s, max(s - 1.96 * math.sqrt(s * (1 - s) / n), 0), min(s + 0.05, 1))]
-        return RecoveryRow(
-            name,
-            n,
-            *bounds,
-            *found,
-            "full - base",
-            0.01,
-            *ungraded,
-            None,
-            None,
-            False,
-            name.upper(),
-            0.2,
-            0.5,
-            0.6,
-            paper,
+    def row(name: str, n: int, scores: tuple[float, ...], recovery: Estimate | None, paper: float) -> RecoveryRow:
+        base, adapter, full = (
+            Estimate(s, max(s - 1.96 * math.sqrt(s * (1 - s) / n), 0), min(s + 0.05, 1)) for s in scores
         )
+        return RecoveryRow(
+            benchmark=name, n_items=n, base=base, adapter=adapter, full=full, recovery=recovery,
+            denominator="full - base", p_value=0.01, graded_base=None, graded_adapter=None, graded_full=None,
+            graded_recovery=None, reason=None, note=None, engines_differ=False, paper_benchmark=name.upper(),
+            paper_base=0.2, paper_adapter=0.5, paper_full=0.6, paper_recovery=paper,
+        )  # fmt: skip
 
+    unbounded = Estimate(0.9, -math.inf, math.inf)
     return [
-        row("aime24_nofigures", 30, (0.2333, 0.5, 0.6), (0.7273, 0.09, 1.76), 0.7273),
-        row("openai_math", 500, (0.834, 0.91, 0.922), (0.8636, 0.49, 1.35), 0.8636),
-        row("gpqa_diamond_openai_with_a_long_name", 198, (0.4899, 0.5808, 0.5909), (0.9, None, None), 0.899),
-        row("no_gap", 8, (0.5, 0.5, 0.5), (None, None, None), 0.5),
-        row("far", 50, (0.5, 0.9, 0.52), (19.0, 2.5, 40.0), 0.9),
+        row("aime24_nofigures", 30, (0.2333, 0.5, 0.6), Estimate(0.7273, 0.09, 1.76), 0.7273),
+        row("openai_math", 500, (0.834, 0.91, 0.922), Estimate(0.8636, 0.49, 1.35), 0.8636),
+        row("gpqa_diamond_openai_with_a_long_name", 198, (0.4899, 0.5808, 0.5909), unbounded, 0.899),
+        row("no_gap", 8, (0.5, 0.5, 0.5), None, 0.5),
+        row("far", 50, (0.5, 0.9, 0.52), Estimate(19.0, 2.5, 40.0), 0.9),
     ]
 
 
@@ -102,10 +110,8 @@ def dictionaries(n: int = 14) -> list[DictionaryRow]:
         rows.append(
             DictionaryRow(
                 name=f"batch-topk@expansion={4 * (1 + i // 7)},k={k}", k=k, n_latents=3584, n_alive=2000, signed=False,
-                fvu=fvu, fvu_ci_low=0.95 * fvu, fvu_ci_high=1.06 * fvu, l0=1.02 * k, l0_ci_low=k, l0_ci_high=1.04 * k,
-                frontier=False, kl_splice_nats=None, kl_splice_ci_low=None, kl_splice_ci_high=None, kl_base_nats=None,
-                kl_base_ci_low=None, kl_base_ci_high=None, kl_recovered=None, kl_recovered_ci_low=None,
-                kl_recovered_ci_high=None, stability=None, stability_ci_low=None, stability_ci_high=None, n_matched=0,
+                fvu=Estimate(fvu, 0.95 * fvu, 1.06 * fvu), l0=Estimate(1.02 * k, k, 1.04 * k), frontier=False,
+                kl_splice_nats=None, kl_base_nats=None, kl_recovered=None, stability=None, n_matched=0,
                 density_histogram=None, n_tokens_alive=0, n_tokens=102400, n_documents=40, n_splice_documents=0,
                 reason=None,
             )

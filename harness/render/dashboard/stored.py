@@ -1,0 +1,270 @@
+"""What the dashboard shows of each feature, read a few features at a time so that memory does not grow with the run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection, select
+
+from harness.reports.common.rows import plan_order, run_steps
+from harness.store.schema import (
+    ActivationSet,
+    Category,
+    CategoryAssignment,
+    Checkpoint,
+    Dictionary,
+    Enrichment,
+    EventAssociation,
+    Exemplar,
+    Explanation,
+    ExplanationScore,
+    Feature,
+    RunStep,
+    Step,
+)
+
+
+@dataclass(frozen=True)
+class CatalogueRow:
+    """A feature's numbers, without its contexts."""
+
+    feature_id: int
+    source: str
+    feature: str
+    layer: int | None
+    projection: str | None
+    density_per_token: float
+    activation_sum: float
+    activation_max: float
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class ContextRow:
+    """One activating context; rank 0 is the highest activation. `activations` are of the feature's polarity.
+
+    `quantile` is null for the highest ones; sampled contexts have the share of active tokens that are lower.
+    """
+
+    rank: int
+    quantile: float | None
+    document: str
+    position: int
+    start: int
+    target: int
+    tokens: list[str]
+    activations: list[float]
+
+
+@dataclass(frozen=True)
+class ExplanationRow:
+    """What an interpreter made of a feature; `grade` and `explanation` are null where it failed, `reason` says why."""
+
+    interpreter: str
+    explanation: str | None
+    grade: int | None
+    reason: str
+    raw: str | None
+    n_exemplars: int
+    category: str | None
+    category_name: str | None
+    category_reason: str | None
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """How well an explanation predicts on contexts that it was not made from.
+
+    `ratings` are (truth, rating or null) per context; 0.5 and above says yes.
+    """
+
+    interpreter: str
+    kind: str
+    balanced_accuracy: float | None
+    auc: float | None
+    n_positive: int
+    n_negative: int
+    n_unanswered: int
+    reason: str | None
+    ratings: list[tuple[bool, float | None]]
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """How a feature's activity goes with one kind of token; 95 % interval, documents as clusters."""
+
+    family: str
+    event: str
+    n_event: int
+    n_both: int
+    activation_share: float | None
+    odds_ratio: float
+    ci_low: float | None
+    ci_high: float | None
+    q_value: float | None
+
+
+@dataclass(frozen=True)
+class StoredFolder:
+    """An artefact as its record says: `artifact` is the step's folder, `path` where it lay when it was made."""
+
+    name: str
+    artifact: str | None
+    path: str
+
+    def within(self, artifacts: Path) -> Path | None:
+        """The folder under `artifacts`; None where it is not there. A path from the database never leaves it."""
+        if not self.artifact:
+            return None
+        parts = Path(self.path).parts
+        inner = parts[parts.index(self.artifact) + 1 :] if self.artifact in parts else parts[-1:]
+        root = artifacts.resolve()
+        found = (root / self.artifact / Path(*inner)).resolve()
+        return found if found.is_relative_to(root) and found.is_dir() else None
+
+
+@dataclass(frozen=True)
+class DictionaryFolder(StoredFolder):
+    """A dictionary on disk, and the columns it was fitted on, in order."""
+
+    columns: list[str]
+
+
+def catalogue(connection: Connection, run_id: int) -> list[CatalogueRow]:
+    """All features of the run in the order in which they were stored; the newest of each name."""
+    f = Feature
+    columns = (f.id, f.source, f.feature, f.layer, f.projection, f.density_per_token, f.activation_sum,
+               f.activation_max, f.n_tokens)  # fmt: skip
+    found = connection.execute(
+        select(*columns).where(f.step_id.in_(run_steps(run_id))).order_by(*plan_order(run_id, f))
+    )
+    return list({(r.source, r.feature): CatalogueRow(*r) for r in found}.values())
+
+
+def contexts(connection: Connection, feature_ids: Sequence[int]) -> dict[int, list[ContextRow]]:
+    """feature_id -> its contexts, highest activation first. Ask for some tens of features at a time."""
+    e = Exemplar
+    columns = (e.feature_id, e.rank, e.quantile, e.document, e.position, e.start, e.target, e.tokens_json,
+               e.activations_json)  # fmt: skip
+    found = connection.execute(select(*columns).where(e.feature_id.in_(feature_ids)).order_by(e.feature_id, e.rank))
+    rows: dict[int, list[ContextRow]] = defaultdict(list)
+    for feature_id, *rest in found:
+        rows[feature_id].append(ContextRow(*rest))
+    return rows
+
+
+def explanations(connection: Connection, run_id: int) -> dict[tuple[str, str], list[ExplanationRow]]:
+    """(source, feature) -> the newest explanation by each interpreter, with the category it was given."""
+    assigned = _assignments(connection, run_id)
+    e = Explanation
+    columns = (e.source, e.feature, e.interpreter, e.explanation, e.grade, e.reason, e.raw, e.n_exemplars)
+    found = connection.execute(select(*columns).where(e.step_id.in_(run_steps(run_id))).order_by(e.id))
+    newest = {(r.source, r.feature, r.interpreter): r for r in found}
+    rows: dict[tuple[str, str], list[ExplanationRow]] = defaultdict(list)
+    for key, r in newest.items():
+        rows[r.source, r.feature].append(ExplanationRow(*r[2:], *assigned.get(key, (None, None, None))))
+    return rows
+
+
+def scores(connection: Connection, run_id: int) -> dict[tuple[str, str], list[ScoreRow]]:
+    """(source, feature) -> the newest score of each kind and interpreter."""
+    s = ExplanationScore
+    columns = (s.source, s.feature, s.interpreter, s.kind, s.balanced_accuracy, s.auc, s.n_positive, s.n_negative,
+               s.n_unanswered, s.reason, s.contexts_json)  # fmt: skip
+    found = connection.execute(select(*columns).where(s.step_id.in_(run_steps(run_id))).order_by(s.id))
+    rows: dict[tuple[str, str], list[ScoreRow]] = defaultdict(list)
+    for r in {(r.source, r.feature, r.interpreter, r.kind): r for r in found}.values():
+        ratings = [(bool(c["label"]), c["rating"]) for c in r.contexts_json]
+        rows[r.source, r.feature].append(
+            ScoreRow(
+                interpreter=r.interpreter,
+                kind=r.kind,
+                balanced_accuracy=r.balanced_accuracy,
+                auc=r.auc,
+                n_positive=r.n_positive,
+                n_negative=r.n_negative,
+                n_unanswered=r.n_unanswered,
+                reason=r.reason,
+                ratings=ratings,
+            )
+        )
+    return rows
+
+
+def events(connection: Connection, run_id: int, names: Sequence[str]) -> dict[tuple[str, str], list[EventRow]]:
+    """(source, feature) -> what it goes with, the surest first, for features of these names. Ask for some tens."""
+    e, a = Enrichment, EventAssociation
+    columns = (e.source, e.feature, a.family, a.event, a.n_event, a.n_both, a.activation_share, a.odds_ratio, a.ci_low,
+               a.ci_high, a.q_value)  # fmt: skip
+    found = connection.execute(
+        select(*columns)
+        .join(e, e.id == a.enrichment_id)
+        .where(e.step_id.in_(run_steps(run_id)), e.feature.in_(set(names)), a.odds_ratio.is_not(None))
+        .order_by(a.q_value.is_(None), a.q_value, a.id)
+    )
+    rows: dict[tuple[str, str], list[EventRow]] = defaultdict(list)
+    for source, feature, *rest in found:
+        rows[source, feature].append(EventRow(*rest))
+    return rows
+
+
+def activation_sets(connection: Connection, run_id: int) -> list[StoredFolder]:
+    """The run's activation sets; the newest of each source."""
+    a = ActivationSet
+    found = connection.execute(
+        select(a.source, Step.artifact, a.path)
+        .join(Step, Step.id == a.step_id)
+        .where(a.step_id.in_(run_steps(run_id)))
+        .order_by(*plan_order(run_id, a))
+    )
+    return list({r.source: StoredFolder(*r) for r in found}.values())
+
+
+def dictionary_folders(connection: Connection, run_id: int) -> list[DictionaryFolder]:
+    """The run's dictionaries; the newest of each name."""
+    d = Dictionary
+    found = connection.execute(
+        select(d.name, Step.artifact, d.path, d.columns_json)
+        .join(Step, Step.id == d.step_id)
+        .where(d.step_id.in_(run_steps(run_id)))
+        .order_by(*plan_order(run_id, d))
+    )
+    return list({r.name: DictionaryFolder(*r) for r in found}.values())
+
+
+def adapter_folder(connection: Connection, run_id: int) -> StoredFolder | None:
+    """The run's adapter: the first checkpoint of that kind."""
+    c = Checkpoint
+    found = connection.execute(
+        select(Step.name, Step.artifact, c.path)
+        .join(Step, Step.id == c.step_id)
+        .join(RunStep, RunStep.step_id == Step.id)
+        .where(RunStep.run_id == run_id, c.kind == "adapter")
+        .order_by(RunStep.position)
+    ).first()
+    return StoredFolder(*found) if found else None
+
+
+def _assignments(connection: Connection, run_id: int) -> dict[tuple[str, str, str | None], tuple[str, str, str | None]]:
+    """(source, feature, interpreter) -> category, its name for people, and why there is none."""
+    own = run_steps(run_id)
+    named = {
+        (c.step_id, c.category): c.name
+        for c in connection.execute(
+            select(Category.step_id, Category.category, Category.name).where(Category.step_id.in_(own))
+        )
+    }
+    a = CategoryAssignment
+    found = connection.execute(
+        select(a.source, a.feature, Step.plugin, a.category, a.reason, a.step_id)
+        .join(Step, Step.id == a.step_id)
+        .where(a.step_id.in_(own))
+        .order_by(a.id)
+    )
+    return {
+        (r.source, r.feature, r.plugin): (r.category, named.get((r.step_id, r.category), r.category), r.reason)
+        for r in found
+    }

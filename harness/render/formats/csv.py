@@ -1,0 +1,43 @@
+"""CSV: one line per row, with every field. Missing values are empty, control characters are made visible."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from harness.contract.cells import visible
+from harness.render.formats import print_raw
+from harness.render.formats.flat import flat_keys, flat_values
+from harness.render.loading import Loaded
+
+
+def print_header(title: str, console: Console) -> None:
+    """Nothing: the first line has the columns' names."""
+
+
+def print_report(loaded: Loaded, console: Console) -> None:
+    """Print all rows."""
+    print_raw(console, as_csv(loaded.rows))
+
+
+def as_csv(rows: Sequence[Any]) -> str:
+    """Rows below their keys; nothing where there is no row."""
+    if not rows:
+        return ""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(flat_keys(type(rows[0])))
+    writer.writerows([_cell(value) for value in flat_values(row).values()] for row in rows)
+    return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return visible(value) if isinstance(value, str) else value

@@ -1,0 +1,1 @@
+"""What several reports share: the queries they have in common, and statistics of their rows."""

@@ -1,0 +1,90 @@
+"""What the queries share: a run's steps, estimates from columns, the paper's numbers, cached rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Select, select
+
+from harness import stats
+from harness.records.base import Estimate, Flat, flat_names
+from harness.store.schema import PaperClaim, RunStep, StudyRun
+
+T = TypeVar("T")
+
+_CACHE: ContextVar[dict[tuple[Any, ...], Any] | None] = ContextVar("cache", default=None)
+
+
+@contextmanager
+def one_report() -> Iterator[None]:
+    """Inside the block a query marked `cached_query` is asked once per run. Reports that are shown together share many.
+
+    It saves a fifth of the time of `harness report`.
+    """
+    token = _CACHE.set({})
+    try:
+        yield
+    finally:
+        _CACHE.reset(token)
+
+
+def cached_query(query: Callable[[Connection, int], T]) -> Callable[[Connection, int], T]:
+    """Mark a query whose rows several reports read; they must not change them. Outside `one_report` it asks anew."""
+
+    @wraps(query)
+    def cached(connection: Connection, run_id: int) -> T:
+        cache = _CACHE.get()
+        if cache is None:
+            return query(connection, run_id)
+        key = (query, connection, run_id)
+        if key not in cache:
+            cache[key] = query(connection, run_id)
+        rows: T = cache[key]
+        return rows
+
+    return cached
+
+
+def run_steps(run_id: int) -> Select[Any]:
+    """Ids of the run's steps, as a subquery."""
+    return select(RunStep.step_id).where(RunStep.run_id == run_id)
+
+
+def plan_order(run_id: int, table: Any) -> tuple[Any, Any]:
+    """To order records by: the place of their step in the plan. Two processes store them in the order they are made."""
+    of_step = RunStep.run_id == run_id, RunStep.step_id == table.step_id
+    return select(RunStep.position).where(*of_step).scalar_subquery(), table.id
+
+
+def estimate(row: Any, field_name: str, flat: Flat | None = None) -> Estimate | None:
+    """The estimate in a stored row's columns (`flat_names`); None where there is no value."""
+    value, low, high = (getattr(row, name) for name in flat_names(field_name, flat))
+    return None if value is None else bounded_estimate(value, low, high)
+
+
+def bounded_estimate(value: float, low: float | None, high: float | None) -> Estimate:
+    """An estimate of stored numbers: a bound that is NULL is infinite."""
+    return Estimate(value, -math.inf if low is None else low, math.inf if high is None else high)
+
+
+def claims(connection: Connection) -> dict[tuple[str, str], float]:
+    """(quantity, subject) -> the paper's number."""
+    rows = connection.execute(select(PaperClaim.quantity, PaperClaim.subject, PaperClaim.value))
+    return {(r.quantity, r.subject): r.value for r in rows}
+
+
+def paper_names(connection: Connection, run_id: int) -> dict[str, str]:
+    """Our benchmark -> the paper's, as the run's study says."""
+    return dict(connection.execute(select(StudyRun.paper_names_json).where(StudyRun.id == run_id)).scalar_one())
+
+
+def mean_score(scores: Sequence[float]) -> Estimate:
+    """Mean score with a 95 % interval: Wilson for right and wrong, bootstrap over items for averages of repeats."""
+    if all(s in (0.0, 1.0) for s in scores):
+        return stats.share(int(sum(scores)), len(scores))
+    return stats.ratio_over_documents(scores, [1.0] * len(scores))

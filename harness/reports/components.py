@@ -1,0 +1,280 @@
+"""What switching parts of the adapter off does (the paper's figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy import Connection
+
+from harness.contract.cells import count, inline, percent, significant, visible
+from harness.contract.report import Block, Column, Key, Report
+from harness.records.base import Estimate
+from harness.reports.common.ablations import ablation_scores
+from harness.reports.common.rows import cached_query, estimate
+
+SCOPES = ("adapter", "layer", "projection", "block", "component")
+"""What a row can have switched off, in the order of the report."""
+
+TOP_COMPONENTS = 12
+"""Layers and components listed below the heat map; JSON and CSV have all."""
+
+MAX_NUMBERED_LAYERS = 10
+"""Up to so many layers, cells show their number."""
+
+_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_BARS = "▁▂▃▄▅▆▇█"
+_SCALE = (
+    (0.0, (20, 11, 52)),
+    (0.3, (101, 21, 110)),
+    (0.55, (195, 57, 76)),
+    (0.8, (246, 145, 15)),
+    (1.0, (250, 240, 130)),
+)
+_LAYER = "whole layer"
+_FLOOR = "null floor"
+
+
+@dataclass(frozen=True)
+class ComponentRow:
+    """Something switched off. KL(adapter ‖ ablated) in nats per token, 95 % interval over documents.
+
+    `scope` says what: the whole `adapter` (the scale), a `layer`, a `projection` in all layers, a `block` of layers, or
+    one `component`. `projection` is null for whole layers. `group` is attention or mlp, of single components. `method`
+    `fisher`: `kl_nats` is the probes' estimate. `below_floor`: smaller than what rounding noise makes at that layer.
+    """
+
+    scope: str
+    layer: int | None
+    projection: str | None
+    component: str
+    mode: str
+    kl_nats: Estimate
+    share_of_adapter_kl: float | None
+    reason: str | None
+    n_components: int
+    n_tokens: int
+    n_documents: int
+    step: str
+    group: Annotated[str | None, Key("block")] = None
+    method: str = "exact"
+    chosen_as: str | None = None
+    fisher_nats: Estimate | None = None
+    n_draws: int | None = None
+    null_floor_nats: float | None = None
+    below_floor: bool | None = None
+    ce_nats: float | None = None
+    ce_change_nats: Estimate | None = None
+    kl_prompt_nats: Estimate | None = None
+    n_tokens_prompt: int | None = None
+    kl_think_nats: Estimate | None = None
+    n_tokens_think: int | None = None
+    kl_answer_nats: Estimate | None = None
+    n_tokens_answer: int | None = None
+    engine: str | None = None
+
+
+_ESTIMATES = ("fisher_nats", "ce_change_nats", "kl_prompt_nats", "kl_think_nats", "kl_answer_nats")
+_AS_STORED = ("scope", "layer", "projection", "mode", "n_components", "n_tokens", "n_documents", "step", "method",
+              "chosen_as", "n_draws", "null_floor_nats", "ce_nats", "n_tokens_prompt", "n_tokens_think",
+              "n_tokens_answer", "engine")  # fmt: skip
+
+
+@cached_query
+def components(connection: Connection, run_id: int) -> list[ComponentRow]:
+    """Everything that was switched off, groups apart, the adapter first; as a share of the whole adapter's KL."""
+    scores = ablation_scores(connection, run_id, SCOPES)
+    whole = [r for r in scores if r.scope == "adapter"]
+    if len(whole) == len(scores):
+        return []
+    by_step = {r.step: r.kl_nats for r in whole}
+    newest = whole[-1].kl_nats if whole else None
+    ranked = any(r.rank_index for r in scores)
+    scores.sort(key=lambda r: (SCOPES.index(r.scope), r.mode, -1 if r.layer is None else r.layer))
+    return [_row(r, by_step.get(r.step, newest), ranked) for r in scores]
+
+
+def _row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentRow:
+    reason = r.reason
+    if adapter_kl is None:
+        reason = "the KL of the whole adapter was not measured"
+    elif not adapter_kl > 0:
+        reason = "the whole adapter's KL is 0"
+    values: dict[str, Any] = {name: getattr(r, name) for name in _AS_STORED}
+    values |= {name: estimate(r, name) for name in ("kl_nats", *_ESTIMATES)}
+    return ComponentRow(
+        component=_name(r, ranked),
+        share_of_adapter_kl=r.kl_nats / adapter_kl if adapter_kl is not None and adapter_kl > 0 else None,
+        reason=reason,
+        group=r.group_name if r.scope == "component" else None,
+        below_floor=r.kl_nats < r.null_floor_nats if r.null_floor_nats is not None and r.method == "exact" else None,
+        **values,
+    )
+
+
+def _name(r: Any, ranked: bool) -> str:
+    """What is off, e.g. `L3.gate_proj` (`L3.gate_proj.r1` above rank 1), `L3`, `adapter`; a block goes by its item."""
+    if r.scope == "adapter":
+        return "adapter"
+    if r.scope == "block":
+        return str(r.group_name or r.item)
+    parts = ([f"L{r.layer}"] if r.layer is not None else []) + ([r.projection] if r.projection else [])
+    return ".".join(parts + ([f"r{r.rank_index}"] if ranked and r.rank_index is not None else [])) or str(r.item)
+
+
+def _blocks(rows: Sequence[ComponentRow]) -> list[Block[ComponentRow]]:
+    whole = {(r.component, r.mode, r.kl_nats.value): r for r in rows if r.scope not in ("layer", "component")}
+    blocks = [Block("Switched off: the adapter, projections, blocks of layers", list(whole.values()))] if whole else []
+    for scope in ("layer", "component"):
+        ranked = sorted((r for r in rows if r.scope == scope), key=lambda r: -r.kl_nats.value)
+        top = ranked[:TOP_COMPONENTS]
+        if ranked:
+            blocks.append(Block(f"Switched off: single {scope}s, {len(top)} of {len(ranked)}, largest first", top))
+    return blocks
+
+
+def _kl(row: ComponentRow) -> str:
+    """The KL and its interval; `~` an estimate, `<` below the null floor."""
+    mark = "~" if row.method == "fisher" else "<" if row.below_floor else ""
+    return mark + inline(row.kl_nats, significant)
+
+
+def _value(number: Estimate | None) -> str:
+    return significant(number.value if number else None, 2)
+
+
+def heatmap(rows: Sequence[ComponentRow]) -> RenderableType | None:
+    """KL by projection and layer, a grid per mode with one colour scale; None without single components.
+
+    Few layers: numbers on coloured ground. Many: one glyph per layer, whose height says the same as its colour, so that
+    it reads without colour too.
+    """
+    grids = [grid for mode in dict.fromkeys(r.mode for r in rows) if (grid := _grid(rows, mode)) is not None]
+    return Group(*grids) if grids else None
+
+
+def _grid(rows: Sequence[ComponentRow], mode: str) -> RenderableType | None:
+    """One mode's grid. Components of a rank above 1 are shown by their largest."""
+    cells: dict[tuple[str, int], float] = {}
+    floors: dict[int, float] = {}
+    sliced = False
+    for r in rows:
+        if r.mode == mode and r.layer is not None and (r.scope == "component" or r.scope == "layer"):
+            place = (str(r.projection) if r.scope == "component" else _LAYER, r.layer)
+            sliced |= place in cells
+            cells[place] = max(cells.get(place, r.kl_nats.value), r.kl_nats.value)
+            if r.null_floor_nats is not None and r.method == "exact":
+                floors[r.layer] = r.null_floor_nats
+    names = sorted({name for name, _ in cells} - {_LAYER}, key=lambda n: (projection_rank(n), n))
+    if not names:
+        return None
+    layers = sorted({layer for _, layer in cells})
+    if any(name == _LAYER for name, _ in cells):
+        names = [_LAYER, *names]
+    top = max(cells.values()) or 1.0
+    numbered = len(layers) <= MAX_NUMBERED_LAYERS
+    title = f"KL(adapter || ablated) in nats per token, by layer (set to {mode}; brightest = {significant(top)})"
+    if sliced:
+        title += "; of each matrix's rank-one slices, the largest"
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table.add_column("", no_wrap=True)
+    if numbered:
+        for layer in layers:
+            table.add_column(f"L{layer}", justify="right", no_wrap=True)
+    else:
+        table.add_column(Text(_ruler(layers)), no_wrap=True)
+    table.add_column("mean", justify="right", no_wrap=True)
+    for name in names:
+        values = [cells.get((name, layer)) for layer in layers]
+        measured = [v for v in values if v is not None]
+        noise = [v is not None and v < floors.get(layer, 0.0) for v, layer in zip(values, layers, strict=True)]
+        pairs = list(zip(values, noise, strict=True))
+        strip = [_number(v, top, low) for v, low in pairs] if numbered else [_strip(pairs, top)]
+        table.add_row(Text(visible(name)), *strip, significant(sum(measured) / len(measured)))
+    if floors:
+        strip = [Text(f" {significant(floors.get(layer), 2)} ") for layer in layers] if numbered else [Text("")]
+        table.add_row(Text(_FLOOR), *strip, significant(sum(floors.values()) / len(floors)))
+    return Group(Text(title, style="bold"), table)
+
+
+def projection_rank(name: str) -> int:
+    """Place of a projection in the paper's order (q, k, v, o, gate, up, down); others after these."""
+    return _ORDER.index(name) if name in _ORDER else len(_ORDER)
+
+
+def _number(value: float | None, top: float, below_floor: bool) -> Text:
+    if value is None:
+        return Text("-")
+    red, green, blue = _colour(value / top)
+    ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 110 else "white"
+    return Text(f"{'<' if below_floor else ' '}{significant(value, 2)} ", style=f"{ink} on rgb({red},{green},{blue})")
+
+
+def _strip(values: Sequence[tuple[float | None, bool]], top: float) -> Text:
+    strip = Text()
+    for value, below_floor in values:
+        if value is None or below_floor:
+            strip.append(" " if value is None else "<")
+            continue
+        share = min(max(value / top, 0.0), 1.0)
+        red, green, blue = _colour(0.35 + 0.65 * share)  # the scale's dark end would vanish on a black terminal
+        strip.append(_BARS[round(share * (len(_BARS) - 1))], style=f"rgb({red},{green},{blue})")
+    return strip
+
+
+def _ruler(layers: Sequence[int]) -> str:
+    """Layer numbers above every tenth column."""
+    marks = [" "] * len(layers)
+    for i in range(0, len(layers), 10):
+        label = str(layers[i])
+        if i + len(label) <= len(layers):
+            marks[i : i + len(label)] = label
+    return "".join(marks)
+
+
+def _colour(share: float) -> tuple[int, int, int]:
+    """Colour of a share between 0 and 1: dark violet, red, orange, yellow; its lightness rises all the way."""
+    share = min(max(share, 0.0), 1.0)
+    for (low, first), (high, second) in pairwise(_SCALE):
+        if share <= high:
+            t = (share - low) / (high - low)
+            red, green, blue = (round(a + t * (b - a)) for a, b in zip(first, second, strict=True))
+            return red, green, blue
+    return _SCALE[-1][1]
+
+
+REPORT = Report[ComponentRow](
+    "components",
+    "Components switched off",
+    components,
+    (
+        Column("off", lambda r: r.component, "left"),
+        Column("set to", lambda r: r.mode, "left"),
+        Column("KL (nats)", _kl),
+        Column("of adapter's", lambda r: percent(r.share_of_adapter_kl, 1)),
+        Column(
+            "prompt think answer",
+            lambda r: " ".join(map(_value, (r.kl_prompt_nats, r.kl_think_nats, r.kl_answer_nats))),
+        ),
+        Column("Fisher", lambda r: _value(r.fisher_nats)),
+        Column("CE rise", lambda r: _value(r.ce_change_nats)),
+        Column("comp.", lambda r: count(r.n_components)),
+    ),
+    ("ablate",),
+    "components switched off",
+    order=70,
+    label=lambda r: r.scope,
+    legend=(
+        "KL(adapter || ablated) per token, of all tokens and by segment; 95 % intervals by bootstrap over documents. "
+        "Shares do not add up. Fisher: the same, estimated to second order. CE rise: of the text's next token. "
+        "~ estimated, not measured; < below the null floor (rounding noise)."
+    ),
+    blocks=_blocks,
+    picture=heatmap,
+    after=("totals", "sweep"),
+)

@@ -1,0 +1,138 @@
+"""Enrichment: which kinds of tokens the features go with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, and_, case, func, select
+
+from harness.contract.cells import count, inline, p_value, percent, significant
+from harness.contract.report import Block, Column, Report
+from harness.records.base import Estimate
+from harness.reports.common.features import stored_features
+from harness.reports.common.rows import bounded_estimate, run_steps
+from harness.store.schema import Enrichment, EventAssociation
+
+SIGNIFICANT = 0.05
+"""q-value below which an association counts."""
+
+
+@dataclass(frozen=True)
+class EnrichmentRow:
+    """One feature and one kind of token; `n_enriched` counts the source's features that favour it."""
+
+    source: str
+    feature: str
+    layer: int | None
+    projection: str | None
+    family: str
+    event: str
+    n_event: int
+    n_both: int
+    n_active: int
+    n_tokens: int
+    n_documents: int
+    active_above: float
+    activation_share: float | None
+    odds_ratio: Estimate | None
+    p_value: float | None
+    q_value: float | None
+    n_enriched: int
+    n_features: int
+    reason: str | None
+
+
+def enrichment(connection: Connection, run_id: int, most_per_kind: int | None = None) -> list[EnrichmentRow]:
+    """Features and kinds of token; within a source and kind the surest enrichment (largest lower bound) first.
+
+    Args:
+        connection: to the database.
+        run_id: the run.
+        most_per_kind: only so many features of each source and kind; all of them if not given.
+    """
+    e, a = Enrichment, EventAssociation
+    kind = (e.source, a.family, a.event)
+    is_enriched = case((and_(a.q_value < SIGNIFICANT, a.odds_ratio > 1), 1), else_=0)
+    surest = (func.coalesce(a.ci_low, 0.0).desc(), e.id, a.id)
+    ranked = (
+        select(
+            e.source, e.feature, a.family, a.event, a.n_event, a.n_both, e.n_active, e.n_tokens, e.n_documents,
+            e.active_above, a.activation_share, a.odds_ratio, a.ci_low, a.ci_high, a.p_value, a.q_value, a.reason,
+            func.sum(is_enriched).over(partition_by=kind).label("n_enriched"),
+            func.count().over(partition_by=kind).label("n_features"),
+            func.min(a.id).over(partition_by=kind).label("first"),
+            func.row_number().over(partition_by=kind, order_by=surest).label("rank"),
+        )
+        .join(a, a.enrichment_id == e.id)
+        .where(e.step_id.in_(run_steps(run_id)))
+        .subquery()
+    )  # fmt: skip
+    query = select(ranked).order_by(ranked.c.first, ranked.c.rank)
+    if most_per_kind is not None:
+        query = query.where(ranked.c.rank <= most_per_kind)
+    stored = stored_features(connection, run_id)
+    rows = []
+    for r in connection.execute(query):
+        feature = stored.get((r.source, r.feature))
+        rows.append(
+            EnrichmentRow(
+                source=r.source,
+                feature=r.feature,
+                layer=feature.layer if feature else None,
+                projection=feature.projection if feature else None,
+                family=r.family,
+                event=r.event,
+                n_event=r.n_event,
+                n_both=r.n_both,
+                n_active=r.n_active,
+                n_tokens=r.n_tokens,
+                n_documents=r.n_documents,
+                active_above=r.active_above,
+                activation_share=r.activation_share,
+                odds_ratio=None if r.odds_ratio is None else bounded_estimate(r.odds_ratio, r.ci_low, r.ci_high),
+                p_value=r.p_value,
+                q_value=r.q_value,
+                n_enriched=int(r.n_enriched),
+                n_features=r.n_features,
+                reason=r.reason,
+            )
+        )
+    return rows
+
+
+def _blocks(rows: Sequence[EnrichmentRow]) -> list[Block[EnrichmentRow]]:
+    """Per source, each kind of token with the feature that favours it most surely."""
+    surest: dict[str, dict[tuple[str, str], EnrichmentRow]] = {}
+    for row in rows:
+        surest.setdefault(row.source, {}).setdefault((row.family, row.event), row)
+    return [Block(f"{source}: the feature that favours each kind most surely", list(by_kind.values()))
+            for source, by_kind in surest.items()]  # fmt: skip
+
+
+REPORT = Report[EnrichmentRow](
+    "enrichment",
+    "Enrichment: which tokens features go with",
+    enrichment,
+    (
+        Column("kind", lambda r: r.family, "left"),
+        Column("tokens", lambda r: r.event, "left"),
+        Column("n", lambda r: count(r.n_event)),
+        Column("enriched", lambda r: f"{count(r.n_enriched)} of {count(r.n_features)}"),
+        Column("feature", lambda r: r.feature, "left"),
+        Column("odds ratio", lambda r: inline(r.odds_ratio, significant)),
+        Column("of activation", lambda r: percent(r.activation_share)),
+        Column("q", lambda r: p_value(r.q_value)),
+    ),
+    ("enrich",),
+    "features held against kinds of tokens",
+    order=190,
+    label=lambda r: r.source,
+    legend=(
+        "Odds of being active on such tokens over the odds elsewhere; 95 % intervals and p with documents as clusters; "
+        "q: Benjamini-Hochberg over the source. enriched: features with q < 0.05 and a ratio above 1. All features: "
+        "--format json or csv."
+    ),
+    blocks=_blocks,
+    preview=lambda connection, run_id: enrichment(connection, run_id, most_per_kind=1),
+)

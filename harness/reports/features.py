@@ -1,0 +1,188 @@
+"""Features with their explanations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from harness.contract.cells import percent, short, significant, text
+from harness.contract.report import Block, Column, Report
+from harness.records import PLANTED
+from harness.reports.common.features import Explained, category_assignments, explanations, stored_features
+from harness.reports.common.rows import run_steps
+from harness.store.schema import Exemplar, Feature
+
+CONTEXT_TOKENS = 8
+"""Tokens of the highest exemplar's context that are shown on either side of its token."""
+
+TOP_FEATURES = 10
+"""Features listed per source and interpreter; JSON and CSV have all."""
+
+
+@dataclass(frozen=True)
+class FeatureRow:
+    """A feature and what an interpreter made of it; once per interpreter."""
+
+    source: str
+    feature: str
+    layer: int | None
+    projection: str | None
+    interpreter: str | None
+    explanation: str | None
+    grade: int | None
+    reason: str | None
+    category: str | None
+    density_per_token: float | None
+    activation_max: float | None
+    activation_sum: float | None
+    n_tokens: int | None
+    n_exemplars: int
+    top_token: str | None
+    top_token_context: str | None
+
+
+@dataclass(frozen=True)
+class TopFeatureRow(FeatureRow):
+    """A feature among the strongest of its source; `n_alike` is how many the source and interpreter have in all."""
+
+    n_alike: int
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A feature, stored or only explained, and one interpreter's explanation of it."""
+
+    source: str
+    feature: str
+    stored: Any | None
+    explained: Explained | None
+
+    @property
+    def interpreter(self) -> str | None:
+        """Who explained it."""
+        return self.explained.interpreter if self.explained else None
+
+
+def features(connection: Connection, run_id: int) -> list[FeatureRow]:
+    """All features; those with an explanation first, then by summed activation, within each source."""
+    values = _values(connection, run_id, _choices(connection, run_id), every_exemplar=True)
+    return [FeatureRow(**of_row) for of_row in values]
+
+
+def top_features(connection: Connection, run_id: int, top: int = TOP_FEATURES) -> list[TopFeatureRow]:
+    """The first `top` rows of `features` of each source and interpreter: exemplars of the others are not read."""
+    by_interpreter: dict[tuple[str, str | None], list[_Choice]] = defaultdict(list)
+    for choice in _choices(connection, run_id):
+        by_interpreter[choice.source, choice.interpreter].append(choice)
+    choices = [(choice, len(alike)) for alike in by_interpreter.values() for choice in alike[:top]]
+    values = _values(connection, run_id, [choice for choice, _ in choices])
+    return [TopFeatureRow(**of_row, n_alike=n) for of_row, (_, n) in zip(values, choices, strict=True)]
+
+
+def _choices(connection: Connection, run_id: int) -> list[_Choice]:
+    """Every feature with each of its explanations, in the order of the report."""
+    stored = stored_features(connection, run_id)
+    by_feature: dict[tuple[str, str], list[Explained]] = defaultdict(list)
+    for e in explanations(connection, run_id):
+        if e.source != PLANTED:
+            by_feature[e.source, e.feature].append(e)
+    choices = [
+        _Choice(*name, stored.get(name), explained)
+        for name in dict.fromkeys([*stored, *by_feature])
+        for explained in (by_feature.get(name) or (None,))
+    ]
+    order = {source: i for i, source in enumerate(dict.fromkeys(c.source for c in choices))}
+    return sorted(
+        choices,
+        key=lambda c: (order[c.source], c.explained is None, -(c.stored.activation_sum or 0.0) if c.stored else 0.0),
+    )
+
+
+def _values(
+    connection: Connection, run_id: int, choices: Sequence[_Choice], *, every_exemplar: bool = False
+) -> list[dict[str, Any]]:
+    """The fields of `FeatureRow` for each choice."""
+    ids: Any = [c.stored.id for c in choices if c.stored]
+    if every_exemplar:  # a database takes some thousands of ids in a statement
+        ids = select(Feature.id).where(Feature.step_id.in_(run_steps(run_id)))
+    of_features = (Exemplar.feature_id.in_(ids), Exemplar.quantile.is_(None))
+    counted = select(Exemplar.feature_id, func.count()).where(*of_features).group_by(Exemplar.feature_id)
+    n_exemplars = {feature_id: n for feature_id, n in connection.execute(counted)}
+    first = select(Exemplar.feature_id, Exemplar.tokens_json, Exemplar.target).where(*of_features, Exemplar.rank == 0)
+    highest = {r.feature_id: r for r in connection.execute(first)}
+    categories = {(a.source, a.feature, a.plugin): a.category for a in category_assignments(connection, run_id)}
+    values = []
+    for c in choices:
+        f, e = c.stored, c.explained
+        top = highest.get(f.id) if f else None
+        values.append(
+            {
+                "source": c.source,
+                "feature": c.feature,
+                "layer": f.layer if f else None,
+                "projection": f.projection if f else None,
+                "interpreter": c.interpreter,
+                "explanation": e.explanation if e else None,
+                "grade": e.grade if e else None,
+                "reason": e.reason if e else "not explained",
+                "category": categories.get((c.source, c.feature, c.interpreter)),
+                "density_per_token": f.density_per_token if f else None,
+                "activation_max": f.activation_max if f else None,
+                "activation_sum": f.activation_sum if f else None,
+                "n_tokens": f.n_tokens if f else None,
+                "n_exemplars": n_exemplars.get(f.id, 0) if f else 0,
+                "top_token": top.tokens_json[top.target] if top else None,
+                "top_token_context": _context(top.tokens_json, top.target) if top else None,
+            }
+        )
+    return values
+
+
+def _context(tokens: Sequence[str], target: int) -> str:
+    """The tokens round the target, the target between « and »."""
+    before = "".join(tokens[max(0, target - CONTEXT_TOKENS) : target])
+    after = "".join(tokens[target + 1 : target + 1 + CONTEXT_TOKENS])
+    return f"{before}«{tokens[target]}»{after}"
+
+
+def _blocks(rows: Sequence[FeatureRow]) -> list[Block[FeatureRow]]:
+    groups: dict[tuple[str, str | None], list[FeatureRow]] = {}
+    for row in rows:
+        groups.setdefault((row.source, row.interpreter), []).append(row)
+    explained = {source for source, interpreter in groups if interpreter is not None}
+    blocks = []
+    for (source, interpreter), alike in groups.items():
+        if interpreter is None and source in explained:
+            continue
+        by = f"explained by {interpreter}" if interpreter else "not explained"
+        top, first = alike[:TOP_FEATURES], alike[0]
+        n = first.n_alike if isinstance(first, TopFeatureRow) else len(alike)
+        blocks.append(Block(f"{source}, {by}: {len(top)} of {n} features, by summed activation", top))
+    return blocks
+
+
+REPORT = Report[FeatureRow](
+    "features",
+    "Features",
+    features,
+    (
+        Column("feature", lambda r: r.feature, "left"),
+        Column("grade", lambda r: "failed" if r.interpreter and r.grade is None else text(r.grade)),
+        Column("explanation", lambda r: short(r.explanation or r.reason), "left", wrap=True, ratio=3),
+        Column("category", lambda r: short(r.category), "left", wrap=True, ratio=2),
+        Column("density", lambda r: percent(r.density_per_token, 1)),
+        Column("max", lambda r: significant(r.activation_max)),
+        Column("strongest context", lambda r: short(r.top_token_context), "left", wrap=True, ratio=4),
+    ),
+    ("probe", "learn", "interpret"),
+    "features",
+    order=200,
+    legend="Grade: 0 monosemantic, 1 broad but consistent, 2 polysemantic. Density: share of tokens where active.",
+    blocks=_blocks,
+    preview=top_features,
+    before=("grades",),
+)

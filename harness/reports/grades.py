@@ -1,0 +1,90 @@
+"""Shares of the grades per source: how monosemantic the explained features are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from harness import stats
+from harness.contract.cells import count, inline, percent, text
+from harness.contract.report import Column, Report
+from harness.records.base import Estimate
+from harness.reports.common.grades import LABELS, gradings
+from harness.reports.common.rows import cached_query, claims
+from harness.store.claims import PAPER_SOURCES
+
+
+@dataclass(frozen=True)
+class GradeRow:
+    """The share of a source's features with one grade, or with one reason for having none.
+
+    `n_features` is the denominator: all that were to be graded, failures included, dead ones (`n_dead`) not. 95 %
+    interval by bootstrap over layers, Wilson's at least.
+    """
+
+    source: str
+    interpreter: str
+    grade: int | None
+    status: str
+    label: str
+    n: int
+    n_features: int
+    n_dead: int
+    share: Estimate
+    paper_source: str | None
+    paper_share: float | None
+
+
+@cached_query
+def grades(connection: Connection, run_id: int) -> list[GradeRow]:
+    """Shares of the grades among the features that each interpreter was shown."""
+    printed = claims(connection)
+    rows = []
+    for (interpreter, source), graded in gradings(connection, run_id).items():
+        alive = [g for g in graded if g.status != "dead"]
+        paper = PAPER_SOURCES.get(source)
+        for (grade, status), label in LABELS.items():
+            hits = [(g.grade, g.status) == (grade, status) for g in alive]
+            if not alive or (not any(hits) and status not in ("graded", "unparsed")):
+                continue
+            rows.append(
+                GradeRow(
+                    source=source,
+                    interpreter=interpreter,
+                    grade=grade,
+                    status=status,
+                    label=label,
+                    n=sum(hits),
+                    n_features=len(alive),
+                    n_dead=len(graded) - len(alive),
+                    share=stats.clustered_share(hits, [g.layer for g in alive]),
+                    paper_source=paper,
+                    paper_share=printed.get((f"grade/{grade}", str(paper))),
+                )
+            )
+    return rows
+
+
+REPORT = Report[GradeRow](
+    "grades",
+    "Grades: how monosemantic the explained features are",
+    grades,
+    (
+        Column("source", lambda r: r.source, "left"),
+        Column("interpreter", lambda r: r.interpreter, "left"),
+        Column("grade", lambda r: f"{text(r.grade)} {r.label}", "left"),
+        Column("features", lambda r: f"{count(r.n)} of {count(r.n_features)}"),
+        Column("dead", lambda r: count(r.n_dead)),
+        Column("share", lambda r: inline(r.share, percent)),
+        Column("paper", lambda r: percent(r.paper_share)),
+    ),
+    ("interpret",),
+    "explanations",
+    order=140,
+    legend=(
+        "Failed gradings stay in the denominator, dead features are counted beside it. 95 % intervals: bootstrap by "
+        "layer, Wilson at least."
+    ),
+    after=("grade-tests",),
+)

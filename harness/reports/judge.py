@@ -1,0 +1,211 @@
+"""How far grades and explanations can be believed: planted features, agreement, right classes, categories again."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from harness import stats
+from harness.contract.cells import count, fixed, inline, percent
+from harness.contract.report import Block, Column, Report
+from harness.interpretation import agreement
+from harness.interpretation.naming import named_classes
+from harness.records import PLANTED
+from harness.records.base import Estimate
+from harness.reports.common.features import Explained, category_assignments, explanations
+from harness.reports.common.grades import LABELS
+from harness.reports.common.rows import run_steps
+from harness.store.schema import CategoryTrial, Enrichment, JudgeTrial, PlantedFeature, Step
+
+ONE_CLASS = 0.8
+"""A feature is of one class of tokens where it holds this share of its exemplars."""
+
+
+@dataclass(frozen=True)
+class JudgeRow:
+    """One measure of how far a judge can be believed.
+
+    `planted`: how planted features of a kind were graded, one row per outcome. `agreement`: kappa between the first
+    grading and those made again (Fleiss; Cohen for another judge), failures as a class of their own. `right class`:
+    explanations of features that are of one ground-truth class, by what they name. `categories again`: adjusted Rand
+    index of the categories of a re-run with other explanations; 1 is the same partition, 0 is chance.
+    """
+
+    interpreter: str
+    measure: str
+    subject: str
+    outcome: str
+    right: bool | None
+    n: int | None
+    n_features: int
+    value: Estimate | None
+    unit: str
+    reason: str | None
+
+
+def judge(connection: Connection, run_id: int) -> list[JudgeRow]:
+    """Every measure of every judge."""
+    by_interpreter: dict[str, list[Explained]] = defaultdict(list)
+    for e in explanations(connection, run_id):
+        by_interpreter[e.interpreter].append(e)
+    rows: list[JudgeRow] = []
+    for interpreter, graded in by_interpreter.items():
+        rows += _planted(connection, run_id, interpreter, graded)
+        rows += _agreement(connection, run_id, interpreter, graded)
+        rows += _right_class(connection, run_id, interpreter, graded)
+        rows += _categories_again(connection, run_id, interpreter)
+    return rows
+
+
+def _planted(connection: Connection, run_id: int, interpreter: str, graded: Sequence[Explained]) -> Iterator[JudgeRow]:
+    """The confusion matrix: a row per kind and outcome, empty ones left out but for the right one."""
+    p = PlantedFeature
+    planted = connection.execute(select(p.feature, p.kind, p.right_grade).where(p.step_id.in_(run_steps(run_id))))
+    outcomes = {g.feature: (g.grade, g.status) for g in graded if g.source == PLANTED}
+    by_kind: dict[tuple[str, int], list[tuple[int | None, str]]] = defaultdict(list)
+    for row in planted:
+        if row.feature in outcomes:
+            by_kind[row.kind, row.right_grade].append(outcomes[row.feature])
+    for (kind, right), of_kind in by_kind.items():
+        counts = Counter(of_kind)
+        for outcome, label in {**LABELS, (None, "dead"): "dead"}.items():
+            is_right = outcome == (right, "graded")
+            if counts[outcome] or is_right:
+                name = label if outcome[0] is None else f"{outcome[0]} {label}"
+                share = stats.share(counts[outcome], len(of_kind))
+                yield JudgeRow(interpreter, "planted", kind, name, is_right, counts[outcome], len(of_kind), share,
+                               "share", None)  # fmt: skip
+
+
+def _agreement(
+    connection: Connection, run_id: int, interpreter: str, graded: Sequence[Explained]
+) -> Iterator[JudgeRow]:
+    t = JudgeTrial
+    first = {(g.source, g.feature): g.grade for g in graded}
+    trials = connection.execute(
+        select(t.source, t.feature, t.condition, t.trial, t.grade)
+        .where(t.step_id.in_(run_steps(run_id)), t.interpreter == interpreter)
+        .order_by(t.id)
+    )
+    again: dict[str, dict[tuple[str, str], dict[int, int | None]]] = defaultdict(lambda: defaultdict(dict))
+    for r in trials:
+        if (r.source, r.feature) in first:
+            again[r.condition][r.source, r.feature][r.trial] = r.grade
+    for condition, features in again.items():
+        n_trials = max(len(grades) for grades in features.values())
+        ratings = [[first[name], *grades.values()] for name, grades in features.items() if len(grades) == n_trials]
+        kappa = (
+            agreement.cohen_kappa([(a, b) for a, b in ratings])
+            if condition in ("second-judge", "explainer")
+            else agreement.fleiss_kappa(ratings)
+        )
+        same = sum(len(set(case)) == 1 for case in ratings)
+        outcome = f"{n_trials + 1} gradings, all the same"
+        yield _coefficient(kappa, interpreter, "agreement", condition, outcome, same, len(ratings), "kappa")
+
+
+def _right_class(
+    connection: Connection, run_id: int, interpreter: str, graded: Sequence[Explained]
+) -> Iterator[JudgeRow]:
+    """Of the features that are of one class: how many explanations name it, another one, or none."""
+    e = Enrichment
+    of_one_class = connection.execute(
+        select(e.source, e.feature, e.top_class, e.step_id).where(
+            e.step_id.in_(run_steps(run_id)), e.top_class.is_not(None), e.top_class_share >= ONE_CLASS
+        )
+    ).all()
+    if not of_one_class:
+        return
+    config = connection.execute(select(Step.config_json).where(Step.id == of_one_class[0].step_id)).scalar_one()
+    classes = {r.top_class for r in of_one_class} | set(config.get("class_words", {}))
+    words = {c: config.get("class_words", {}).get(c) or (c.replace("_", " "),) for c in classes}
+    truth = {(r.source, r.feature): r.top_class for r in of_one_class}
+    by_source: dict[str, list[tuple[Explained, str]]] = defaultdict(list)
+    for g in graded:
+        if (g.source, g.feature) in truth and g.status != "dead":
+            by_source[g.source].append((g, truth[g.source, g.feature]))
+    for source, pairs in by_source.items():
+        named = [_naming(g.explanation, right, words) for g, right in pairs]
+        outcomes = Counter(named)
+        for outcome in ("names the class", "names another", "names none", "no explanation"):
+            is_right = outcome == "names the class"
+            if outcomes[outcome] or is_right:
+                hits = [n == outcome for n in named]
+                share = stats.clustered_share(hits, [g.layer for g, _ in pairs])
+                yield JudgeRow(interpreter, "right class", source, outcome, is_right, sum(hits), len(pairs), share,
+                               "share", None)  # fmt: skip
+
+
+def _naming(explanation: str | None, right: str, words: dict[str, Sequence[str]]) -> str:
+    if explanation is None:
+        return "no explanation"
+    named = named_classes(explanation, words)
+    return "names the class" if right in named else "names another" if named else "names none"
+
+
+def _categories_again(connection: Connection, run_id: int, interpreter: str) -> Iterator[JudgeRow]:
+    c = CategoryTrial
+    again = connection.execute(
+        select(c.source, c.feature, c.category)
+        .where(c.step_id.in_(run_steps(run_id)), c.interpreter == interpreter)
+        .order_by(c.id)
+    ).all()
+    assignments = category_assignments(connection, run_id)
+    first = {(a.source, a.feature): a.category for a in assignments if a.plugin == interpreter}
+    pairs = [(first[r.source, r.feature], r.category) for r in again if (r.source, r.feature) in first]
+    if not pairs:
+        return
+    index = agreement.jackknife(lambda some: agreement.adjusted_rand([p[0] for p in some], [p[1] for p in some]), pairs)
+    same = sum(x == y for x, y in pairs)
+    yield _coefficient(index, interpreter, "categories again", "all sources", "the same string_id", same, len(pairs),
+                       "adjusted Rand index")  # fmt: skip
+
+
+def _coefficient(
+    value: Estimate | stats.Undefined, interpreter: str, measure: str, subject: str, outcome: str, n: int,
+    n_features: int, unit: str,
+) -> JudgeRow:  # fmt: skip
+    """A coefficient of agreement, or why there is none."""
+    estimate, reason = (None, value.reason) if isinstance(value, stats.Undefined) else (value, None)
+    return JudgeRow(interpreter, measure, subject, outcome, None, n, n_features, estimate, unit, reason)
+
+
+_MEASURES = {
+    "planted": "Planted features, whose right grade is known (*)",
+    "agreement": "Graded again: kappa with the first grading",
+    "right class": "Features of one ground-truth class: what their explanations name (*: the right one)",
+    "categories again": "Categories made and assigned again from another sample: adjusted Rand index",
+}
+
+
+def _blocks(rows: Sequence[JudgeRow]) -> list[Block[JudgeRow]]:
+    blocks = [Block(title, [r for r in rows if r.measure == measure]) for measure, title in _MEASURES.items()]
+    return [block for block in blocks if block.rows]
+
+
+REPORT = Report[JudgeRow](
+    "judge",
+    "The judge: how far grades and explanations can be believed",
+    judge,
+    (
+        Column("judge", lambda r: r.interpreter, "left"),
+        Column("of", lambda r: r.subject, "left"),
+        Column("outcome", lambda r: f"{r.outcome} *" if r.right else r.outcome, "left", wrap=True),
+        Column("features", lambda r: f"{count(r.n)} of {count(r.n_features)}"),
+        Column("value", lambda r: inline(r.value, percent if r.unit == "share" else fixed)),
+    ),
+    ("regrade", "interpret"),
+    "judgements of the judge",
+    order=160,
+    label=lambda r: f"{r.interpreter}, {r.subject}",
+    legend=(
+        "Planted: one token, two unlike tokens, random tokens; Wilson intervals. Kappa: 1 is perfect, 0 is chance; "
+        "failures are a class of their own; bootstrap over features; explainer: its own grades against the "
+        "judge's. Right class: where 80 % of a feature's exemplars are of one class of the corpus. Rand index: "
+        "jackknife."
+    ),
+    blocks=_blocks,
+)

@@ -1,0 +1,112 @@
+"""How well explanations predict held-out contexts."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from harness.contract.cells import count, inline
+from harness.contract.report import Block, Column, Report
+from harness.interpretation import agreement
+from harness.records.base import Estimate
+from harness.reports.common.features import FeatureName, stored_features
+from harness.reports.common.rows import run_steps
+from harness.store.schema import ExplanationScore
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One kind of scoring test of a source's explanations: means over features, 95 % intervals clustered by layer."""
+
+    source: str
+    interpreter: str
+    kind: str
+    n_features: int
+    n_scored: int
+    n_contexts: int
+    n_hard: int
+    n_unanswered: int
+    balanced_accuracy: Estimate | None
+    chance: float
+    auc: Estimate | None
+    reason: str | None
+
+
+def scores(connection: Connection, run_id: int) -> list[ScoreRow]:
+    """Scores per source and kind of test."""
+    s = ExplanationScore
+    columns = (s.source, s.feature, s.interpreter, s.kind, s.n_positive, s.n_negative, s.n_hard, s.n_unanswered,
+               s.balanced_accuracy, s.auc, s.reason)  # fmt: skip
+    stored = connection.execute(select(*columns).where(s.step_id.in_(run_steps(run_id))).order_by(s.id))
+    newest = {(r.source, r.interpreter, r.kind, r.feature): r for r in stored}
+    groups: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
+    for r in newest.values():
+        groups[r.source, r.interpreter, r.kind].append(r)
+    layers = {name: f.layer for name, f in stored_features(connection, run_id).items()}
+    return [_row(*name, group, layers) for name, group in groups.items()]
+
+
+def _row(
+    source: str, interpreter: str, kind: str, group: Sequence[Any], layers: dict[FeatureName, int | None]
+) -> ScoreRow:
+    lost = Counter(r.reason for r in group if r.balanced_accuracy is None)
+    reason = "; ".join(f"{n} of {len(group)} features not scored: {why}" for why, n in lost.most_common(3)) or None
+    is_choice = kind == "intruder"  # one choice per test, where the others have one answer per context
+    return ScoreRow(
+        source=source,
+        interpreter=interpreter,
+        kind=kind,
+        n_features=len(group),
+        n_scored=sum(r.balanced_accuracy is not None for r in group),
+        n_contexts=sum(r.n_positive + (0 if is_choice else r.n_negative) for r in group),
+        n_hard=sum(r.n_hard for r in group),
+        n_unanswered=sum(r.n_unanswered for r in group),
+        balanced_accuracy=_mean(group, "balanced_accuracy", layers),
+        chance=0.2 if is_choice else 0.5,
+        auc=_mean(group, "auc", layers),
+        reason=reason,
+    )
+
+
+def _mean(group: Sequence[Any], name: str, layers: dict[FeatureName, int | None]) -> Estimate | None:
+    """Mean over the features that have the number; a feature without a layer is a cluster of its own."""
+    scored = [r for r in group if getattr(r, name) is not None]
+    if not scored:
+        return None
+    clusters = [r.feature if (layer := layers.get((r.source, r.feature))) is None else layer for r in scored]
+    return agreement.clustered_mean([getattr(r, name) for r in scored], clusters)
+
+
+def _blocks(rows: Sequence[ScoreRow]) -> list[Block[ScoreRow]]:
+    interpreters = dict.fromkeys(r.interpreter for r in rows)
+    return [Block(f"explained by {name}", [r for r in rows if r.interpreter == name]) for name in interpreters]
+
+
+REPORT = Report[ScoreRow](
+    "scores",
+    "Scores: how well explanations predict held-out contexts",
+    scores,
+    (
+        Column("source", lambda r: r.source, "left"),
+        Column("test", lambda r: r.kind, "left"),
+        Column("features", lambda r: f"{count(r.n_scored)} of {count(r.n_features)}"),
+        Column("contexts", lambda r: count(r.n_contexts)),
+        Column("unanswered", lambda r: count(r.n_unanswered)),
+        Column("balanced accuracy", lambda r: inline(r.balanced_accuracy)),
+        Column("AUC", lambda r: inline(r.auc)),
+    ),
+    ("score",),
+    "scores",
+    order=170,
+    label=lambda r: r.source,
+    legend=(
+        "Means over features, 95 % intervals clustered by layer. Chance is 0.5; of finding the intruder among five "
+        "contexts, 0.2 (contexts: tests). Half of the negatives hold a token that the feature fires on, where there "
+        "are such. What is not answered counts as wrong."
+    ),
+    blocks=_blocks,
+)

@@ -1,0 +1,88 @@
+"""Group searches: which groups of components carry the adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from harness.contract.cells import count, inline, percent, significant
+from harness.contract.report import Column, Report
+from harness.records.base import Estimate
+from harness.reports.common.ablations import ablation_scores
+from harness.reports.common.rows import bounded_estimate
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """A group in a group search. KL in nats per token, 95 % interval.
+
+    `greedy`: the KL with this group off on top of those above it. `shapley`: the group's share of the whole adapter's
+    KL, averaged over orders of switching off; the shares add up to it.
+    """
+
+    step: str
+    method: str
+    place: int | None
+    group: str
+    mode: str
+    kl_nats: Estimate
+    share_of_adapter_kl: float | None
+    n_components: int
+    reason: str | None
+    n_tokens: int
+    n_documents: int
+
+
+def searches(connection: Connection, run_id: int) -> list[SearchRow]:
+    """Group searches: greedy orders first, then Shapley shares, the largest first."""
+    scores = ablation_scores(connection, run_id, ("greedy", "shapley"))
+    adapter_kl: dict[tuple[str, str], float] = {}
+    for r in scores:
+        if r.scope == "shapley":  # the shares add up to the whole adapter's KL, on the same documents
+            adapter_kl[r.step, r.mode] = adapter_kl.get((r.step, r.mode), 0.0) + r.kl_nats
+    scores.sort(key=lambda r: (r.step, r.mode, r.scope, r.place or 0, -r.kl_nats))
+    rows = []
+    for r in scores:
+        whole = adapter_kl.get((r.step, r.mode))
+        rows.append(
+            SearchRow(
+                step=r.step,
+                method=r.scope,
+                place=r.place,
+                group=str(r.group_name),
+                mode=r.mode,
+                kl_nats=bounded_estimate(r.kl_nats, r.kl_ci_low, r.kl_ci_high),
+                share_of_adapter_kl=r.kl_nats / whole if whole else None,
+                n_components=r.n_components,
+                reason=r.reason or (None if whole else "the KL of the whole adapter is 0 or was not measured"),
+                n_tokens=r.n_tokens,
+                n_documents=r.n_documents,
+            )
+        )
+    return rows
+
+
+REPORT = Report[SearchRow](
+    "search",
+    "Group search: which groups carry the adapter",
+    searches,
+    (
+        Column("method", lambda r: r.method, "left"),
+        Column("place", lambda r: count(r.place)),
+        Column("group", lambda r: r.group, "left"),
+        Column("set to", lambda r: r.mode, "left"),
+        Column("KL (nats)", lambda r: inline(r.kl_nats, significant)),
+        Column("of adapter's", lambda r: percent(r.share_of_adapter_kl, 1)),
+        Column("comp.", lambda r: count(r.n_components)),
+        Column("documents", lambda r: count(r.n_documents)),
+    ),
+    ("ablate",),
+    "group searches",
+    order=100,
+    label=lambda r: f"{r.method} {r.group}",
+    legend=(
+        "greedy: KL with the group off on top of those above it. shapley: the group's share of the adapter's KL, "
+        "averaged over orders of switching off; shares add up. 95 % intervals by bootstrap over documents (and orders)."
+    ),
+)

@@ -1,0 +1,61 @@
+"""The steps of a run, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from harness.contract.cells import duration, text
+from harness.contract.report import Column, Report
+from harness.reports.common.rows import cached_query
+from harness.store.schema import RunStep, Step
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step of a run, in order."""
+
+    position: int
+    step: str
+    stage: str
+    plugin: str | None
+    plugin_version: str | None
+    status: str
+    reused: bool
+    wall_s: float | None
+    seed: int
+    device: str | None
+    git_sha: str | None
+    key: str
+    artifact: str | None
+    reason: str | None
+
+
+@cached_query
+def steps(connection: Connection, run_id: int) -> list[StepRow]:
+    """The run's steps in order."""
+    s = Step
+    columns = (RunStep.position, s.name.label("step"), s.stage, s.plugin, s.plugin_version, s.status, RunStep.reused,
+               s.wall_s, s.seed, s.device, s.git_sha, s.key, s.artifact, s.reason)  # fmt: skip
+    of_run = select(*columns).join(RunStep, RunStep.step_id == s.id).where(RunStep.run_id == run_id)
+    return [StepRow(**row._asdict()) for row in connection.execute(of_run.order_by(RunStep.position))]
+
+
+REPORT = Report[StepRow](
+    "steps",
+    "Steps",
+    steps,
+    (
+        Column("#", lambda r: text(r.position + 1)),
+        Column("step", lambda r: r.step, "left", wrap=True),
+        Column("plugin", lambda r: text(r.plugin), "left"),
+        Column("status", lambda r: "reused" if r.reused and r.status == "done" else r.status, "left"),
+        Column("wall", lambda r: duration(r.wall_s)),
+        Column("device", lambda r: text(r.device), "left"),
+        Column("commit", lambda r: text(r.git_sha and r.git_sha[:7]), "left"),
+    ),
+    noun="steps",
+    order=20,
+    label=lambda r: r.step,
+)
