@@ -101,6 +101,8 @@ def _component_row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentR
         reason = "the KL of the whole adapter was not measured"
     else:
         reason = "the whole adapter's KL is 0"
+    values = ((name, getattr(r, name)) for name in _AS_STORED)
+    stored: dict[str, Any] = {name: finite(value) if isinstance(value, float) else value for name, value in values}
     return ComponentRow(
         scope=r.scope,
         layer=r.layer,
@@ -118,7 +120,7 @@ def _component_row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentR
         step=r.step,
         block=r.group_name if r.scope == "component" else None,
         below_floor=r.kl_nats < r.null_floor_nats if r.null_floor_nats is not None and r.method == "exact" else None,
-        **{name: finite(v) if isinstance(v := getattr(r, name), float) else v for name in _AS_STORED},
+        **stored,
     )
 
 

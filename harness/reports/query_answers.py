@@ -117,15 +117,15 @@ def answers(connection: Connection, run_id: int) -> dict[tuple[str, str], list[A
 
 
 @once
-def verdicts(connection: Connection, run_id: int) -> dict[tuple[str, str], list[AnswerVerdict]]:
+def verdicts(connection: Connection, run_id: int) -> dict[tuple[str, str], list[Any]]:
     """(benchmark, variant) -> the grader's verdicts."""
     table = AnswerVerdict.__table__
     rows = connection.execute(
         select(table).where(AnswerVerdict.step_id.in_(own_steps(run_id))).order_by(AnswerVerdict.id)
     )
-    found: dict[tuple[str, str], list[AnswerVerdict]] = {}
+    found: dict[tuple[str, str], list[Any]] = {}
     for row in rows:
-        found.setdefault((row.benchmark, row.variant), []).append(row)  # type: ignore[arg-type]
+        found.setdefault((row.benchmark, row.variant), []).append(row)
     return found
 
 
@@ -142,7 +142,7 @@ def graded_items(connection: Connection, run_id: int) -> dict[tuple[str, str], d
     }
 
 
-def graded_scores(answers: Iterable[Answer], verdicts: Iterable[AnswerVerdict]) -> dict[int, float]:
+def graded_scores(answers: Iterable[Answer], verdicts: Iterable[Any]) -> dict[int, float]:
     """doc_id -> mean over its repeats, by the grader's verdict where there is one, else by the rules."""
     said = {(v.doc_id, v.repeat): float(v.equal) for v in verdicts if v.equal is not None}
     return _by_item([(a.doc_id, said.get((a.doc_id, a.repeat), a.score)) for a in answers])
@@ -195,7 +195,7 @@ def _generation(benchmark: str, variant: str, own: Sequence[Answer]) -> Generati
     )
 
 
-def _grader(benchmark: str, variant: str, own: Sequence[Answer], said: Sequence[AnswerVerdict]) -> GraderRow:
+def _grader(benchmark: str, variant: str, own: Sequence[Answer], said: Sequence[Any]) -> GraderRow:
     rules = mean_score(list(_by_item([(a.doc_id, a.score) for a in own]).values()))
     graded = mean_score(list(graded_scores(own, said).values()))
     pairs = [(v.score_rules >= 1, bool(v.equal)) for v in said if v.equal is not None]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, func, select
 
-from harness.store.schema import RECORDS, LLMCall, RunStep, Step
+from harness.store.schema import RECORDS, Columns, LLMCall, RunStep, Step
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def progress(connection: Connection, run_id: int) -> list[ProgressRow]:
     return rows
 
 
-def _count(connection: Connection, table: type, step_id: int) -> int:
-    counted = select(func.count()).select_from(table).where(table.step_id == step_id)  # type: ignore[attr-defined]
+def _count(connection: Connection, table: Columns, step_id: int) -> int:
+    counted = select(func.count()).select_from(table).where(table.step_id == step_id)
     return int(connection.execute(counted).scalar_one())
 
 
