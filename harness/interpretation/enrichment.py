@@ -228,7 +228,8 @@ def _association(
         rare = 0 < tables.f[row, 0] < tables.n[0, 0]
         reason = "never together, and less than one is expected by chance" if rare else "never active, or always"
     if np.isfinite(ratios.odds_ratio[row, column]):
-        odds = Estimate(*(float(a[row, column]) for a in (ratios.odds_ratio, ratios.low, ratios.high)))
+        value, low, high = (float(a[row, column]) for a in (ratios.odds_ratio, ratios.low, ratios.high))
+        odds = Estimate(value, low, high)
         p_value, q_value = float(ratios.p_value[row, column]), float(adjusted[row, column])
         reason = None
     return EventAssociation(

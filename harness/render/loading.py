@@ -40,7 +40,7 @@ def load_report(connection: Connection, run_id: int, report: Report[Any], *, pre
     """Query a report once; it can then be printed in every format, a preview only in those for people."""
     rows = (report.preview if preview and report.preview else report.query)(connection, run_id)
     if rows:
-        return Loaded(report, rows, _step_keys(s for s in steps(connection, run_id) if s.stage in report.kinds))
+        return Loaded(report, rows, _step_keys(s for s in steps(connection, run_id) if s.kind in report.kinds))
     return Loaded(report, rows, visible(why_empty(connection, run_id, report.kinds, report.noun)))
 
 

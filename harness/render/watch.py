@@ -25,7 +25,7 @@ from harness.render.render import render
 from harness.reports.common.run import open_results, resolve_run
 from harness.reports.overview import overview
 from harness.store.database import sqlite_path, url_of
-from harness.store.schema import RECORDS, LLMCall, RunStep, Step
+from harness.store.schema import RECORDS, Columns, LLMCall, RunStep, Step
 
 POLL_S = 1.0
 """Seconds between two looks at the database."""
@@ -228,8 +228,8 @@ def progress(connection: Connection, run_id: int) -> list[ProgressRow]:
     return rows
 
 
-def _count(connection: Connection, table: type, step_id: int) -> int:
-    counted = select(func.count()).select_from(table).where(table.step_id == step_id)  # type: ignore[attr-defined]
+def _count(connection: Connection, table: Columns, step_id: int) -> int:
+    counted = select(func.count()).select_from(table).where(table.step_id == step_id)
     return int(connection.execute(counted).scalar_one())
 
 

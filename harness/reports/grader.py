@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -13,7 +14,6 @@ from harness.contract.report import Block, Column, Report
 from harness.records.base import Estimate
 from harness.reports.common.answers import Answer, answers, graded_scores, item_means, verdicts
 from harness.reports.common.rows import mean_score
-from harness.store.schema import AnswerVerdict
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def grader(connection: Connection, run_id: int) -> list[GraderRow]:
     ]
 
 
-def _row(benchmark: str, variant: str, answers: Sequence[Answer], verdicts: Sequence[AnswerVerdict]) -> GraderRow:
+def _row(benchmark: str, variant: str, answers: Sequence[Answer], verdicts: Sequence[Any]) -> GraderRow:
     pairs = [(v.score_rules >= 1, bool(v.equal)) for v in verdicts if v.equal is not None]
     return GraderRow(
         variant=variant,

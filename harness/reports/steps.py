@@ -19,6 +19,7 @@ class StepRow:
     position: int
     step: str
     stage: str
+    kind: str
     plugin: str | None
     plugin_version: str | None
     status: str
@@ -36,8 +37,8 @@ class StepRow:
 def steps(connection: Connection, run_id: int) -> list[StepRow]:
     """The run's steps in order."""
     s = Step
-    columns = (RunStep.position, s.name.label("step"), s.stage, s.plugin, s.plugin_version, s.status, RunStep.reused,
-               s.wall_s, s.seed, s.device, s.git_sha, s.key, s.artifact, s.reason)  # fmt: skip
+    columns = (RunStep.position, s.name.label("step"), s.stage, s.kind, s.plugin, s.plugin_version, s.status,
+               RunStep.reused, s.wall_s, s.seed, s.device, s.git_sha, s.key, s.artifact, s.reason)  # fmt: skip
     of_run = select(*columns).join(RunStep, RunStep.step_id == s.id).where(RunStep.run_id == run_id)
     return [StepRow(**row._asdict()) for row in connection.execute(of_run.order_by(RunStep.position))]
 

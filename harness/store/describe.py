@@ -55,7 +55,7 @@ def field_docs(record: type[Record]) -> dict[str, str]:
             for field, below in zip(tree.body, tree.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                     words = below.value if isinstance(below, ast.Expr) else None
-                    if isinstance(words, ast.Constant):
+                    if isinstance(words, ast.Constant) and isinstance(words.value, str):
                         docs[field.target.id] = _text(words.value)
     return docs
 

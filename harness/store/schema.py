@@ -78,7 +78,7 @@ class StoredField:
             value = to_jsonable_python(value)
         return {self.columns[0]: str(value) if isinstance(value, Path) else value}
 
-    def read(self, row: Mapping[str, Any]) -> Any:
+    def read(self, row: Mapping[Any, Any]) -> Any:
         """The field's value from a row."""
         value = row[self.columns[0]]
         if len(self.columns) == 3 and value is not None:
@@ -129,7 +129,9 @@ class RecordTable:
         self.owner_id = f"{owner.name}_id" if owner else ""
         self.owner_fields = tuple(f.name for f in owner.fields if f.part is record) if owner else ()
         unique = record.UNIQUE
-        columns = [Column("id", Integer, nullable=False)] if record.PRIMARY_KEY == ("id",) else []
+        columns: list[Column[Any]] = []
+        if record.PRIMARY_KEY == ("id",):
+            columns.append(Column("id", Integer, nullable=False))
         if owner is not None:
             columns.append(Column(self.owner_id, ForeignKey(owner.columns.id, ondelete="CASCADE"), nullable=False))
             if len(self.owner_fields) > 1:
@@ -145,9 +147,9 @@ class RecordTable:
         table = Table(self.name, metadata, *columns, *constraints)
         for names in record.INDEXES:
             Index(None, *(table.c[name] for name in names))
-        self.columns = Columns(table, {f.name: f.columns[0] for f in self.fields if f.columns})
+        self.columns: Columns = Columns(table, {f.name: f.columns[0] for f in self.fields if f.columns})
         parts = dict.fromkeys(f.part for f in self.fields if f.part)
-        self.parts = {part: RecordTable(part, metadata, self) for part in parts}
+        self.parts: dict[type[Part], RecordTable] = {part: RecordTable(part, metadata, self) for part in parts}
 
     def tables(self) -> list[str]:
         """Names of the record's table and of its parts'."""
@@ -167,14 +169,14 @@ class RecordTable:
                 rows += [table.values(part) | named for part in getattr(record, name) or ()]
             yield table, rows
 
-    def record_of(self, row: Mapping[str, Any], parts: Mapping[str, Sequence[Record]] = MappingProxyType({})) -> Record:
+    def record_of(self, row: Mapping[Any, Any], parts: Mapping[str, Sequence[Record]] = MappingProxyType({})) -> Record:
         """The record of a row, and of its parts by field."""
         # A row that is older than a column has no value for it: the field has its default.
         values = {f.name: f.read(row) for f in self.fields if f.columns and f.columns[0] in row}
         values |= {f.name: tuple(parts.get(f.name, ())) for f in self.fields if f.part}
         return self.record.model_validate(values)
 
-    def owner_field(self, row: Mapping[str, Any]) -> str:
+    def owner_field(self, row: Mapping[Any, Any]) -> str:
         """The field of the owner that a part's row belongs to."""
         return row["part"] if len(self.owner_fields) > 1 else self.owner_fields[0]
 

@@ -148,7 +148,8 @@ class Manager:
         owner_of = dict.fromkeys(METADATA.tables, "the harness")
         classes: list[type[Record]] = []
         for implementation in self.pm.hook.harness_records.get_hookimpls():
-            for record in implementation.function():
+            offered: Any = implementation.function()
+            for record in offered:
                 try:
                     tables = table_of(record).tables()
                 except TypeError as error:

@@ -14,11 +14,15 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine, inspect, text
 
+from harness import Estimate, Record
 from harness.errors import UsageError
+from harness.store import schema
 from harness.store.database import SCHEMA_VERSIONS, alembic_config, schema_version
+from harness.store.read import records_of
 from harness.store.readonly import ask
 from harness.store.views import drop_views
 from harness.store.writer import Store
+from tests.store import synthetic
 
 SERVER = os.environ.get("HARNESS_POSTGRES")
 pytestmark = [
@@ -73,6 +77,51 @@ def test_migrations_make_exactly_the_tables_and_can_be_undone(url: str) -> None:
             drop_views(connection)
             command.downgrade(alembic_config(connection), "base")
             assert inspect(connection).get_table_names() == ["alembic_version"]
+
+
+class Reading(Record):
+    """The first version of a plugin's record."""
+
+    item: str
+    """Name within the step."""
+    words: tuple[str, ...] = ()
+    """Words."""
+
+
+class NextReading(Reading):
+    """The next version."""
+
+    TABLE = "reading"
+
+    sway_nats: Estimate | None = None
+    """How far it sways."""
+    mood: str = "calm: it's fine"
+    """Mood."""
+
+
+def test_a_plugins_record_gets_its_table_and_later_its_column(url: str) -> None:
+    with Store.open(url) as store:
+        run = store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
+        step, _ = store.begin_step(run, 0, **synthetic.step_values("ablate/x"))  # type: ignore[arg-type]
+        store.accept([Reading])
+        store.write(step, Reading(item="old", words=("so",)))
+        store.accept([NextReading])
+        made = NextReading(item="new", sway_nats=Estimate(1.0, 0.5, float("inf")), mood="x")
+        store.write(step, made)
+        assert store.records(step, NextReading) == [NextReading(item="old", words=("so",)), made]
+        with store.engine.connect() as connection:
+            rows = connection.execute(text("SELECT item, mood, sway_ci_high FROM v_reading ORDER BY item")).all()
+        assert rows == [("new", "x", float("inf")), ("old", "calm: it's fine", None)]
+
+
+def test_every_record_comes_back_as_from_sqlite(url: str, tmp_path: Path) -> None:
+    with Store.open(url) as server, Store.open(tmp_path / "r.db") as local:
+        runs = synthetic.fill(server), synthetic.fill(local)
+        for table in schema.all_tables():
+            if "item" in table.record.model_fields:
+                with server.engine.connect() as a, local.engine.connect() as b:
+                    theirs, ours = (records_of(c, table.record, run_id=r) for c, r in zip((a, b), runs, strict=True))
+                assert theirs == ours != [], table.name
 
 
 def test_two_runs_at_once_share_the_work_and_report_what_sqlite_reports(url: str, tmp_path: Path) -> None:

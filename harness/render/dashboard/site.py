@@ -32,7 +32,7 @@ from harness.render.dashboard.scripts import ScriptFolder
 from harness.reports import load_reports
 from harness.reports.common.run import open_results, resolve_run, why_empty
 from harness.reports.components import components
-from harness.study.runner import Display, Quiet
+from harness.study.display import Display, Quiet
 
 MARK = "harness-dashboard.txt"
 """The file by which a dashboard's folder is known; no other folder is replaced."""

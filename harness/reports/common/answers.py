@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -49,22 +50,22 @@ def answers(connection: Connection, run_id: int) -> dict[Place, list[Answer]]:
 
 
 @cached_query
-def verdicts(connection: Connection, run_id: int) -> dict[Place, list[AnswerVerdict]]:
+def verdicts(connection: Connection, run_id: int) -> dict[Place, list[Any]]:
     """(benchmark, variant) -> the grader's verdicts."""
     table = AnswerVerdict.__table__
     rows = connection.execute(
         select(table).where(AnswerVerdict.step_id.in_(run_steps(run_id))).order_by(AnswerVerdict.id)
     )
-    by_place: dict[Place, list[AnswerVerdict]] = {}
+    by_place: dict[Place, list[Any]] = {}
     for row in rows:
-        by_place.setdefault((row.benchmark, row.variant), []).append(row)  # type: ignore[arg-type]
+        by_place.setdefault((row.benchmark, row.variant), []).append(row)
     return by_place
 
 
 @cached_query
 def graded_items(connection: Connection, run_id: int) -> dict[Place, dict[int, float]]:
     """(benchmark, variant) -> doc_id -> score with the grader's verdicts, of variants that it has been through."""
-    done = select(Step.name).where(Step.id.in_(run_steps(run_id)), Step.stage == "verify", Step.status == "done")
+    done = select(Step.name).where(Step.id.in_(run_steps(run_id)), Step.kind == "verify", Step.status == "done")
     variants = {name.partition("/")[2] for name in connection.execute(done).scalars()}
     by_place = verdicts(connection, run_id)
     return {
@@ -74,7 +75,7 @@ def graded_items(connection: Connection, run_id: int) -> dict[Place, dict[int, f
     }
 
 
-def graded_scores(answers: Iterable[Answer], verdicts: Iterable[AnswerVerdict]) -> dict[int, float]:
+def graded_scores(answers: Iterable[Answer], verdicts: Iterable[Any]) -> dict[int, float]:
     """doc_id -> mean over its repeats, by the grader's verdict where there is one, else by the rules."""
     equal = {(v.doc_id, v.repeat): float(v.equal) for v in verdicts if v.equal is not None}
     return item_means((a.doc_id, equal.get((a.doc_id, a.repeat), a.score)) for a in answers)

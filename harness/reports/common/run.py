@@ -60,7 +60,7 @@ def why_empty(connection: Connection, run_id: int, kinds: tuple[str, ...], noun:
         noun: what is missing, plural, e.g. `dictionaries`.
     """
     start = f"no {noun} in run {run_id}: "
-    makers = [s for s in steps(connection, run_id) if s.stage in kinds]
+    makers = [s for s in steps(connection, run_id) if s.kind in kinds]
     unfinished = next((s for s in makers if s.status != "done"), None)
     if unfinished:
         reason = f" ({unfinished.reason})" if unfinished.reason else ""

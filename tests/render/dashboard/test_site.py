@@ -33,6 +33,7 @@ from harness.render.dashboard.scores import accuracy_interval
 from harness.render.dashboard.scripts import as_json, packed_script, plain_script
 from harness.render.dashboard.site import MARK, write_dashboard
 from harness.render.dashboard.stored import ScoreRow, StoredFolder
+from harness.store import schema
 from harness.store.database import open_database
 from harness.testing import tiny_adapter
 from tests.dashboard_scripts import unpack
