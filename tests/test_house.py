@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import harness
-from harness.contract.stages import PLURALS
+from harness.contract.stages import PLURALS, STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = [*sorted((ROOT / "harness").rglob("*.py")), *sorted((ROOT / "plugins").rglob("*.py"))]
@@ -67,6 +67,12 @@ def test_the_command_line_knows_every_report() -> None:
     assert FORMATS == RENDERED
     assert FIGURES == tuple(DRAWN)
     assert FIGURE_FORMATS == WRITTEN
+
+
+def test_the_command_line_knows_every_stage() -> None:
+    from harness.cli import STAGES_HELP
+
+    assert STAGES_HELP.replace(" or ", ", ").split(", ") == list(STAGES)
 
 
 def test_plugins_is_not_importable_under_a_second_name() -> None:
