@@ -46,8 +46,9 @@ class StepProgressed:
 
 @dataclass(frozen=True)
 class StepFinished:
-    """A step ended. `reason` says why `status` is not `done` but `failed`, `interrupted`, `incomplete` (LLM calls failed)
-    or `waiting` (for a vendor's batch). A step that failed in the worker process is `interrupted`, and begins again."""
+    """A step ended. `reason` says why `status` is not `done` but `failed`, `interrupted`, `incomplete` (LLM calls
+    failed) or `waiting` (for a vendor's batch). A step that failed in the worker process is `interrupted`, and begins
+    again."""
 
     step: str
     key: str
