@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from harness.records import Record as Record
     from harness.records import Sample as Sample
     from harness.records import Trace as Trace
+    from harness.store.read import records_of as records_of
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ _HOME = {
     "harness.contract.context": ["RunContext"],
     "harness.contract.provider": ["Provider"],
     "harness.model.measure": ["measure_kl"],
+    "harness.store.read": ["records_of"],
     "harness.contract.report": ["Block", "Column", "Report"],
     "harness.contract.stages": [
         "Ablation", "DictionaryLearner", "Interpreter", "Probe", "Registration", "Trainer",
@@ -98,6 +100,7 @@ __all__ = [
     "Trainer",
     "hookimpl",
     "measure_kl",
+    "records_of",
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import harness
-from harness.contract.stages import PLURALS
+from harness.contract.stages import PLURALS, STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = [*sorted((ROOT / "harness").rglob("*.py")), *sorted((ROOT / "plugins").rglob("*.py"))]
@@ -69,6 +69,12 @@ def test_figures_stand_in_reports() -> None:
     from harness.reports import report_names
 
     assert {figure.report for figure in FIGURES.values()} <= set(report_names())
+
+
+def test_the_command_line_knows_every_stage() -> None:
+    from harness.cli import STAGES_HELP
+
+    assert STAGES_HELP.replace(" or ", ", ").split(", ") == list(STAGES)
 
 
 def test_plugins_is_not_importable_under_a_second_name() -> None:

@@ -1,7 +1,8 @@
 """The contract: every hook a plugin can implement. Its docstring is the reference.
 
-Registrars offer implementations (one per stage). `harness_run_step` wraps each step. Observers watch; one that raises
-is logged and counted, never fatal. Implementations run last-registered-first. No torch here.
+Registrars offer implementations (one hook per stage); they import neither torch nor a vendor's SDK, since
+`Registration.load` says where the implementation is. `harness_run_step` wraps each step. Observers watch, in the
+process of the run; one that raises is logged and counted, never fatal. Implementations run last-registered-first.
 
 A module that only wraps or observes is loaded by a row in `observers:` of registry.yaml (`{name: timing, module:
 my_package.timing}`) or by an entry point of the group `harness`. One that cannot be imported is left out, and `harness
@@ -19,14 +20,7 @@ import pluggy
 if TYPE_CHECKING:
     from harness.contract.provider import Provider
     from harness.contract.report import Report
-    from harness.contract.stages import (
-        Ablation,
-        DictionaryLearner,
-        Interpreter,
-        Probe,
-        Registration,
-        Trainer,
-    )
+    from harness.contract.stages import Ablation, DictionaryLearner, Interpreter, Probe, Registration, Trainer
     from harness.records.base import Record
 
 PROJECT = "harness"
@@ -54,7 +48,9 @@ class StepProgressed:
 
 @dataclass(frozen=True)
 class StepFinished:
-    """A step ended. `status` is `done`, `failed` or `interrupted`; `reason` says why it is not `done`."""
+    """A step ended. `reason` says why `status` is not `done` but `failed`, `interrupted`, `incomplete` (LLM calls
+    failed) or `waiting` (for a vendor's batch). A step that failed in the worker process is `interrupted`, and begins
+    again."""
 
     step: str
     key: str
@@ -65,55 +61,37 @@ class StepFinished:
 
 @hookspec
 def harness_trainers() -> Sequence[Registration[Trainer]]:
-    """Offer trainers: they make a checkpoint (adapter or full model) from a base model and traces.
-
-    Must not import torch: `Registration.load` says where the implementation is.
-    """
+    """Offer trainers: they make a checkpoint (adapter or full model) from a base model and traces."""
     raise NotImplementedError
 
 
 @hookspec
 def harness_probes() -> Sequence[Registration[Probe]]:
-    """Offer activation probes: they read features over tokens (adapter components, neurons, random directions).
-
-    Must not import torch: `Registration.load` says where the implementation is.
-    """
+    """Offer activation probes: they read features over tokens (adapter components, neurons, random directions)."""
     raise NotImplementedError
 
 
 @hookspec
 def harness_dictionaries() -> Sequence[Registration[DictionaryLearner]]:
-    """Offer dictionary learners: they fit latents on an activation set.
-
-    Must not import torch: `Registration.load` says where the implementation is.
-    """
+    """Offer dictionary learners: they fit latents on an activation set."""
     raise NotImplementedError
 
 
 @hookspec
 def harness_interpreters() -> Sequence[Registration[Interpreter]]:
-    """Offer interpreters: they explain, grade and categorise features from their evidence.
-
-    Must not import torch: `Registration.load` says where the implementation is.
-    """
+    """Offer interpreters: they explain, grade and categorise features from their evidence."""
     raise NotImplementedError
 
 
 @hookspec
 def harness_ablations() -> Sequence[Registration[Ablation]]:
-    """Offer ablations: they measure what parts of an adapter do by switching them off.
-
-    Must not import torch: `Registration.load` says where the implementation is.
-    """
+    """Offer ablations: they measure what parts of an adapter do by switching them off."""
     raise NotImplementedError
 
 
 @hookspec
 def harness_providers() -> Sequence[Registration[Provider]]:
-    """Offer LLM providers: they send one request to one vendor.
-
-    Must not import a vendor's SDK: `Registration.load` says where the implementation is.
-    """
+    """Offer LLM providers: they send one request to one vendor."""
     raise NotImplementedError
 
 
@@ -164,8 +142,8 @@ def harness_records() -> Sequence[type[Record]]:
 
     A class has an `item`, a docstring, and one below each field. Its table is named after it (or by `TABLE`) and made
     when a record is first stored, with a view `v_TABLE` that has the run and the step. A field that a later version
-    adds becomes a column when it is first used; it needs a default, or may be None. `harness.store.read.records_of`
-    reads records back.
+    adds becomes a column when it is first used; it needs a default, or may be None. `harness.records_of` reads
+    records back.
     """
     raise NotImplementedError
 

@@ -71,7 +71,7 @@ def swept_fields(manager: Manager, name: str, layers: Sequence[Mapping[str, Any]
 
 
 def refuse_grid(manager: Manager, name: str, layers: Sequence[Mapping[str, Any]], stage: str) -> None:
-    """A stage that is not swept.
+    """Refuse a grid over a plugin of a stage that is not swept.
 
     Raises:
         UsageError: a list for a field that takes one value.

@@ -32,12 +32,12 @@ class LLMChoice:
     config: ProviderConfig
 
     def identity(self) -> list[Any]:
-        """What of it decides an answer."""
+        """What an answer depends on."""
         return [self.provider, self.model, self.config.identity()]
 
 
 def with_provider(study: StudyConfig, given: Sequence[str], manager: Manager) -> StudyConfig:
-    """The study with what `--provider` gave; interpreters that ask an LLM then replace those that do not.
+    """The study with the LLMs that `--provider` names; interpreters that ask an LLM then replace those that do not.
 
     Args:
         study: the study.

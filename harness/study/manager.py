@@ -27,6 +27,8 @@ from harness.study.study_config import PluginList
 ENTRY_POINT_GROUP = "harness"
 _REGISTRARS = {f"harness_{plural}": stage for stage, plural in PLURALS.items()}
 """Hook that offers plugins -> their stage."""
+_OFFERS = {*_REGISTRARS, "harness_records", "harness_reports"}
+"""Hooks that offer something; the others observe or wrap."""
 _log = logging.getLogger(__name__)
 
 
@@ -93,7 +95,7 @@ class Manager:
         observers = []
         for module, (name, origin) in self._origins.items():
             callers = self.pm.get_hookcallers(module) or ()
-            hooks = tuple(caller.name for caller in callers if caller.name not in _REGISTRARS)
+            hooks = tuple(caller.name for caller in callers if caller.name not in _OFFERS)
             observers += [Observer(name, hooks, origin)] if hooks else []
         return observers
 
@@ -133,18 +135,15 @@ class Manager:
     def records(self, *, load: bool = True) -> list[type[Record]]:
         """The classes of records that plugins bring; of those that are loaded where `load` is off.
 
-        A plugin that cannot be loaded is logged and left out.
+        A plugin that cannot be loaded is left out (see `broken`).
 
         Raises:
             UsageError: what is offered cannot be stored, or two have the same table.
         """
         from harness.store.schema import METADATA, table_of
 
-        for name in self.names() if load else ():
-            try:
-                self.offer(name)
-            except HarnessError as error:
-                _log.warning("the records of %s are left out: %s", name, error)
+        if load:
+            self.load_all()
         owner_of = dict.fromkeys(METADATA.tables, "the harness")
         classes: list[type[Record]] = []
         for implementation in self.pm.hook.harness_records.get_hookimpls():

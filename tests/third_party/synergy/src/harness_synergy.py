@@ -8,7 +8,19 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import Column, Config, Estimate, Record, Registration, Report, RunContext, Trace, hookimpl, measure_kl
+from harness import (
+    Column,
+    Config,
+    Estimate,
+    Record,
+    Registration,
+    Report,
+    RunContext,
+    Trace,
+    hookimpl,
+    measure_kl,
+    records_of,
+)
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
@@ -63,8 +75,6 @@ def harness_records() -> list[type[Record]]:
 
 def stored(connection: Any, run_id: int) -> list[LayerSynergy]:
     """What the steps of a run stored."""
-    from harness.store.read import records_of
-
     return records_of(connection, LayerSynergy, run_id=run_id)
 
 
