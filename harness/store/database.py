@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -68,7 +69,7 @@ def open_database(target: str | Path = "results.db", *, create: bool = True) -> 
     if path is not None:
         _check_file(path, create=create)
     try:
-        engine = create_engine(url, json_serializer=_dump)
+        engine = create_engine(url, json_serializer=_dump, json_deserializer=from_json)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise ResultsError(f"no driver for {url.drivername}: {error}; install one, e.g. pip install psycopg") from error
     if path is not None:

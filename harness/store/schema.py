@@ -78,7 +78,7 @@ class StoredField:
             value = to_jsonable_python(value)
         return {self.columns[0]: str(value) if isinstance(value, Path) else value}
 
-    def read(self, row: Mapping[Any, Any]) -> Any:
+    def read(self, row: Mapping[str, Any]) -> Any:
         """The field's value from a row."""
         value = row[self.columns[0]]
         if len(self.columns) == 3 and value is not None:
@@ -169,14 +169,14 @@ class RecordTable:
                 rows += [table.values(part) | named for part in getattr(record, name) or ()]
             yield table, rows
 
-    def record_of(self, row: Mapping[Any, Any], parts: Mapping[str, Sequence[Record]] = MappingProxyType({})) -> Record:
+    def record_of(self, row: Mapping[str, Any], parts: Mapping[str, Sequence[Record]] = MappingProxyType({})) -> Record:
         """The record of a row, and of its parts by field."""
         # A row that is older than a column has no value for it: the field has its default.
         values = {f.name: f.read(row) for f in self.fields if f.columns and f.columns[0] in row}
         values |= {f.name: tuple(parts.get(f.name, ())) for f in self.fields if f.part}
         return self.record.model_validate(values)
 
-    def owner_field(self, row: Mapping[Any, Any]) -> str:
+    def owner_field(self, row: Mapping[str, Any]) -> str:
         """The field of the owner that a part's row belongs to."""
         return row["part"] if len(self.owner_fields) > 1 else self.owner_fields[0]
 

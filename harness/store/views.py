@@ -47,10 +47,10 @@ def record_view(table: str) -> View:
 
 def drop_views(connection: Connection) -> list[str]:
     """Drop all views, for tables that a view reads cannot be altered; returns what creates a plugin's ones again."""
-    inspector, known = inspect(connection), {view.name for view in views()}
+    inspector, of_this_version = inspect(connection), {view.name for view in views()}
     again = []
     for name in inspector.get_view_names():
-        if name not in known:
+        if name not in of_this_version:
             definition = inspector.get_view_definition(name)  # SQLite's begins with CREATE VIEW
             again.append(definition if definition.startswith("CREATE") else f'CREATE VIEW "{name}" AS {definition}')
         connection.execute(text(f'DROP VIEW "{name}"'))
