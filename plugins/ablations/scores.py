@@ -67,16 +67,16 @@ class Scorer:
         return self._open.enter_context(self._run.executor.open(sweeper))
 
     @cached_property
-    def run_info(self) -> RunInfo:
+    def about(self) -> RunInfo:
         """What is known before anything is switched off.
 
         Raises:
             ModelError: the subject has no adapter, or its logits cannot be read.
         """
-        ((_, run_info),) = self._workers.map(Sweeper.run_info, [None], SilentProgress())
-        if run_info.prefix_reuse_error is not None:
-            _log.warning("%s: ablations run whole passes: %s", self._subject.base.path, run_info.prefix_reuse_error)
-        return run_info
+        ((_, about),) = self._workers.map(Sweeper.about, [None], SilentProgress())
+        if about.prefix_reuse_error is not None:
+            _log.warning("%s: ablations run whole passes: %s", self._subject.base.path, about.prefix_reuse_error)
+        return about
 
     @cached_property
     def probes(self) -> Probes | None:
@@ -98,7 +98,7 @@ class Scorer:
         Raises:
             ModelError: a KL is not finite.
         """
-        reuses, rows = self.run_info.prefix_reuse_error is None, self._config.ablations_per_batch
+        reuses, rows = self.about.prefix_reuse_error is None, self._config.ablations_per_batch
         self._run.progress.start(len(cells), unit)
         parts = shares(cells, reuses=reuses, rows=rows, n_workers=self._workers.n)
         for share, measured in self._workers.map(Sweeper.measure, parts, self._run.progress):
@@ -147,7 +147,7 @@ class Scorer:
                 values |= _named(f"kl_{segment}", sums.kl_nats[:, i], n_tokens[:, i], self._run.seed)
         if n_targets.sum():
             values |= _named("ce_change", sums.ce_change_nats, n_targets, self._run.seed)
-            values["ce_nats"] = float((self.run_info.ce_full_nats + sums.ce_change_nats).sum() / n_targets.sum())
+            values["ce_nats"] = float((self.about.ce_full_nats + sums.ce_change_nats).sum() / n_targets.sum())
         return self.score(
             cell,
             method="exact",
@@ -171,7 +171,7 @@ class Scorer:
             item=cell.item,
             scope=cell.scope,
             mode=self._config.mode,
-            engine=self.run_info.engine,
+            engine=self.about.engine,
             n_tokens=sum(self.n_tokens),
             n_documents=len(self.n_tokens),
             n_components=len(cell.off),

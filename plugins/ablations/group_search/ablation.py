@@ -79,7 +79,7 @@ class GroupSearch(Ablation):
             yield from self._search(scorer, subject.components, run)
 
     def _search(self, scorer: Scorer, components: Sequence[Component], run: RunContext) -> Iterator[AblationScore]:
-        _ = scorer.run_info  # an adapter that cannot be ablated is refused here, with its own sentence
+        _ = scorer.about  # an adapter that cannot be ablated is refused here, with its own sentence
         players = (
             projection_cells(components, "group")
             if self.config.groups == "projections"
@@ -104,19 +104,19 @@ class GroupSearch(Ablation):
             values.measure(frozenset((*taken, i)) for i in left)
             best = max(left, key=lambda i: sign * float(values[frozenset((*taken, i))].sum()))
             taken.append(best)
-            kl = ratio_over_documents(values[frozenset(taken)], values.n_tokens, seed=run.seed)
+            found = ratio_over_documents(values[frozenset(taken)], values.n_tokens, seed=run.seed)
             off = tuple(c for i in taken for c in values.players[i].off)
             cell = Cell(f"greedy:{len(taken)}", "greedy", off, values.players[best].where)
             if cell.item not in run.done:
-                yield scorer.score(cell, **_ends(kl), place=len(taken))
+                yield scorer.score(cell, **_ends(found), place=len(taken))
 
     def _shapley(self, values: _Values, scorer: Scorer, run: RunContext) -> Iterator[AblationScore]:
         shares, reason = self._shares(values, run)
         for i, player in enumerate(values.players):
-            share = _interval(shares[:, i], values.n_tokens, run.seed)
+            found = _interval(shares[:, i], values.n_tokens, run.seed)
             cell = Cell(f"shapley:{player.where['group']}", "shapley", player.off, player.where)
             if cell.item not in run.done:
-                yield scorer.score(cell, **_ends(share), reason=reason, estimate=False)
+                yield scorer.score(cell, **_ends(found), reason=reason, estimate=False)
 
     def _shares(self, values: _Values, run: RunContext) -> tuple[Float[np.ndarray, "order player document"], str]:
         """What each group adds in each order; one 'order' that is the exact average where all subsets are measured."""
