@@ -98,16 +98,22 @@ def _check_config(registration: Registration[Any], values: Mapping[str, Any]) ->
 
 
 def _stage_of(name: str, implementation: Any) -> str:
-    """The stage whose methods the implementation has, with the arguments that the host passes."""
+    """The stage whose methods the implementation has, with the arguments that the harness passes."""
+    faults = []
     for stage, protocol in _PROTOCOLS.items():
         methods = {n: m for n, m in vars(protocol).items() if inspect.isfunction(m) and not n.startswith("_")}
-        if all(callable(getattr(implementation, method, None)) for method in methods):
-            for method, expected in methods.items():
-                arguments = list(inspect.signature(getattr(implementation, method)).parameters)
-                asked = list(inspect.signature(expected).parameters)[1:]
-                assert arguments == asked, f"{name}: {method} takes {arguments}, and is given {asked}"
+        if not all(callable(getattr(implementation, method, None)) for method in methods):
+            continue
+        fault = ""
+        for method, declared in methods.items():
+            takes = list(inspect.signature(getattr(implementation, method)).parameters)
+            given = list(inspect.signature(declared).parameters)[1:]
+            if takes != given:
+                fault = f"{name}: {method} takes {takes}, and is given {given}"
+        if not fault:
             return stage
-    raise AssertionError(f"{name}: {type(implementation).__name__} has the methods of no stage")
+        faults.append(fault)
+    raise AssertionError(faults[0] if faults else f"{name}: {type(implementation).__name__} has no stage's methods")
 
 
 Attempt = Callable[[Any, RunContext], list[Record]]
@@ -191,7 +197,9 @@ def _complete(folder: Path) -> Attempt:
 
     async def ask(provider: Any) -> list[Record]:
         try:
-            return [await provider.complete(LLMRequest(model=provider.config.model, user="Say yes.", max_tokens=16))]
+            request = LLMRequest(model=provider.config.model, user="Say yes.", max_tokens=16)
+            reply = await provider.complete(request)
+            return [reply.model_copy(update={"request_id": None})]  # the vendor's id differs from call to call
         finally:
             await provider.aclose()
 

@@ -70,7 +70,7 @@ class Scorer:
         Raises:
             ModelError: the subject has no adapter, or its logits cannot be read.
         """
-        ((_, run_info),) = self._workers.map(Sweeper.run_info, [None], SilentProgress())
+        ((_, run_info),) = self._workers.map(Sweeper.about, [None], SilentProgress())
         if run_info.prefix_reuse_error is not None:
             _log.warning("%s: ablations run whole passes: %s", self._subject.base.path, run_info.prefix_reuse_error)
         return run_info

@@ -67,7 +67,7 @@ class Sweeper:
     def _divergence(self) -> Divergence:
         return Divergence(*self._arguments)
 
-    def run_info(self, _: None, __: Progress) -> RunInfo:
+    def about(self, _: None, __: Progress) -> RunInfo:
         """What is known before anything is switched off.
 
         Raises:
