@@ -7,8 +7,10 @@ module and its rank index, whatever the adapter is called and whichever layers i
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Block = Literal["attention", "mlp", "other"]
+ONLY_A_LORA = "only a LoRA has scalar channels to read"
 # The block container of the decoder architectures PEFT adapts: Llama-style `layers`, GPT-2 `h`, NeoX/MPT `blocks`.
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
 
@@ -81,7 +84,8 @@ def find_components(model: nn.Module, adapter: str | None = None) -> tuple[Compo
     from peft.tuners.lora import LoraLayer
 
     name = adapter or _active_adapter(model)
-    _refuse_other_kinds(model, name)
+    if name in getattr(model, "peft_config", {}):
+        refuse_other_kinds(model.peft_config[name], name)
     found: list[Component] = []
     seen: dict[int, str] = {}
     for path, module in model.named_modules():
@@ -131,14 +135,19 @@ def _adapts(module: Any, adapter: str) -> bool:
     return adapter in module.lora_A or adapter in getattr(module, "lora_embedding_A", {})
 
 
-def _refuse_other_kinds(model: nn.Module, adapter: str) -> None:
-    """Adapters that do more, or something else, than add scaling * B A x."""
-    config: Any = getattr(model, "peft_config", {}).get(adapter)
-    if config is None:
-        return
+def refuse_other_kinds(config: Any, adapter: str) -> None:
+    """Refuse adapters that do more, or something else, than add scaling * B A x.
+
+    Args:
+        config: the adapter's, of PEFT.
+        adapter: its name or folder, for the message.
+
+    Raises:
+        ModelError: it names the setting.
+    """
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind != "LORA":
-        raise ModelError(f"adapter {adapter!r} is of the kind {kind}: only a LoRA has scalar channels to read")
+        raise ModelError(f"adapter {adapter!r} is of the kind {kind}: {ONLY_A_LORA}")
     for option in ("modules_to_save", "trainable_token_indices"):
         if getattr(config, option, None):
             raise ModelError(
@@ -149,6 +158,37 @@ def _refuse_other_kinds(model: nn.Module, adapter: str) -> None:
         raise ModelError(
             f"adapter {adapter!r} also trains biases (bias={config.bias!r}): they act with every scalar at 0"
         )
+    if getattr(config, "layer_replication", None):
+        raise ModelError(
+            f"adapter {adapter!r} repeats layers of the base (layer_replication={config.layer_replication}): with "
+            "every component off the model would be deeper than the base; make the deeper model the base, train on it"
+        )
+    if getattr(config, "task_type", None) not in (None, "CAUSAL_LM"):
+        raise ModelError(f"adapter {adapter!r} was made for the task {config.task_type}: only CAUSAL_LM is studied")
+    if getattr(config, "alora_invocation_tokens", None):
+        raise ModelError(
+            f"adapter {adapter!r} is an activated LoRA (alora_invocation_tokens={config.alora_invocation_tokens}): it "
+            "acts only from these tokens on, which the harness does not follow; train it without them"
+        )
+    for option in dataclasses.fields(config):  # DoRA and what else PEFT marks as another forward pass
+        if option.metadata.get("is_lora_variant") and getattr(config, option.name):
+            raise ModelError(
+                f"adapter {adapter!r} is not a plain LoRA ({option.name}={getattr(config, option.name)!r}): what it "
+                "does is not a sum of scalar channels"
+            )
+
+
+def idle_reason(components: Sequence[Component], where: str) -> str | None:
+    """The sentence for an adapter that changes nothing, so that every number about it is 0 or 0 divided by 0.
+
+    None where a component writes something.
+    """
+    if any(c.a_norm * c.write_norm > 0 for c in components):
+        return None
+    return (
+        f"the adapter {where} changes nothing: lora_B (or lora_A, or the scaling) is 0 in all of its {len(components)} "
+        "components, as before the first training step; train it, or take a later checkpoint"
+    )
 
 
 def _refuse_unreadable(module: Any, path: str, adapter: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,14 @@ from transformers.utils import logging as transformers_logging
 
 from harness.errors import ModelError
 from harness.executors import device_of_arrival
+from harness.model.attach import attach_adapter
 from harness.model.chat import ChatFormat
-from harness.model.components import Component, find_components
+from harness.model.components import Component, find_components, idle_reason
 from harness.model.folders import local_model
 from harness.model.hub import why_not
 from harness.records import Checkpoint, ModelRef
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -134,8 +137,11 @@ def _loaded(
     model = load_base(base, device)
     if checkpoint is None:
         return Subject(model, tokenizer, chat, chat_hash, base, device=device)
-    model = attach_adapter(model, str(checkpoint.path)).to(device).eval()
-    return Subject(model, tokenizer, chat, chat_hash, base, checkpoint, find_components(model), device)
+    model = attach_adapter(model, str(checkpoint.path))
+    components = find_components(model)
+    if reason := idle_reason(components, str(checkpoint.path)):
+        _log.warning(reason)
+    return Subject(model, tokenizer, chat, chat_hash, base, checkpoint, components, device)
 
 
 def checked_chat_hash(chat: ChatFormat, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint | None) -> str:
@@ -158,45 +164,6 @@ def weights_of(base: ModelRef, checkpoint: Checkpoint | None) -> ModelRef:
     if checkpoint is None or checkpoint.kind == "adapter":
         return base
     return base.model_copy(update={"path": str(checkpoint.path), "revision": None})
-
-
-def attach_adapter(model: PreTrainedModel, path: str) -> Any:
-    """The base with a PEFT adapter on it, frozen, adapter weights in float32.
-
-    Raises:
-        ModelError: not a PEFT folder, weights of other shapes, or weights that name modules the model lacks.
-    """
-    from peft import PeftModel, get_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    try:
-        with quiet(), warnings.catch_warnings():
-            # PEFT only warns when the file's weights bind nothing; that is an adapter for another model.
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            adapted = PeftModel.from_pretrained(model, path)
-            # Weights for modules that the model lacks are dropped without a word.
-            unused = set(load_peft_weights(path, device="cpu")) - set(get_peft_model_state_dict(adapted))
-    except (OSError, ValueError, RuntimeError, UserWarning, KeyError) as error:
-        place = model.config._name_or_path
-        raise ModelError(f"the adapter {path!r} does not fit {place!r}: {_misfit(error)}") from error
-    if unused:
-        raise ModelError(
-            f"the adapter {path!r} does not fit {model.config._name_or_path!r}: {len(unused)} of its weights have no "
-            f"module there, the first is {min(unused)!r}; it was made for another model"
-        )
-    return adapted
-
-
-def _misfit(error: Exception) -> str:
-    """The sentence in what PEFT says, which may name a thousand keys."""
-    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-    if "missing adapter keys" in lines[0]:
-        missing = re.findall(r"'([^']+)'", str(error))
-        return (
-            f"it has no weights for {len(missing)} of the matrices that it would adapt there, the first is "
-            f"{missing[0]!r}; it was made for another model"
-        )
-    return next((line for line in lines if "size mismatch" in line), lines[0])[:300]
 
 
 @contextmanager

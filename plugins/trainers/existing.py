@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import ModelError
+from harness.model.attach import attach_adapter
 from harness.model.chat import ChatFormat
-from harness.model.components import find_components
-from harness.model.subject import attach_adapter, load_base, load_tokenizer
+from harness.model.components import find_components, idle_reason
+from harness.model.lora_folder import CONFIG, WEIGHTS, save_as_attached
+from harness.model.subject import load_base, load_tokenizer
 from harness.model.traces import resolve
 from harness.records import Checkpoint, ModelRef, Trace
 from harness.stages import RunContext
 
 from .pretrained_adapter import PretrainedAdapterConfig
 
-_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_FILES = (CONFIG, *WEIGHTS)
+_log = logging.getLogger(__name__)
 
 
 class ExistingAdapter:
@@ -35,6 +39,12 @@ class ExistingAdapter:
         folder = self._copy(run.out_dir)
         model = attach_adapter(load_base(base), str(folder))
         components = find_components(model)
+        if reason := idle_reason(components, str(self._source())):
+            raise ModelError(reason)
+        idle = [c.name for c in components if not c.a_norm * c.write_norm > 0]
+        if idle:
+            _log.warning("%s: %d of %d components write nothing: %s", folder, len(idle), len(components), idle[:5])
+        save_as_attached(model, folder)
         modules = {c.module for c in components}
         return Checkpoint(
             kind="adapter",
