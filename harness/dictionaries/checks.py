@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from harness.errors import DataError
 
-OFF = (None, False, "", "none", [], {})
+OFF: tuple[Any, ...] = (None, False, "", "none", [], {})
 """Values that stand for a setting that is not used, whatever its name."""
 
 
@@ -49,9 +49,9 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         raise DataError(f"cannot read {file}: {first_line(error)}; copy or fit the dictionary again") from error
 
 
-def refuse_unknown_fields(file: Path, config: Mapping[str, Any], known: frozenset[str], tool: str) -> None:
-    """Raise DataError where a field that is not known has a value that is not `OFF`."""
-    unknown = sorted(key for key in config.keys() - known if config[key] not in OFF)
+def refuse_unknown_fields(file: Path, config: Mapping[str, Any], fields: frozenset[str], tool: str) -> None:
+    """Raise DataError where the config has another field than `fields` with a value that is not `OFF`."""
+    unknown = sorted(key for key in config.keys() - fields if config[key] not in OFF)
     if unknown:
         raise DataError(
             f"{file}: {unknown[0]}={config[unknown[0]]!r} is no field of {tool} that is known here, and it may change "
@@ -77,7 +77,7 @@ def checked(file: Path, tensors: Mapping[str, torch.Tensor], shapes: Mapping[str
         raise DataError(f"{file}: the tensor {unknown[0]!r} is not known here, and it may change the codes")
     first = next(name for name, axes in shapes.items() if len(axes) == 2)
     sizes = dict(zip(shapes[first], tensors[first].shape, strict=False))
-    found: dict[str, torch.Tensor] = {}
+    floats: dict[str, torch.Tensor] = {}
     for name, axes in shapes.items():
         tensor = tensors[name]
         if not tensor.is_floating_point():
@@ -88,10 +88,10 @@ def checked(file: Path, tensors: Mapping[str, torch.Tensor], shapes: Mapping[str
             )
         if axes and not tensor.numel():
             raise DataError(f"{file}: {name} is empty; a dictionary has columns and latents")
-        found[name] = tensor.float()
-        if not bool(found[name].isfinite().all()):
+        floats[name] = tensor.float()
+        if not bool(floats[name].isfinite().all()):
             raise DataError(f"{file}: {name} is not finite; copy or fit the dictionary again")
-    return found
+    return floats
 
 
 def whole_number(file: Path, name: str, value: object, most: int) -> int:

@@ -75,7 +75,7 @@ def score_dictionary(
         stored: the set it was fitted on.
         subject: the adapter the set was read from; None leaves the KLs out.
         run: seed of the bootstrap, and progress.
-        active: its activity over the set, where it is known already.
+        active: its activity over the set; None counts it here.
         second: the same learner fitted with another seed; None leaves the stability out.
         splice_documents: most held-out documents that are run through the model; 0 leaves the KLs out.
 
@@ -88,7 +88,7 @@ def score_dictionary(
     fvu = ratio_over_documents(sums.residual, sums.total, seed=run.seed)
     l0 = ratio_over_documents(sums.active, sums.n_tokens, seed=run.seed)
     active = active or activity(codec, stored, dictionary.n_latents)
-    stability, n_matched, why_not = _stability(dictionary, codec, active, stored, second, run.seed)
+    stability, n_matched, stability_reason = _stability(dictionary, codec, active, stored, second, run.seed)
     causal = _causal(codec, stored, ids[:splice_documents], subject, run)
     return DictionaryScore(
         name=dictionary.name,
@@ -112,7 +112,7 @@ def score_dictionary(
         n_splice_documents=causal.n_documents,
         **_fields("stability", "", stability),
         n_matched=n_matched,
-        reason="; ".join(filter(None, (causal.reason, why_not))) or None,
+        reason="; ".join(filter(None, (causal.reason, stability_reason))) or None,
     )
 
 
@@ -159,7 +159,7 @@ def score_latents(
         n_latents: most latents.
         max_documents: most held-out documents.
     """
-    if why_not_spliced(stored, subject) or not n_latents or not max_documents:
+    if no_splice_reason(stored, subject) or not n_latents or not max_documents:
         return []
     documents = [d.document() for d in stored.documents(stored.split().held_out[:max_documents])]
     chosen = active.most_active(n_latents)
@@ -184,8 +184,8 @@ def score_latents(
     return effects
 
 
-def why_not_spliced(stored: StoredActivations, subject: Subject | None) -> str | None:
-    """Why a dictionary of this set cannot act on the subject; None where it can."""
+def no_splice_reason(stored: StoredActivations, subject: Subject | None) -> str | None:
+    """Why a dictionary of this set cannot be spliced into the subject; None where it can."""
     if subject is None:
         return "no model was given"
     if tuple(c.name for c in subject.components) != stored.columns:
@@ -198,7 +198,7 @@ def _causal(
 ) -> Causal:
     if not ids:
         return Causal(reason="KL not measured (judging.splice_documents=0)")
-    reason = why_not_spliced(stored, subject)
+    reason = no_splice_reason(stored, subject)
     if reason is not None or subject is None:
         return Causal(reason=reason)
     documents = [d.document() for d in stored.documents(ids)]
@@ -206,8 +206,8 @@ def _causal(
     splice = ratio_over_documents(sums.splice_nats, sums.n_tokens, seed=run.seed)
     base = ratio_over_documents(sums.base_nats, sums.n_tokens, seed=run.seed)
     if not sums.base_nats.sum() > 0:
-        nothing = "the adapter changes no prediction on these documents (KL to the base is 0)"
-        return Causal(splice, base, None, len(ids), nothing)
+        reason = "the adapter changes no prediction on these documents (KL to the base is 0)"
+        return Causal(splice, base, None, len(ids), reason)
     lost = ratio_over_documents(sums.splice_nats, sums.base_nats, seed=run.seed)
     return Causal(splice, base, Interval(1 - lost.estimate, 1 - lost.high, 1 - lost.low), len(ids))
 
@@ -232,11 +232,11 @@ def _stability(
     if not len(first) or not len(rest):
         return None, 0, "no latent is alive, so none can be matched"
     cosines = matched_cosines(first, rest, signed=dictionary.signed)
-    found = ratio_over_documents(cosines, np.ones_like(cosines), seed=seed)
-    return found, len(cosines), None
+    mean_cosine = ratio_over_documents(cosines, np.ones_like(cosines), seed=seed)
+    return mean_cosine, len(cosines), None
 
 
-def _fields(name: str, unit: str, found: Interval | None) -> dict[str, float | None]:
+def _fields(name: str, unit: str, interval: Interval | None) -> dict[str, float | None]:
     """An interval as a record's three fields."""
-    estimate, low, high = (found.estimate, found.low, found.high) if found else (None, None, None)
+    estimate, low, high = (interval.estimate, interval.low, interval.high) if interval else (None, None, None)
     return {f"{name}{unit}": estimate, f"{name}_ci_low": low, f"{name}_ci_high": high}

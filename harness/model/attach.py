@@ -91,7 +91,8 @@ def _out_of_reach(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, name, p in slots:
-            module._parameters[name] = p.requires_grad_(empty[id(p)].requires_grad)
+            p.requires_grad = empty[id(p)].requires_grad
+            module._parameters[name] = p
 
 
 def _refuse_another_base(adapted: nn.Module, base: Any) -> None:
@@ -120,8 +121,8 @@ def _without_copies_of_the_base(
         name = name.replace(".modules_to_save.", ".")
         if name not in base:
             continue
-        stored, own = tensors[key], base[name]
-        if stored.shape != own.shape or not torch.equal(stored.to(own.device, own.dtype), own.detach()):
+        stored, original = tensors[key], base[name].detach()
+        if stored.shape != original.shape or not torch.equal(stored.to(original.device, original.dtype), original):
             raise ModelError(
                 f"it stores {key}, of other values than the base's own: with every component off the model would not "
                 "be the base. Use the model that it was trained on as the base (model.path), or train without it"

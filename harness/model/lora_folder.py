@@ -1,6 +1,7 @@
-"""A LoRA as a PEFT folder, without a model round it: how large it is, and the same one with components switched off.
+"""A LoRA as a PEFT folder: read and checked without a model, and written again with components switched off.
 
-Engines that serve adapters from folders know no tap. A component that is off is a folder whose B writes nothing for it.
+Engines such as vLLM serve adapters from folders and cannot run a tap. To switch a component off there, the adapter is
+written to another folder with a B that writes nothing for it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class LoraFolder:
         path: the folder.
         modules: paths of the adapted modules, as in the PEFT model.
         rank: the largest rank of a module.
-        hash: of its config and weights: a folder that is written anew is another adapter.
+        hash: of its config and weights, so that a folder that was overwritten counts as another adapter.
     """
 
     path: Path
@@ -107,7 +108,7 @@ def load_lora(path: Path) -> Lora:
 
 
 def read_lora(path: Path) -> LoraFolder:
-    """What an adapter's folder holds.
+    """Modules, rank and hash of an adapter's folder.
 
     Raises:
         ModelError: not a PEFT folder, no LoRA on linear layers in it, or one that does not act on the base as it is.
@@ -173,23 +174,23 @@ def write_without(path: Path, components: Sequence[Component], off: Sequence[Com
 
 
 def _without(
-    b: Float[torch.Tensor, "d_out rank"], slices: Sequence[Component], kept: Sequence[bool]
+    b: Float[torch.Tensor, "d_out rank"], slices: Sequence[Component], stays_on: Sequence[bool]
 ) -> Float[torch.Tensor, "d_out rank"]:
     gauge = slices[0].gauge
-    if gauge is None or not any(kept):
+    if gauge is None or not any(stays_on):
         return torch.zeros_like(b)
-    keep = torch.zeros(len(slices))
-    for c, stays in zip(slices, kept, strict=True):
-        keep[c.rank_index] = float(stays)
-    return (b.float() @ (gauge.backward.cpu() * keep) @ gauge.forward.cpu()).to(b.dtype)
+    gates = torch.zeros(len(slices))
+    for c, on in zip(slices, stays_on, strict=True):
+        gates[c.rank_index] = float(on)
+    return (b.float() @ (gauge.backward.cpu() * gates) @ gauge.forward.cpu()).to(b.dtype)
 
 
 def _hash(folder: Path) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted([folder / CONFIG, *folder.glob("adapter_model.*")]):
         with file.open("rb") as stream:
-            found.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()} ".encode())
-    return found.hexdigest()[:16]
+            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()} ".encode())
+    return digest.hexdigest()[:16]
 
 
 def _servable(path: Path) -> dict[str, torch.Tensor]:
@@ -251,10 +252,10 @@ def _refuse_numbers(config: LoraConfig, file: Path) -> None:
             setattr(config, pattern, {})
         elif not isinstance(value, dict):
             raise ModelError(f"{file}: {pattern}={value!r} is no object of module names and numbers")
-    for name, rank in {"r": config.r, **config.rank_pattern}.items():
+    for name, rank in {"r": config.r, **(config.rank_pattern or {})}.items():
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             raise ModelError(f"{file}: the rank {name}={rank!r} is no whole number above 0")
-    for name, alpha in {"lora_alpha": config.lora_alpha, **config.alpha_pattern}.items():
+    for name, alpha in {"lora_alpha": config.lora_alpha, **(config.alpha_pattern or {})}.items():
         if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
             raise ModelError(f"{file}: {name}={alpha!r} is no finite number, and the adapter's scaling is made of it")
 

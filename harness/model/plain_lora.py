@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 _RELATIVE_ZERO = 1e-6
-"""A singular value below this share of |A| |B| is none: A and B are stored in float32."""
+"""A singular value below this share of |A| |B| counts as 0: A and B are stored in float32."""
 _REPEATABLE = 1e-4
 """Two runs of an initialisation may differ by this share of what they take out of the weight."""
 
@@ -89,7 +89,7 @@ def _initial(module: Any, config: LoraConfig, *, seed: int) -> _Start:
     (scaling,), (rank,) = module.scaling.values(), module.r.values()
     layer = module.get_base_layer()
     scratch = nn.ModuleDict({"layer": copy.deepcopy(layer)})
-    again = copy.copy(config)
+    again: Any = copy.copy(config)
     again.r, again.lora_alpha, again.use_rslora, again.target_modules = rank, scaling * rank, False, {"layer"}
     again.rank_pattern, again.alpha_pattern, again.inference_mode = {}, {}, False
     again.exclude_modules = again.layers_to_transform = again.layers_pattern = None
@@ -142,9 +142,10 @@ def _balanced(
 def _of_twice_the_rank(config: LoraConfig) -> LoraConfig:
     """The config with ranks doubled and every module's scaling as it was."""
     alpha = math.sqrt(2) if config.use_rslora else 2  # scaling is alpha / sqrt(r) or alpha / r
-    doubled = copy.copy(config)
+    doubled: Any = copy.copy(config)
     doubled.r, doubled.lora_alpha = 2 * config.r, alpha * config.lora_alpha
-    doubled.rank_pattern = {name: 2 * r for name, r in config.rank_pattern.items()}
-    doubled.alpha_pattern = {name: alpha * value for name, value in config.alpha_pattern.items()}
+    doubled.rank_pattern = {name: 2 * r for name, r in doubled.rank_pattern.items()}
+    doubled.alpha_pattern = {name: alpha * value for name, value in doubled.alpha_pattern.items()}
     doubled.init_lora_weights = True
-    return doubled
+    plain: LoraConfig = doubled
+    return plain

@@ -35,7 +35,7 @@ class Subject:
         chat: the format of all text.
         chat_hash: its hash with this tokenizer.
         base: where the base came from.
-        checkpoint: what was put on top; None is the base itself.
+        checkpoint: the adapter or full fine-tune; None is the base itself.
         components: the adapter's scalar channels; empty without an adapter.
         device: torch device.
     """
@@ -50,7 +50,7 @@ class Subject:
     device: str = "cpu"
 
     def place(self, device: str) -> None:
-        """Move the model; a GPU that it leaves is free for other processes."""
+        """Move the model; memory on a GPU that it leaves is given back to other processes."""
         if device == self.device:
             return
         self.model.to(device)
@@ -59,7 +59,7 @@ class Subject:
         self.device = device
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A subject travels as what it was loaded from, and is loaded again where it arrives."""
+        """Pickle what it was loaded from, not the weights: the process that unpickles it loads it again."""
         folder, base = local_model(self.base.path), self.base
         if folder is not None and not base.path.startswith("package://"):
             base = base.model_copy(update={"path": str(folder.resolve())})
@@ -129,7 +129,7 @@ def _loaded(
     device: str,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Subject:
-    """Weights of base and checkpoint, on the device or on that of the worker that this is."""
+    """Load base and checkpoint onto `device`, or in a worker process onto the worker's own."""
     device, tokenizer = device_of_arrival() or device, tokenizer or load_tokenizer(base)
     if checkpoint is not None and checkpoint.kind == "full":
         model: Any = load_base(weights_of(base, checkpoint), device)
@@ -160,7 +160,7 @@ def checked_chat_hash(chat: ChatFormat, tokenizer: PreTrainedTokenizerBase, chec
 
 
 def weights_of(base: ModelRef, checkpoint: Checkpoint | None) -> ModelRef:
-    """Where the model's own weights are: the base's, or those of a full fine-tune."""
+    """The folder or hub id whose weights are loaded: the base's, or that of a full fine-tune."""
     if checkpoint is None or checkpoint.kind == "adapter":
         return base
     return base.model_copy(update={"path": str(checkpoint.path), "revision": None})
@@ -168,15 +168,15 @@ def weights_of(base: ModelRef, checkpoint: Checkpoint | None) -> ModelRef:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bar for weights that load in a blink, and no remarks of libraries about each other."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    """Switch off transformers' progress bar and its and PEFT's FutureWarnings inside the block."""
+    had_progress_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
             yield
     finally:
-        if shown:
+        if had_progress_bar:
             transformers_logging.enable_progress_bar()
 
 

@@ -54,8 +54,8 @@ class JumpRelu(nn.Module):
         """Codes without all but the k of largest magnitude."""
         if self.k is None or self.k >= z.shape[1]:
             return z
-        kept = z.abs().topk(self.k, dim=1, sorted=False).indices
-        return torch.zeros_like(z).scatter_(1, kept, z.gather(1, kept))
+        latents = z.abs().topk(self.k, dim=1, sorted=False).indices
+        return torch.zeros_like(z).scatter_(1, latents, z.gather(1, latents))
 
     @torch.no_grad()
     def encode_sparse(self, x: Float[torch.Tensor, "token d_in"]) -> csr_array:
@@ -67,11 +67,11 @@ class JumpRelu(nn.Module):
             weight = self.W_enc.T.contiguous()
             self._scanner = Scanner(weight, self.b_enc, best_precision(weight))
             self._scanner.refresh()
-        found = self._scanner.above(x.float() - self.b_dec, max(float(self.threshold.min()), 0.0))
-        found = found[found.values > self.threshold[found.latents]]
-        order, starts = found.by_token(len(x))
-        ends = np.append(starts.numpy(), len(found))
-        codes = (found.values[order].numpy(), found.latents[order].numpy(), ends)
+        active = self._scanner.above(x.float() - self.b_dec, max(float(self.threshold.min()), 0.0))
+        active = active[active.values > self.threshold[active.latents]]
+        order, starts = active.by_token(len(x))
+        ends = np.append(starts.numpy(), len(active))
+        codes = (active.values[order].numpy(), active.latents[order].numpy(), ends)
         return largest_codes(csr_array(codes, shape=(len(x), len(self.b_enc))), self.k)
 
     @torch.no_grad()
@@ -89,6 +89,6 @@ def largest_codes(codes: csr_array, k: int | None) -> csr_array:
     tokens = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((codes.indices, -codes.data, tokens))
     place = np.arange(codes.nnz) - codes.indptr[tokens]
-    kept = np.sort(order[place < k])
+    largest = np.sort(order[place < k])
     ends = np.concatenate(([0], np.cumsum(np.minimum(counts, k)))).astype(codes.indptr.dtype)
-    return csr_array((codes.data[kept], codes.indices[kept], ends), shape=codes.shape)
+    return csr_array((codes.data[largest], codes.indices[largest], ends), shape=codes.shape)

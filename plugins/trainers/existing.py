@@ -25,16 +25,16 @@ _log = logging.getLogger(__name__)
 
 
 class ExistingAdapter:
-    """Copies an adapter into the run and proves that it binds to the base."""
+    """Copies an adapter into the run, as a plain LoRA, and checks that it binds to the base."""
 
     def __init__(self, config: PretrainedAdapterConfig) -> None:
         self.config = config
 
     def train(self, base: ModelRef, traces: Sequence[Trace], chat: ChatFormat, run: RunContext) -> Checkpoint:
-        """Train nothing. Nobody knows the text it was trained on: it gets the hash of the study's format.
+        """Train nothing. The chat format of its training is not known; it is recorded as the study's.
 
         Raises:
-            ModelError: no such adapter, or it binds no module of the base.
+            ModelError: no such adapter, it is no plain LoRA on the base and cannot be made one, or it changes nothing.
         """
         folder = self._copy(run.out_dir)
         model = attach_adapter(load_base(base), str(folder))
