@@ -42,8 +42,8 @@ class Weights:
         b_dec: [d_in].
         threshold: [latent], 0 or more.
         signed: whether a latent is active in both directions.
-        k: how many latents a token has at most (TopK dictionaries); None is no limit.
         metadata: JSON-able; `columns`, `k`, `learner` where they are known.
+        k: how many latents a token has at most (TopK dictionaries); None is no limit.
     """
 
     W_enc: Float[torch.Tensor, "d_in latent"]
@@ -52,8 +52,8 @@ class Weights:
     b_dec: Float[torch.Tensor, " d_in"]
     threshold: Float[torch.Tensor, " latent"]
     signed: bool = False
-    k: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    k: int | None = None
 
     @property
     def d_in(self) -> int:

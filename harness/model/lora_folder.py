@@ -239,19 +239,18 @@ def _config(path: Path) -> LoraConfig:
         # PEFT checks its fields as it meets them: what it raises over a wrong one has no common type.
         raise ModelError(f"{path / CONFIG} is no configuration of a LoRA: {_first_line(error)}") from error
     config.init_lora_weights = start  # PEFT's constructor asks for libraries and data that only training needs
-    _refuse_numbers(config, path / CONFIG)
+    _check_numbers(config, path / CONFIG)
     refuse_other_kinds(config, str(path))
     return config
 
 
-def _refuse_numbers(config: LoraConfig, file: Path) -> None:
-    """Ranks are whole numbers above 0, alphas finite numbers."""
+def _check_numbers(config: LoraConfig, file: Path) -> None:
+    """Refuse ranks that are no whole numbers above 0 and alphas that are not finite; take prefixes off their names."""
     for pattern in ("rank_pattern", "alpha_pattern"):
         value = getattr(config, pattern)
-        if value is None:
-            setattr(config, pattern, {})
-        elif not isinstance(value, dict):
+        if value is not None and not isinstance(value, dict):
             raise ModelError(f"{file}: {pattern}={value!r} is no object of module names and numbers")
+        setattr(config, pattern, {_WRAPPERS.sub("", name): number for name, number in (value or {}).items()})
     for name, rank in {"r": config.r, **(config.rank_pattern or {})}.items():
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             raise ModelError(f"{file}: the rank {name}={rank!r} is no whole number above 0")

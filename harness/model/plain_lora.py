@@ -120,7 +120,7 @@ def _refuse_unexplained(start: _Start, config: LoraConfig, path: str) -> None:
 def _cannot_convert(config: LoraConfig, why: str) -> ModelError:
     return ModelError(
         f"it was made with init_lora_weights={config.init_lora_weights!r}, which changes the base's weights, and this "
-        f"cannot be repeated here: {why}. Convert it where it was trained, model.save_pretrained(DIR, "
+        f"cannot be repeated here: {why.rstrip('.')}. Convert it where it was trained, model.save_pretrained(DIR, "
         "path_initial_model_for_weight_conversion=FOLDER_OF_THE_INITIAL_ADAPTER), or save the changed base "
         "(model.unload().save_pretrained(DIR)), name it as model.path and set init_lora_weights to true"
     )

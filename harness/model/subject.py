@@ -77,7 +77,8 @@ def load_tokenizer(base: ModelRef) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(
             place, revision=base.revision, trust_remote_code=base.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # Files of others: what transformers and tokenizers raise over them has no common type.
         raise ModelError(_cannot_load("tokenizer", base, error)) from error
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {base.path!r} gives no character offsets; a fast tokenizer is needed")
@@ -101,7 +102,8 @@ def load_base(base: ModelRef, device: str = "cpu") -> PreTrainedModel:
                 dtype=getattr(torch, base.dtype),
                 trust_remote_code=base.trust_remote_code,
             )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # Files of others: what transformers, safetensors and torch raise over them has no common type.
         raise ModelError(_cannot_load("model", base, error)) from error
     placed: Any = model.eval()
     placed.to(device)

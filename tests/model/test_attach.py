@@ -340,3 +340,40 @@ def test_numbers_of_a_plain_adapter_are_pefts_to_the_last_bit(tiny_base: ModelRe
     assert torch.equal(logits(ours), logits(theirs))
     assert find_components(ours) == find_components(theirs)
     assert load_lora(folder).tensors.keys() == load_file(folder / WEIGHTS[0]).keys()
+
+
+def test_patterns_of_a_compiled_model_keep_their_ranks_and_scales(tiny_base: ModelRef, tmp_path: Path) -> None:
+    """An alpha that no longer matched its module would be another scaling without a word."""
+    name = "model.layers.1.self_attn.q_proj"
+    folder = tiny_adapter(tiny_base, tmp_path, rank_pattern={name: 2}, alpha_pattern={name: 9}).path
+    wanted = logits(subject_of(tiny_base, folder).model)
+    config = json.loads((folder / CONFIG).read_text())
+    for pattern in ("rank_pattern", "alpha_pattern"):
+        config[pattern] = {f"_orig_mod.{module}": value for module, value in config[pattern].items()}
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert torch.equal(logits(subject_of(tiny_base, folder).model), wanted)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["lm_head", "q_proj"]},  # the head is tied to the embeddings
+        {"target_modules": r".*layers\.1\..*(q|v)_proj"},
+        {"target_modules": "all-linear", "exclude_modules": ["q_proj"]},
+        {"lora_dropout": 0.3, "task_type": "CAUSAL_LM"},
+    ],
+)
+def test_modules_are_chosen_as_peft_chooses_them(tiny_base: ModelRef, tmp_path: Path, settings: dict[str, Any]) -> None:
+    folder = tiny_adapter(tiny_base, tmp_path, **settings).path
+    theirs = PeftModel.from_pretrained(load_base(tiny_base), str(folder)).eval()
+    subject = subject_of(tiny_base, folder)
+    assert torch.equal(logits(subject.model), logits(theirs))
+    assert torch.equal(all_off(subject), logits(load_base(tiny_base)))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_base_is_named(tmp_path: Path, file: str) -> None:
+    base = tiny_model(tmp_path / "base")
+    (tmp_path / "base" / file).write_bytes((tmp_path / "base" / file).read_bytes()[:90])
+    with pytest.raises(ModelError, match=r"cannot load the (model|tokenizer) .*base"):
+        load_subject(base, ChatFormat())
