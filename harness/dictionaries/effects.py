@@ -1,9 +1,9 @@
 """Effects: what each latent does to the model, measured by taking its contribution out of the adapter's scalars.
 
-Every scalar loses (z_j d_j) at its component, z_j being the latent's code in the adapter's own run and d_j its decoder
-row. What the dictionary does not explain stays, and scalars further up respond to what changes below them: an effect is
-the latent's and not the reconstruction's, and of the `identity` dictionary it is the ablation of a component. Documents
-on which a latent is never active cannot change and are not run.
+From the scalars of every component z_j d_j is subtracted, where z_j is the latent's code in the adapter's own run and
+d_j its decoder row. What the dictionary does not explain stays in the scalars, and scalars of later layers respond to
+the change. So the effect is that of the latent, not of the reconstruction's error; for the `identity` dictionary it is
+the ablation of a component. Documents on which a latent is never active cannot change and are not run.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def score_dictionary(
         stored: the set it was fitted on.
         subject: the adapter the set was read from; None leaves the KLs out.
         run: seed of the bootstrap, and progress.
-        active: its activity over the set, where it is known already.
+        active: its activity over the set; None counts it here.
         second: the same learner fitted with another seed; None leaves the stability out.
         splice_documents: most held-out documents that are run through the model; 0 leaves the KLs out.
 
@@ -89,7 +89,7 @@ def score_dictionary(
     fvu = ratio_over_documents(sums.residual, sums.total, seed=run.seed)
     l0 = ratio_over_documents(sums.active, sums.n_tokens, seed=run.seed)
     active = active or activity(codec, stored, dictionary.n_latents)
-    stability, n_matched, why_not = _stability(dictionary, codec, active, stored, second, run.seed)
+    stability, n_matched, stability_reason = _stability(dictionary, codec, active, stored, second, run.seed)
     causal = _causal(codec, stored, ids[:splice_documents], subject, run)
     return DictionaryScore(
         name=dictionary.name,
@@ -109,7 +109,7 @@ def score_dictionary(
         n_splice_documents=causal.n_documents,
         stability=stability,
         n_matched=n_matched,
-        reason="; ".join(filter(None, (causal.reason, why_not))) or None,
+        reason="; ".join(filter(None, (causal.reason, stability_reason))) or None,
     )
 
 
@@ -156,7 +156,7 @@ def score_latents(
         n_latents: most latents.
         max_documents: most held-out documents.
     """
-    if why_not_spliced(stored, subject) or not n_latents or not max_documents:
+    if no_splice_reason(stored, subject) or not n_latents or not max_documents:
         return []
     documents = [d.document() for d in stored.documents(stored.split().held_out[:max_documents])]
     chosen = active.most_active(n_latents)
@@ -179,8 +179,8 @@ def score_latents(
     return effects
 
 
-def why_not_spliced(stored: StoredActivations, subject: Subject | None) -> str | None:
-    """Why a dictionary of this set cannot act on the subject; None where it can."""
+def no_splice_reason(stored: StoredActivations, subject: Subject | None) -> str | None:
+    """Why a dictionary of this set cannot be spliced into the subject; None where it can."""
     if subject is None:
         return "no model was given"
     if tuple(c.name for c in subject.components) != stored.columns:
@@ -193,7 +193,7 @@ def _causal(
 ) -> Causal:
     if not ids:
         return Causal(reason="KL not measured (judging.splice_documents=0)")
-    reason = why_not_spliced(stored, subject)
+    reason = no_splice_reason(stored, subject)
     if reason is not None or subject is None:
         return Causal(reason=reason)
     documents = [d.document() for d in stored.documents(ids)]
@@ -201,8 +201,8 @@ def _causal(
     splice = ratio_over_documents(sums.splice_nats, sums.n_tokens, seed=run.seed)
     base = ratio_over_documents(sums.base_nats, sums.n_tokens, seed=run.seed)
     if not sums.base_nats.sum() > 0:
-        nothing = "the adapter changes no prediction on these documents (KL to the base is 0)"
-        return Causal(splice, base, None, len(ids), nothing)
+        reason = "the adapter changes no prediction on these documents (KL to the base is 0)"
+        return Causal(splice, base, None, len(ids), reason)
     lost = ratio_over_documents(sums.splice_nats, sums.base_nats, seed=run.seed)
     return Causal(splice, base, Estimate(1 - lost.value, 1 - lost.high, 1 - lost.low), len(ids))
 
@@ -227,5 +227,5 @@ def _stability(
     if not len(first) or not len(rest):
         return None, 0, "no latent is alive, so none can be matched"
     cosines = matched_cosines(first, rest, signed=dictionary.signed)
-    found = ratio_over_documents(cosines, np.ones_like(cosines), seed=seed)
-    return found, len(cosines), None
+    mean_cosine = ratio_over_documents(cosines, np.ones_like(cosines), seed=seed)
+    return mean_cosine, len(cosines), None

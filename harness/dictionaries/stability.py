@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def decoder_rows(codec: Codec, n_latents: int) -> Float[np.ndarray, "latent d_in"]:
     """What one unit of each latent adds to the reconstruction, in raw units. Any codec that decodes linearly."""
     with torch.no_grad():
-        nothing = codec.decode(torch.zeros(1, n_latents)).cpu()
-        rows = codec.decode(torch.eye(n_latents)).cpu() - nothing
-    found: np.ndarray = rows.double().numpy()
-    return found
+        bias = codec.decode(torch.zeros(1, n_latents)).cpu()
+        rows = codec.decode(torch.eye(n_latents)).cpu() - bias
+    decoder: np.ndarray = rows.double().numpy()
+    return decoder
 
 
 def matched_cosines(
@@ -28,8 +28,8 @@ def matched_cosines(
 ) -> Float[np.ndarray, " pair"]:
     """Cosines of the one-to-one matching of rows whose sum is largest (Hungarian algorithm).
 
-    As many pairs as the smaller set has rows. A matching, where each row's best partner would count a latent that many
-    rows resemble many times.
+    There are as many pairs as the smaller set has rows. Taking each row's best partner instead would count a latent
+    several times where several rows resemble it.
 
     Args:
         first: decoder rows, columns in comparable units (divided by their standard deviation, say).
@@ -40,8 +40,8 @@ def matched_cosines(
     if signed:
         cosine = np.abs(cosine)
     rows, columns = linear_sum_assignment(cosine, maximize=True)
-    found: np.ndarray = cosine[rows, columns]
-    return found
+    matched: np.ndarray = cosine[rows, columns]
+    return matched
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

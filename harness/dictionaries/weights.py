@@ -13,27 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from harness.activations.manifest import write_atomically
-from harness.errors import DataError
+from harness.dictionaries.checks import checked, read_json, read_safetensors
+from harness.dictionaries.saelens import SIGNED, computed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
-SIGNED = "signed-jumprelu"
-"""Architecture of signed latents: SAELens refuses it, where as `jumprelu` it would drop every negative code."""
+SHAPES = {"W_enc": "dn", "W_dec": "nd", "b_enc": "n", "b_dec": "d", "threshold": "n"}
+"""The tensors, a letter per axis: `d` columns, `n` latents."""
 SAELENS_VERSION = "6.54.12"
 """The version whose layout this is; SAELens takes a file without one for an older format."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """pre = (x - b_dec) W_enc + b_enc; z = pre where pre > threshold (signed: where |pre| > threshold), else 0;
-    x^ = z W_dec + b_dec. Float32, raw units.
+    """pre = (x - b_dec) W_enc + b_enc; z = pre where pre > threshold (signed: where |pre| > threshold), else 0, and of
+    these only the k largest of the token (signed: the k of largest magnitude) where k is given; x^ = z W_dec + b_dec.
+    Float32, raw units.
 
     Attributes:
         W_enc: [d_in, latent].
@@ -43,6 +43,7 @@ class Weights:
         threshold: [latent], 0 or more.
         signed: whether a latent is active in both directions.
         metadata: JSON-able; `columns`, `k`, `learner` where they are known.
+        k: how many latents a token has at most (TopK dictionaries); None is no limit.
     """
 
     W_enc: Float[torch.Tensor, "d_in latent"]
@@ -52,6 +53,7 @@ class Weights:
     threshold: Float[torch.Tensor, " latent"]
     signed: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
+    k: int | None = None
 
     @property
     def d_in(self) -> int:
@@ -65,7 +67,7 @@ class Weights:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """By name, float32 and contiguous."""
-        return {name: getattr(self, name).detach().float().contiguous() for name in NAMES}
+        return {name: getattr(self, name).detach().float().contiguous() for name in SHAPES}
 
     def unsigned(self) -> Weights:
         """The same function with latents that are never negative: latent i becomes 2i (positive) and 2i + 1 (negative).
@@ -96,7 +98,7 @@ def save_weights(folder: Path, weights: Weights) -> None:
         StorageError: the disk is full or the folder is not writable.
     """
     tensors = weights.tensors()
-    config = {
+    config: dict[str, Any] = {
         "architecture": SIGNED if weights.signed else "jumprelu",
         "d_in": weights.d_in,
         "d_sae": weights.n_latents,
@@ -107,6 +109,10 @@ def save_weights(folder: Path, weights: Weights) -> None:
         "reshape_activations": "none",
         "metadata": {**weights.metadata, "sae_lens_version": SAELENS_VERSION},
     }
+    if weights.k is not None:  # SAELens' top-k architectures have no threshold
+        config |= {"architecture": "abstopk" if weights.signed else "topk", "k": weights.k}
+        config["rescale_acts_by_decoder_norm"] = False
+        del tensors["threshold"]
     write_atomically(folder / WEIGHTS, lambda stream: stream.write(save(tensors)))
     text = json.dumps(config, indent=1, sort_keys=True)
     write_atomically(folder / CONFIG, lambda stream: stream.write(text.encode()))
@@ -118,76 +124,46 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing or no JSON object.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} holds no dictionary ({CONFIG}: {error}); fit it again") from error
-    if not isinstance(config, dict):
-        raise DataError(f"{folder / CONFIG} is no JSON object; fit the dictionary again")
-    return config
+    return read_json(folder / CONFIG)
 
 
 def load_weights(folder: Path) -> Weights:
-    """A dictionary in this layout, or one that SAELens wrote (architectures `jumprelu` and `standard`).
+    """A dictionary in this layout, or one that SAELens wrote.
 
     Raises:
         DataError: a file is missing or damaged, or it says what this layout cannot: another architecture, inputs that
-            are normalised at run time, tensors whose shapes disagree.
+            are normalised at run time, fields or tensors that are not known, shapes that disagree.
     """
     config = read_config(folder)
-    architecture = config.get("architecture", "standard")
-    if architecture not in ("jumprelu", "standard", SIGNED):
-        raise DataError(
-            f"{folder}: architecture {architecture!r} has no fixed threshold, so a token's code could not be its own; "
-            "taken are jumprelu and standard (SAELens' save_inference_model writes batchtopk as jumprelu)"
-        )
-    for key in ("normalize_activations", "reshape_activations"):
-        if config.get(key, "none") not in ("none", None):
-            raise DataError(f"{folder}: {key}={config[key]!r} depends on more than the weights; fold it in first")
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot read {folder / WEIGHTS}: {error}; fit the dictionary again") from error
-    if architecture == "standard" and "b_enc" in tensors:
-        tensors.setdefault("threshold", torch.zeros_like(tensors["b_enc"]))
+    file = folder / WEIGHTS
+    tensors, signed, k = computed(folder / CONFIG, config, file, read_safetensors(file))
     metadata = config.get("metadata")
-    weights = from_tensors(
-        folder / WEIGHTS,
-        tensors,
-        signed=architecture == SIGNED,
-        metadata=metadata if isinstance(metadata, dict) else {},
-    )
-    if config.get("apply_b_dec_to_input", True):
-        return weights
-    return replace(weights, b_enc=weights.b_enc + weights.b_dec @ weights.W_enc)
+    return from_tensors(file, tensors, signed=signed, k=k, metadata=metadata if isinstance(metadata, dict) else {})
 
 
 def from_tensors(
-    where: Path, tensors: dict[str, torch.Tensor], *, signed: bool = False, metadata: dict[str, Any] | None = None
+    where: Path,
+    tensors: dict[str, torch.Tensor],
+    *,
+    signed: bool = False,
+    k: int | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> Weights:
     """Weights of named tensors, checked.
 
     Args:
         where: the file they are from, for messages.
-        tensors: `NAMES`; others are ignored.
+        tensors: those of `SHAPES`.
         signed: see `Weights`.
-        metadata: see `Weights`.
+        k: see `Weights`.
+        metadata: see `Weights`; `k` is the target, set from `k` where it is not known.
 
     Raises:
-        DataError: one is missing, not finite, or of the wrong shape.
+        DataError: one is missing, unknown, not finite, or of the wrong shape.
     """
-    missing = [name for name in NAMES if name not in tensors]
-    if missing:
-        raise DataError(f"{where} has no tensor {missing[0]!r}; fit the dictionary again")
-    found = {name: tensors[name].float() for name in NAMES}
-    d_in, n = found["W_enc"].shape if found["W_enc"].dim() == 2 else (-1, -1)
-    wanted = {"W_enc": (d_in, n), "W_dec": (n, d_in), "b_enc": (n,), "b_dec": (d_in,), "threshold": (n,)}
-    for name, tensor in found.items():
-        if tuple(tensor.shape) != wanted[name]:
-            raise DataError(
-                f"{where}: {name} has shape {tuple(tensor.shape)}, and W_enc is {tuple(found['W_enc'].shape)}"
-            )
-        if not bool(tensor.isfinite().all()):
-            raise DataError(f"{where}: {name} is not finite; fit the dictionary again")
-    found["threshold"] = found["threshold"].clamp(min=0)  # below 0 it does what 0 does
-    return Weights(**found, signed=signed, metadata=metadata or {})
+    tensors = checked(where, tensors, SHAPES)
+    tensors["threshold"] = tensors["threshold"].clamp(min=0)  # below 0 it does what 0 does
+    metadata = dict(metadata or {})
+    if k is not None:
+        metadata.setdefault("k", k)
+    return Weights(**tensors, signed=signed, k=k, metadata=metadata)

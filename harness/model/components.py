@@ -1,14 +1,16 @@
-"""Components: the scalar channels of a LoRA adapter, found in the model rather than assumed.
+"""Components: the scalar channels of a LoRA adapter, read off the PEFT model.
 
-A LoRA on a matrix writes `scaling * B (A x)`. Of rank 1, its component is the scalar a·x. Of rank r, the r scalars are
-taken in the canonical gauge (`gauge`), so that rotation, norm and sign do not float. A component knows its layer, its
-module and its rank index, whatever the adapter is called and whichever layers it adapts.
+A LoRA on a matrix adds `scaling * B (A x)` to the matrix's output. At rank 1 the component is the scalar a·x. At rank r
+the r scalars are taken in the canonical gauge (`gauge`), because rotation, norm and sign of the trained A and B are
+arbitrary. Names and layers come from the modules that are adapted, whatever the adapter is called.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,27 +24,32 @@ if TYPE_CHECKING:
     from torch import nn
 
 Block = Literal["attention", "mlp", "other"]
-# The block container of the decoder architectures PEFT adapts: Llama-style `layers`, GPT-2 `h`, NeoX/MPT `blocks`.
+ONLY_A_LORA = "only a LoRA has scalar channels to read"
+# Names of the list of decoder layers: Llama-style `layers`, GPT-2 `h`, NeoX/MPT `blocks`.
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class Component:
-    """One scalar channel of an adapter.
+    """One scalar channel of an adapter: at each token it reads s = a·x and adds scaling * s * b to the module's output.
 
     Attributes:
-        name: `L{layer}.{projection}`, with `.r{rank_index}` where the rank is above 1.
-        layer: block number in the model (not the position among adapted layers); None outside the blocks.
+        name: `L{layer}.{projection}`, with `.r{rank_index}` where the rank is above 1; unique within the adapter.
+        layer: number of the decoder layer in the model, from 0 (not the position among adapted layers); None for a
+            module outside the decoder layers.
         module: path of the adapted module in the PEFT model.
-        adapter: adapter name in the PEFT model.
-        projection: last name of the module path, e.g. `gate_proj`.
-        block: attention or MLP.
-        rank_index: which of the module's r scalars; 0 adds most to the weights.
+        adapter: name of the adapter in the PEFT model, `default` unless it was given another.
+        projection: last part of the module's path, such as `gate_proj`, with its parent's name in front where two
+            modules of a layer share it (`attn.c_proj`).
+        block: `attention`, `mlp`, or `other` for modules that are in neither.
+        rank_index: which of the module's r scalars, from 0, sorted by what they add to the weights, largest first.
         rank: r of the module.
-        scaling: what PEFT multiplies B A x with (alpha / r, or alpha / sqrt(r) for rsLoRA).
-        a_norm: norm of the direction it reads, a.
-        b_norm: norm of the direction it writes, b; times a_norm and scaling: the norm of what it adds to the weights.
-        gauge: how the module's own scalars become its components; None for rank 1, where they are its components.
+        scaling: the factor of B A x (alpha / r, or alpha / sqrt(r) for rsLoRA).
+        a_norm: Euclidean norm of a, the direction that it reads.
+        b_norm: Euclidean norm of b, the direction that it writes. |scaling| * a_norm * b_norm is the Frobenius norm of
+            what the component adds to the module's weight.
+        gauge: the change from the module's trained scalars (the rows of A) to its components; None at rank 1, where
+            they are the same. Not compared when components are compared.
     """
 
     name: str
@@ -60,13 +67,18 @@ class Component:
 
     @property
     def write_norm(self) -> float:
-        """What a scalar of 1 adds to the module's output, as a norm: raw times this is the unit `write`."""
+        """Norm of what a scalar of 1 adds to the module's output; a raw scalar times this is in the unit `write`."""
         return abs(self.scaling) * self.b_norm
 
 
 @dataclass(frozen=True)
 class Directions:
-    """What a component reads and writes: it adds scaling * b (a·x) to its module's output."""
+    """The vectors of a component, in its gauge: it adds scaling * b (a·x) to its module's output.
+
+    Attributes:
+        a: [d_in] the direction that it reads.
+        b: [d_out] the direction that it writes.
+    """
 
     a: Float[torch.Tensor, " d_in"]
     b: Float[torch.Tensor, " d_out"]
@@ -81,23 +93,25 @@ def find_components(model: nn.Module, adapter: str | None = None) -> tuple[Compo
     from peft.tuners.lora import LoraLayer
 
     name = adapter or _active_adapter(model)
-    _refuse_other_kinds(model, name)
-    found: list[Component] = []
-    seen: dict[int, str] = {}
+    configs: Any = getattr(model, "peft_config", {})
+    if name in configs:
+        refuse_other_kinds(configs[name], name)
+    components: list[Component] = []
+    path_by_matrix: dict[int, str] = {}
     for path, module in model.named_modules():
         if not isinstance(module, LoraLayer) or not _adapts(module, name):
             continue
         _refuse_unreadable(module, path, name)
-        first = seen.setdefault(id(module.lora_A[name]), path)
+        first = path_by_matrix.setdefault(id(module.lora_A[name]), path)
         if first != path:
             raise ModelError(f"{path} and {first} share one lora_A (tied adapters): their scalars cannot be told apart")
-        found.extend(_module_components(module, path, name))
-    if not found:
+        components.extend(_module_components(module, path, name))
+    if not components:
         raise ModelError(
             f"adapter {name!r} binds no module of {type(model).__name__}: its target_modules match nothing here; "
             "is it an adapter for another architecture?"
         )
-    return _with_unique_names(found)
+    return _with_unique_names(components)
 
 
 def directions(model: nn.Module, component: Component) -> Directions:
@@ -131,14 +145,19 @@ def _adapts(module: Any, adapter: str) -> bool:
     return adapter in module.lora_A or adapter in getattr(module, "lora_embedding_A", {})
 
 
-def _refuse_other_kinds(model: nn.Module, adapter: str) -> None:
-    """Adapters that do more, or something else, than add scaling * B A x."""
-    config: Any = getattr(model, "peft_config", {}).get(adapter)
-    if config is None:
-        return
+def refuse_other_kinds(config: Any, adapter: str) -> None:
+    """Refuse adapters that do more, or something else, than add scaling * B A x.
+
+    Args:
+        config: the adapter's, of PEFT.
+        adapter: its name or folder, for the message.
+
+    Raises:
+        ModelError: it names the setting.
+    """
     kind = str(getattr(config.peft_type, "value", config.peft_type))
     if kind != "LORA":
-        raise ModelError(f"adapter {adapter!r} is of the kind {kind}: only a LoRA has scalar channels to read")
+        raise ModelError(f"adapter {adapter!r} is of the kind {kind}: {ONLY_A_LORA}")
     for option in ("modules_to_save", "trainable_token_indices"):
         if getattr(config, option, None):
             raise ModelError(
@@ -149,6 +168,37 @@ def _refuse_other_kinds(model: nn.Module, adapter: str) -> None:
         raise ModelError(
             f"adapter {adapter!r} also trains biases (bias={config.bias!r}): they act with every scalar at 0"
         )
+    if getattr(config, "layer_replication", None):
+        raise ModelError(
+            f"adapter {adapter!r} repeats layers of the base (layer_replication={config.layer_replication}): with "
+            "every component off the model would be deeper than the base; make the deeper model the base, train on it"
+        )
+    if getattr(config, "task_type", None) not in (None, "CAUSAL_LM"):
+        raise ModelError(f"adapter {adapter!r} was made for the task {config.task_type}: only CAUSAL_LM is studied")
+    if getattr(config, "alora_invocation_tokens", None):
+        raise ModelError(
+            f"adapter {adapter!r} is an activated LoRA (alora_invocation_tokens={config.alora_invocation_tokens}): it "
+            "acts only from these tokens on, which the harness does not follow; train it without them"
+        )
+    for setting in dataclasses.fields(config):  # DoRA and what else PEFT marks as another forward pass
+        if setting.metadata.get("is_lora_variant") and getattr(config, setting.name):
+            raise ModelError(
+                f"adapter {adapter!r} is not a plain LoRA ({setting.name}={getattr(config, setting.name)!r}): what it "
+                "does is not a sum of scalar channels"
+            )
+
+
+def idle_reason(components: Sequence[Component], where: str) -> str | None:
+    """The sentence for an adapter that changes nothing, so that every number about it is 0 or 0 divided by 0.
+
+    None where a component writes something.
+    """
+    if any(c.a_norm * c.write_norm > 0 for c in components):
+        return None
+    return (
+        f"the adapter {where} changes nothing: lora_B (or lora_A, or the scaling) is 0 in all of its {len(components)} "
+        "components, as before the first training step; train it, or take a later checkpoint"
+    )
 
 
 def _refuse_unreadable(module: Any, path: str, adapter: str) -> None:
@@ -208,11 +258,11 @@ def _block(path: str) -> Block:
     return "mlp" if "mlp" in parent or "ff" in parent or "feed" in parent else "other"
 
 
-def _with_unique_names(found: list[Component]) -> tuple[Component, ...]:
+def _with_unique_names(components: list[Component]) -> tuple[Component, ...]:
     """GPT-2 has a `c_proj` in attention and in the MLP: such names get their parent's name in front."""
-    counts = Counter(c.name for c in found)
+    counts = Counter(c.name for c in components)
     unique = []
-    for c in found:
+    for c in components:
         if counts[c.name] > 1:
             parent = c.module.rpartition(".")[0].rpartition(".")[2]
             projection = f"{parent}.{c.projection}"

@@ -1,8 +1,8 @@
-"""The canonical gauge of a LoRA of rank above 1: which r directions its product B A is made of.
+"""The canonical gauge of a LoRA of rank above 1: r directions that depend on its product B A alone.
 
 B A is unchanged when A becomes G A and B becomes B G^-1, for any invertible G: the rows of a trained A are one choice
-of many, and their rotation, norm and sign say nothing. The singular value decomposition B A = U S V^T fixes G: slice i
-reads a_i = sqrt(S_i) v_i and writes b_i = sqrt(S_i) u_i, the slices are orthogonal and sorted by what they add to the
+of many, and their rotation, norm and sign are arbitrary. The singular value decomposition B A = U S V^T fixes G: slice
+i reads a_i = sqrt(S_i) v_i and writes b_i = sqrt(S_i) u_i, the slices are orthogonal and sorted by what they add to the
 weights, and the entry of a_i of largest magnitude is positive. Only equal singular values leave a choice.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _RELATIVE_ZERO = 1e-6
-"""A singular value below this share of |A| |B| is none: rounding weights to float32 makes values of 1e-7."""
+"""A singular value below this share of |A| |B| counts as 0: rounding weights to float32 leaves values of 1e-7."""
 
 
 @dataclass(frozen=True, eq=False)

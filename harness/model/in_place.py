@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class InPlace:
-    """Runs the components' modules in place while it is entered; also taps see and edit what they always do.
+    """Run the components' modules in place inside the block; taps see and edit the same values as without it.
 
-    No gradient passes through it, and `disable_adapter` does not reach it. It is made once and may be entered for every
-    pass: what that costs is a few microseconds per hundred modules. It keeps the weights that it was made from.
+    No gradient passes through it, and `disable_adapter` does not switch it off. Make it once and enter it for every
+    pass: entering costs a few microseconds per hundred modules. It uses the weights of the moment when it was made.
     """
 
     def __init__(self, model: nn.Module, components: Sequence[Component]) -> None:
-        """`components`: of one adapter on the model; none are no change."""
+        """`components` are of one adapter on the model; without any, nothing changes."""
         adapted = [model.get_submodule(path) for path in dict.fromkeys(c.module for c in components)]
         adapter = components[0].adapter if components else ""
         self._forwards = [(module, _forward(module, adapter)) for module in adapted]

@@ -1,4 +1,4 @@
-"""Splice: what the model still does when a dictionary's reconstruction replaces its adapter's scalars."""
+"""Splice: the KL when a dictionary's reconstruction replaces the adapter's scalars."""
 
 from __future__ import annotations
 

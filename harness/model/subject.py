@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,14 @@ from transformers.utils import logging as transformers_logging
 
 from harness.contract.executors import device_of_arrival
 from harness.errors import ModelError
+from harness.model.attach import attach_adapter
 from harness.model.chat import ChatFormat
-from harness.model.components import Component, find_components
+from harness.model.components import Component, find_components, idle_reason
 from harness.model.folders import local_model
 from harness.model.hub import why_not
 from harness.records import Checkpoint, ModelRef
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,7 +35,7 @@ class Subject:
         chat: the format of all text.
         chat_hash: its hash with this tokenizer.
         base: where the base came from.
-        checkpoint: what was put on top; None is the base itself.
+        checkpoint: the adapter or full fine-tune; None is the base itself.
         components: the adapter's scalar channels; empty without an adapter.
         device: torch device.
     """
@@ -47,7 +50,7 @@ class Subject:
     device: str = "cpu"
 
     def place(self, device: str) -> None:
-        """Move the model; a GPU that it leaves is free for other processes."""
+        """Move the model; memory on a GPU that it leaves is given back to other processes."""
         if device == self.device:
             return
         self.model.to(device)
@@ -56,7 +59,7 @@ class Subject:
         self.device = device
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A subject travels as what it was loaded from, and is loaded again where it arrives."""
+        """Pickle what it was loaded from, not the weights: the process that unpickles it loads it again."""
         folder, base = local_model(self.base.path), self.base
         if folder is not None and not base.path.startswith("package://"):
             base = base.model_copy(update={"path": str(folder.resolve())})
@@ -74,7 +77,8 @@ def load_tokenizer(base: ModelRef) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(
             place, revision=base.revision, trust_remote_code=base.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # Files of others: what transformers and tokenizers raise over them has no common type.
         raise ModelError(_cannot_load("tokenizer", base, error)) from error
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {base.path!r} gives no character offsets; a fast tokenizer is needed")
@@ -98,7 +102,8 @@ def load_base(base: ModelRef, device: str = "cpu") -> PreTrainedModel:
                 dtype=getattr(torch, base.dtype),
                 trust_remote_code=base.trust_remote_code,
             )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # Files of others: what transformers, safetensors and torch raise over them has no common type.
         raise ModelError(_cannot_load("model", base, error)) from error
     placed: Any = model.eval()
     placed.to(device)
@@ -126,7 +131,7 @@ def _loaded(
     device: str,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Subject:
-    """Weights of base and checkpoint, on the device or on that of the worker that this is."""
+    """Load base and checkpoint onto `device`, or in a worker process onto the worker's own."""
     device, tokenizer = device_of_arrival() or device, tokenizer or load_tokenizer(base)
     if checkpoint is not None and checkpoint.kind == "full":
         model: Any = load_base(weights_of(base, checkpoint), device)
@@ -134,8 +139,11 @@ def _loaded(
     model = load_base(base, device)
     if checkpoint is None:
         return Subject(model, tokenizer, chat, chat_hash, base, device=device)
-    model = attach_adapter(model, str(checkpoint.path)).to(device).eval()
-    return Subject(model, tokenizer, chat, chat_hash, base, checkpoint, find_components(model), device)
+    model = attach_adapter(model, str(checkpoint.path))
+    components = find_components(model)
+    if reason := idle_reason(components, str(checkpoint.path)):
+        _log.warning(reason)
+    return Subject(model, tokenizer, chat, chat_hash, base, checkpoint, components, device)
 
 
 def checked_chat_hash(chat: ChatFormat, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint | None) -> str:
@@ -154,62 +162,23 @@ def checked_chat_hash(chat: ChatFormat, tokenizer: PreTrainedTokenizerBase, chec
 
 
 def weights_of(base: ModelRef, checkpoint: Checkpoint | None) -> ModelRef:
-    """Where the model's own weights are: the base's, or those of a full fine-tune."""
+    """The folder or hub id whose weights are loaded: the base's, or that of a full fine-tune."""
     if checkpoint is None or checkpoint.kind == "adapter":
         return base
     return base.model_copy(update={"path": str(checkpoint.path), "revision": None})
 
 
-def attach_adapter(model: PreTrainedModel, path: str) -> Any:
-    """The base with a PEFT adapter on it, frozen, adapter weights in float32.
-
-    Raises:
-        ModelError: not a PEFT folder, weights of other shapes, or weights that name modules the model lacks.
-    """
-    from peft import PeftModel, get_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    try:
-        with quiet(), warnings.catch_warnings():
-            # PEFT only warns when the file's weights bind nothing; that is an adapter for another model.
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            adapted = PeftModel.from_pretrained(model, path)
-            # Weights for modules that the model lacks are dropped without a word.
-            unused = set(load_peft_weights(path, device="cpu")) - set(get_peft_model_state_dict(adapted))
-    except (OSError, ValueError, RuntimeError, UserWarning, KeyError) as error:
-        place = model.config._name_or_path
-        raise ModelError(f"the adapter {path!r} does not fit {place!r}: {_misfit(error)}") from error
-    if unused:
-        raise ModelError(
-            f"the adapter {path!r} does not fit {model.config._name_or_path!r}: {len(unused)} of its weights have no "
-            f"module there, the first is {min(unused)!r}; it was made for another model"
-        )
-    return adapted
-
-
-def _misfit(error: Exception) -> str:
-    """The sentence in what PEFT says, which may name a thousand keys."""
-    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-    if "missing adapter keys" in lines[0]:
-        missing = re.findall(r"'([^']+)'", str(error))
-        return (
-            f"it has no weights for {len(missing)} of the matrices that it would adapt there, the first is "
-            f"{missing[0]!r}; it was made for another model"
-        )
-    return next((line for line in lines if "size mismatch" in line), lines[0])[:300]
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bar for weights that load in a blink, and no remarks of libraries about each other."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    """Switch off transformers' progress bar and its and PEFT's FutureWarnings inside the block."""
+    had_progress_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
             yield
     finally:
-        if shown:
+        if had_progress_bar:
             transformers_logging.enable_progress_bar()
 
 

@@ -1,8 +1,9 @@
 """The tap: the one mechanism that reads or replaces scalars inside a model.
 
-A tap hooks modules for the duration of a `with` block, hands what passes to a reader, lets an edit replace it, never
-touches a weight, and is gone afterwards, also after an exception. Ablation is an edit that multiplies by 0; a
-dictionary splice is an edit that puts in the reconstruction; attribution is a gate that requires grad.
+A tap puts forward hooks on modules for the duration of a `with` block. It records the values that pass and lets an edit
+replace them. It never changes a weight, and its hooks are removed afterwards, also after an exception. Ablation is an
+edit that multiplies by 0; a dictionary splice is an edit that puts in the reconstruction; attribution is a gate that
+requires grad.
 """
 
 from __future__ import annotations
@@ -58,14 +59,14 @@ class Site:
 
 
 class Reading:
-    """What a tap saw in the last forward pass."""
+    """The values that a tap recorded in the last forward pass."""
 
     def __init__(self, sites: Sequence[Site]) -> None:
         self._sites = tuple(sites)
         self._values: dict[int, torch.Tensor] = {}
 
     def put(self, site: int, value: torch.Tensor) -> None:
-        """Keep the last value seen at a site."""
+        """Record a site's values, in place of those of an earlier pass."""
         self._values[site] = value
 
     def values(self) -> Float[torch.Tensor, "batch token column"]:
@@ -188,7 +189,7 @@ class RowGates:
         return Gate(self.gates)(values, columns)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Of a batch, only these sequences go on."""
+        """Keep the gates of these sequences of the batch; the others have ended."""
         if self.gates.dim() == 2:
             self.gates = self.gates[rows.to(self.gates.device)]
 

@@ -62,4 +62,4 @@ def load_dictionary(folder: Path) -> JumpRelu:
 
 def open_codec(weights: Weights) -> JumpRelu:
     """Weights, ready to encode raw units."""
-    return (SignedJumpRelu if weights.signed else JumpRelu)(weights.tensors())
+    return (SignedJumpRelu if weights.signed else JumpRelu)(weights.tensors(), weights.k)

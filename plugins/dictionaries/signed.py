@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 class SignedJumpRelu(JumpRelu):
     """A fitted dictionary in raw units: z = pre where |pre| > threshold, else 0. Each token's code is its own.
 
+    With a k only the k codes of largest magnitude are kept.
+
     Computed as the unsigned dictionary of its polarities, so what holds for JumpRelu on a CPU holds here.
     """
 
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
-        super().__init__(tensors)
+    def __init__(self, tensors: dict[str, torch.Tensor], k: int | None = None) -> None:
+        super().__init__(tensors, k)
         weights = Weights(signed=True, **cast("dict[str, Any]", tensors))
-        self._polarities = JumpRelu(weights.unsigned().tensors())
+        self._polarities = JumpRelu(weights.unsigned().tensors(), k)
 
     @torch.no_grad()
     def encode(self, x: Float[torch.Tensor, "token d_in"]) -> Float[torch.Tensor, "token n_latents"]:
@@ -34,7 +36,7 @@ class SignedJumpRelu(JumpRelu):
             return torch.from_numpy(self.encode_sparse(x).toarray())
         self.to(x.device)
         pre = (x.float() - self.b_dec) @ self.W_enc + self.b_enc
-        return pre * (pre.abs() > self.threshold)
+        return self._largest(pre * (pre.abs() > self.threshold))
 
     def encode_sparse(self, x: Float[torch.Tensor, "token d_in"]) -> csr_array:
         """The same codes as `encode`, [token, n_latents] float32, without the zeros."""

@@ -12,10 +12,10 @@ from harness.benchmarks.answerer import InMemory
 from harness.benchmarks.catalogue import check_data, load_task
 from harness.benchmarks.evaluate import evaluate
 from harness.benchmarks.metrics import choose_metric, item_score
+from harness.contract.settings import EvaluateConfig
 from harness.errors import UsageError
 from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, load_subject
-from harness.stages import EvaluateConfig
 from harness.testing import tiny_model
 
 TASK = """

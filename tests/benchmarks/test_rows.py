@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from harness.benchmarks.catalogue import check_data, load_task
 from harness.benchmarks.rows import read_rows, typed_dataset
+from harness.contract.settings import EvaluateConfig
 from harness.errors import DataError
-from harness.stages import EvaluateConfig
 
 TASK = """
 task: {name}

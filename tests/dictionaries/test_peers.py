@@ -1,4 +1,4 @@
-"""Against the real SAELens and dictionary_learning, in an environment of their own: the same codes to 1e-5.
+"""Against the real SAELens, dictionary_learning and sparsify, in an environment of their own: the same codes to 1e-5.
 
 `make test-formats` builds the environment and runs this; elsewhere the tests are skipped, with that as the reason.
 """
@@ -27,12 +27,12 @@ PEERS = os.environ.get("HARNESS_PEERS")
 SCRIPT = Path(__file__).with_name("peer_codes.py")
 
 pytestmark = [
-    pytest.mark.skipif(PEERS is None, reason="needs SAELens and dictionary_learning: make test-formats"),
+    pytest.mark.skipif(PEERS is None, reason="needs SAELens, dictionary_learning and sparsify: make test-formats"),
     pytest.mark.timeout(600),
 ]
 
 
-def peer(action: str, form: str, folder: Path, x: torch.Tensor, scratch: Path) -> dict[str, torch.Tensor]:
+def peer(action: str, form: str, kind: str, folder: Path, x: torch.Tensor, scratch: Path) -> dict[str, torch.Tensor]:
     """Codes and reconstruction of x by the real library."""
     assert PEERS is not None
     save_file({"x": x}, scratch / "x.safetensors")
@@ -42,6 +42,7 @@ def peer(action: str, form: str, folder: Path, x: torch.Tensor, scratch: Path) -
         str(SCRIPT),
         action,
         form,
+        kind,
         str(folder),
         *(str(scratch / f"{n}.safetensors") for n in ("x", "out")),
     ]
@@ -85,20 +86,44 @@ def test_a_dictionary_fitted_here_has_the_same_codes_there(
     codec = open_codec(weights.unsigned())
     z = codec.encode(x)
     assert 0 < int((z != 0).sum()) < z.numel() / 2
-    same({"codes": z, "rebuilt": codec.decode(z)}, peer("open", form, tmp_path / "out", x, tmp_path))
+    same({"codes": z, "rebuilt": codec.decode(z)}, peer("open", form, "-", tmp_path / "out", x, tmp_path))
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_dictionary_made_there_has_the_same_codes_here(form: str, tmp_path: Path) -> None:
+MADE = [
+    *(
+        ("saelens", k, "made")
+        for k in ("batchtopk", "matryoshka_batchtopk", "standard", "raw-input", "jumprelu", "topk")
+    ),
+    *(("saelens", k, "made") for k in ("topk-rescaled", "abstopk", "gated", "gated-raw-input")),
+    *(("saelens", k, "training") for k in ("batchtopk", "matryoshka_batchtopk")),
+    *(("old-saelens", k, "made") for k in ("relu", "topk", "older")),
+    *(("dictionary-learning", k, "made") for k in ("AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder")),
+    *(("dictionary-learning", k, "made") for k in ("BatchTopKSAE", "AutoEncoderTopK", "MatryoshkaBatchTopKSAE")),
+    ("dictionary-learning", "JumpReluAutoEncoder", "made"),
+    *(("sparsify", k, "made") for k in ("topk", "multi-topk")),
+]
+
+
+@pytest.mark.parametrize(("form", "kind", "name"), MADE)
+def test_a_dictionary_made_there_has_the_same_codes_here(form: str, kind: str, name: str, tmp_path: Path) -> None:
     x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0)) * 2
-    theirs = peer("make", form, tmp_path / "made", x, tmp_path)
-    weights = read(tmp_path / "made")
+    theirs = peer("make", form, kind, tmp_path / name, x, tmp_path)
+    weights = read(tmp_path / name)
     codec = open_codec(weights)
     z = codec.encode(x)
     assert 0 < int((z != 0).sum()) < z.numel()
     same({"codes": z, "rebuilt": codec.decode(z)}, theirs)
     save_weights(tmp_path / "own", weights)
     assert torch.equal(open_codec(load_weights(tmp_path / "own")).encode(x), z)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", ["topk", "multi-topk"])
+def test_a_top_k_dictionary_goes_on_to_other_tools(form: str, kind: str, tmp_path: Path) -> None:
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0)) * 2
+    theirs = peer("make", "sparsify", kind, tmp_path / "made", x, tmp_path)
+    export(read(tmp_path / "made"), tmp_path / "out", form)
+    same(peer("open", form, "-", tmp_path / "out", x, tmp_path), theirs)
 
 
 def test_saelens_refuses_signed_latents_rather_than_dropping_them(stored: StoredActivations, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from harness.contract.context import RunContext
 from harness.errors import DataError, ModelError, UsageError
 from harness.model.chat import ChatFormat
+from harness.model.lora_folder import read_lora
 from harness.model.subject import load_base, load_subject, load_tokenizer
 from harness.records import ModelRef
 from harness.study.manager import Manager
@@ -194,6 +195,46 @@ def test_existing_adapter_is_copied_and_bound(base: ModelRef, tmp_path: Path) ->
     file = "adapter_model.safetensors"
     assert (checkpoint.path / file).read_bytes() == (given.path / file).read_bytes()
     assert len(load_subject(base, CHAT, checkpoint).components) == 14
+
+
+@pytest.mark.parametrize("kind", ["pissa", "compiled", "pickle"])
+def test_existing_adapter_is_stored_as_the_plain_lora_that_it_is(base: ModelRef, tmp_path: Path, kind: str) -> None:
+    """Engines that read the folder on their own measure what is measured here; nothing stays a pickle."""
+    given = tiny_adapter(base, tmp_path / "given", init_lora_weights="pissa" if kind == "pissa" else True)
+    weights = given.path / "adapter_model.safetensors"
+    stored = load_file(weights)
+    if kind == "compiled":
+        save_file({k.replace("model.layers", "_orig_mod.model.layers"): v for k, v in stored.items()}, weights)
+    if kind == "pickle":
+        weights.unlink()
+        torch.save(stored, given.path / "adapter_model.bin")
+    wanted = load_subject(base, CHAT, given)
+    config = PretrainedAdapterConfig(path=str(given.path))
+    checkpoint = ExistingAdapter(config).train(base, [], CHAT, RunContext(tmp_path / "out", seed=0))
+    assert sorted(p.name for p in checkpoint.path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert json.loads((checkpoint.path / "adapter_config.json").read_text())["init_lora_weights"] is True
+    assert read_lora(checkpoint.path).rank == (2 if kind == "pissa" else 1)
+    assert len(read_lora(checkpoint.path).modules) == 14
+    plain = PeftModel.from_pretrained(load_base(base), str(checkpoint.path)).eval()
+    ids = torch.tensor([[5, 9, 40, 77]])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(input_ids=ids).logits, wanted.model(input_ids=ids).logits)
+    assert checkpoint.n_parameters == sum(p.numel() for n, p in plain.named_parameters() if "lora_" in n)
+
+
+def test_existing_adapter_that_changes_nothing_is_refused(
+    base: ModelRef, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = tiny_adapter(base, tmp_path / "given")
+    file = given.path / "adapter_model.safetensors"
+    stored = load_file(file)
+    config = PretrainedAdapterConfig(path=str(given.path))
+    save_file({k: v * 0 if "q_proj.lora_B" in k else v for k, v in stored.items()}, file)
+    ExistingAdapter(config).train(base, [], CHAT, RunContext(tmp_path / "some", seed=0))
+    assert "2 of 14 components write nothing: ['L0.q_proj', 'L1.q_proj']" in caplog.text
+    save_file({k: v * 0 if "lora_B" in k else v for k, v in stored.items()}, file)
+    with pytest.raises(ModelError, match=r"changes nothing: lora_B.*is 0 in all of its 14 components"):
+        ExistingAdapter(config).train(base, [], CHAT, RunContext(tmp_path / "none", seed=0))
 
 
 def test_adapter_that_binds_nothing_is_refused(base: ModelRef, tmp_path: Path) -> None:

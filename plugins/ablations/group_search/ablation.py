@@ -79,7 +79,7 @@ class GroupSearch(Ablation):
             yield from self._search(scorer, subject.components, run)
 
     def _search(self, scorer: Scorer, components: Sequence[Component], run: RunContext) -> Iterator[AblationScore]:
-        _ = scorer.about  # an adapter that cannot be ablated is refused here, with its own sentence
+        _ = scorer.run_info  # an adapter that cannot be ablated is refused here, with its own sentence
         players = (
             projection_cells(components, "group")
             if self.config.groups == "projections"

@@ -88,7 +88,7 @@ class DirectionLearner(DictionaryLearner, ABC):
             x = ((_sample(stored, train, moments, self.config.tokens, run.seed) - moments.mean) / scale).astype(
                 np.float32
             )
-            weights = self._sparse(x, self.directions(x, run.seed % 2**32))
+            weights: dict[str, Any] = self._sparse(x, self.directions(x, run.seed % 2**32))
             metadata: dict[str, Any] = {
                 "learner": self.name,
                 "key": key,

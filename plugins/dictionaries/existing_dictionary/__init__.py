@@ -1,4 +1,4 @@
-"""existing-dictionary: a dictionary that exists already, judged and explained like one that was fitted here."""
+"""Plugin `existing-dictionary`: a dictionary from elsewhere, scored and explained like one that was fitted here."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class ExistingDictionaryConfig(Config):
     """Settings of existing-dictionary."""
 
     path: str = Field(min_length=1)
-    """Folder of a dictionary: the harness's own, SAELens' or dictionary_learning's. It must have been fitted on this
-    adapter's components, in their order; where the folder names its columns, that is checked. Copied: the study holds
-    what it judged."""
+    """Folder of a dictionary: the harness's own, SAELens' (3 to 6), sparsify's or dictionary_learning's. It must have
+    been fitted on this adapter's components, in their order; where the folder names its columns, that is checked. It is
+    copied into the run."""
 
     def reads(self) -> tuple[str, ...]:
-        """The dictionary: another one in the same folder is judged anew."""
+        """The dictionary's folder: where its files change, the steps that use it run again."""
         return (self.path,)
 
 
@@ -30,7 +30,7 @@ def harness_dictionaries() -> Sequence[Registration[DictionaryLearner]]:
             name="existing-dictionary",
             config=ExistingDictionaryConfig,
             load="harness_plugins.dictionaries.existing_dictionary.learner:ExistingDictionary",
-            summary="a dictionary from a folder (SAELens, dictionary_learning or the harness's own)",
+            summary="a dictionary from a folder (SAELens, sparsify, dictionary_learning or the harness's own)",
             needs=("adapter-activations",),
             fits=False,
         )

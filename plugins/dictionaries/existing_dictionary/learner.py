@@ -1,4 +1,4 @@
-"""ExistingDictionary: opens what was fitted elsewhere; nothing is trained."""
+"""The implementation of `existing-dictionary`: opens a dictionary that was fitted elsewhere; nothing is trained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class ExistingDictionary(DictionaryLearner):
-    """Takes a dictionary in over its folder."""
+    """A learner that copies a dictionary from a folder instead of fitting one."""
 
     def __init__(self, config: ExistingDictionaryConfig) -> None:
         self.config = config
@@ -60,7 +60,7 @@ class ExistingDictionary(DictionaryLearner):
 
 
 def _refuse_another_adapters(weights: Weights, stored: StoredActivations, source: Path) -> None:
-    """Raises DataError where the columns are known to differ; logs where nothing but their number is known."""
+    """Raise DataError where the columns differ; log a warning where the dictionary does not name its columns."""
     if weights.d_in != len(stored.columns):
         raise DataError(
             f"{source} is a dictionary of {weights.d_in} columns, and {stored.set.source} has {len(stored.columns)}: "
@@ -77,7 +77,7 @@ def _refuse_another_adapters(weights: Weights, stored: StoredActivations, source
 
 
 def _target(weights: Weights, stored: StoredActivations) -> float:
-    """Latents per token it was made for; where it does not say, what it has on the training documents."""
+    """Active latents per token that it was made for; where it does not say, those on the training documents."""
     k = weights.metadata.get("k")
     if isinstance(k, int | float) and k > 0:
         return float(k)

@@ -1,4 +1,4 @@
-"""Plugin `pretrained-adapter`: an adapter that someone has trained already."""
+"""Plugin `pretrained-adapter`: an adapter that is trained already."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ class PretrainedAdapterConfig(Config):
     """Where the adapter is."""
 
     path: str = Field(min_length=1)
-    """Local PEFT folder, `package://harness/...`, or a hub id. Copied, so that the study holds what it measured."""
+    """Local PEFT folder, `package://harness/...`, or a hub id. It is copied into the run, as a plain LoRA:
+    one whose initialisation changes the base's weights (PiSSA, OLoRA) is converted."""
     revision: str | None = None
     """Hub revision; None is the default branch."""
 
     def reads(self) -> tuple[str, ...]:
-        """The adapter: another one in the same folder is another study's."""
+        """The adapter's folder: where its files change, the steps that use it run again."""
         return (self.path,)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -10,32 +11,41 @@ from pathlib import Path
 from harness.contract.context import RunContext
 from harness.contract.stages import Trainer
 from harness.errors import ModelError
+from harness.model.attach import attach_adapter
 from harness.model.chat import ChatFormat
-from harness.model.components import find_components
-from harness.model.subject import attach_adapter, load_base, load_tokenizer
+from harness.model.components import find_components, idle_reason
+from harness.model.lora_folder import CONFIG, WEIGHTS, save_as_attached
+from harness.model.subject import load_base, load_tokenizer
 from harness.model.traces import resolve
 from harness.records import Checkpoint, ModelRef, Trace
 
 from . import PretrainedAdapterConfig
 
-_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_FILES = (CONFIG, *WEIGHTS)
+_log = logging.getLogger(__name__)
 
 
 class ExistingAdapter(Trainer):
-    """Copies an adapter into the run and proves that it binds to the base."""
+    """Copies an adapter into the run, as a plain LoRA, and checks that it binds to the base."""
 
     def __init__(self, config: PretrainedAdapterConfig) -> None:
         self.config = config
 
     def train(self, base: ModelRef, traces: Sequence[Trace], chat: ChatFormat, run: RunContext) -> Checkpoint:
-        """Train nothing. Nobody knows the text it was trained on: it gets the hash of the study's format.
+        """Train nothing. The chat format of its training is not known; it is recorded as the study's.
 
         Raises:
-            ModelError: no such adapter, or it binds no module of the base.
+            ModelError: no such adapter, it is no plain LoRA on the base and cannot be made one, or it changes nothing.
         """
         folder = self._copy(run.out_dir)
         model = attach_adapter(load_base(base), str(folder))
         components = find_components(model)
+        if reason := idle_reason(components, str(self._source())):
+            raise ModelError(reason)
+        idle = [c.name for c in components if not c.a_norm * c.write_norm > 0]
+        if idle:
+            _log.warning("%s: %d of %d components write nothing: %s", folder, len(idle), len(components), idle[:5])
+        save_as_attached(model, folder)
         modules = {c.module for c in components}
         return Checkpoint(
             kind="adapter",
