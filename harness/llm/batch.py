@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
-from harness.calls import LLMCall, LLMReply, LLMRequest, OpenBatch
+from harness.calls import LLMCall, LLMReply, LLMRequest, OpenBatch, capped
 from harness.errors import ProviderError, Waiting
 from harness.llm.errors import BudgetSpent, CallFailed, Refused, Retryable
 from harness.llm.prices import find_price, require_price
 from harness.llm.session import Session
 
-Outcome = LLMReply | CallFailed
-"""What became of a call in a batch."""
+Outcome = LLMReply | CallFailed | ProviderError
+"""What became of a call in a batch; a ProviderError would have ended the run, had the call been sent by itself."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,8 +49,12 @@ class BatchProvider(Protocol):
         """
         ...
 
-    async def collect(self, vendor_id: str) -> Mapping[str, Outcome] | None:
-        """What became of its calls, by journal hash; None while it runs. Calls that are not named were not answered."""
+    async def collect(self, vendor_id: str, keys: Collection[str]) -> Mapping[str, Outcome] | None:
+        """What became of its calls (`keys`, journal hashes); None while it runs. One that is missing was not answered.
+
+        Raises:
+            Retryable: the results cannot be read now.
+        """
         ...
 
 
@@ -90,24 +94,28 @@ class Batches:
         Raises:
             Waiting: some of the missing calls are in a batch that has not ended.
             BudgetSpent: the budget has no room for all of the missing calls; those that it had room for are submitted.
-            ProviderError: a batch was refused.
+            ProviderError: a batch was refused, or a call in one failed as all others would (no credit).
         """
         self._settings, self._prices = dict(settings), prices
         batches = self._store.open_batches(self._name, settings)
         known = frozenset(b.vendor_id for b in batches if b.vendor_id)
         ended: dict[str, LLMCall] = {}
         waiting: list[OpenBatch] = []
+        fatal: ProviderError | None = None
         for batch in batches:
             vendor_id = batch.vendor_id or await self._confirm(batch, known)
             if vendor_id is None:
                 continue
-            outcomes = await self._patiently(self._provider.collect, vendor_id)
+            outcomes = await self._patiently(self._provider.collect, vendor_id, batch.requests.keys())
             if outcomes is None:
                 waiting.append(batch)
                 continue
             calls = [self._call(batch, key, outcomes.get(key)) for key in batch.requests]
             self._store.end_batch(batch.label, calls)
             ended |= {call.key: call for call in calls if call.key in missing}
+            fatal = fatal or next((o for o in outcomes.values() if isinstance(o, ProviderError)), None)
+        if fatal is not None:  # what was answered is stored; nothing more is submitted
+            raise fatal
         held = {key for batch in waiting for key in batch.requests}
         left = {key: request for key, request in missing.items() if key not in ended and key not in held}
         spent: BudgetSpent | None = None
@@ -183,8 +191,8 @@ class Batches:
 
     def _call(self, batch: OpenBatch, key: str, outcome: Outcome | None) -> LLMCall:
         request = batch.requests[key]
-        reply = outcome if isinstance(outcome, LLMReply) else None
-        failure = outcome if isinstance(outcome, CallFailed) else None
+        reply = capped(outcome) if isinstance(outcome, LLMReply) else None
+        failure = None if isinstance(outcome, LLMReply) else outcome
         price = find_price(self._name, request.model, self._prices)
         error = None if reply else str(failure or "the batch ended without an answer to it")
         return LLMCall(

@@ -1,6 +1,7 @@
 """The client: sends requests with bounded concurrency, retries them, and stores each answer before it is used.
 
-An answer that is stored is replayed, never sent (and paid) again. The event loop runs in the caller's thread, so the
+A call is in the journal before it is sent, so that what a kill leaves in doubt can be counted. An answer that is stored
+is replayed, never sent (and paid) again. The event loop runs in the caller's thread, so the
 journal is written by the thread that owns the database.
 
 >>> client = Client.of(run, "explainer")
@@ -15,11 +16,10 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from harness.calls import LLMCall, LLMReply, LLMRequest
-from harness.config import digest
-from harness.errors import UsageError
+from harness.calls import LLMCall, LLMReply, LLMRequest, call_hash, capped
+from harness.errors import HarnessError, UsageError
 from harness.llm.batch import Batches, BatchProvider, BatchStore
 from harness.llm.errors import BudgetSpent, CallFailed, Outage, Retryable
 from harness.llm.pace import Pace
@@ -28,6 +28,7 @@ from harness.llm.session import Session
 from harness.stages import CallStore, Provider, RunContext
 
 OnCall = Callable[[LLMCall], object]
+Status = Literal["begun", "ok", "failed"]
 _FIRST_WAIT_S = 0.5
 _STANDSTILL_S = 0.01
 """How long answered calls are handed out before the loop turns again."""
@@ -70,6 +71,7 @@ class Client:
         self._tasks: dict[str, asyncio.Task[LLMCall]] = {}
         self._begun: set[asyncio.Task[Any] | None] = set()
         self._in_flight: set[asyncio.Task[Any] | None] = set()
+        self._in_doubt: set[str] = set()
         self._unstored: list[tuple[LLMCall, asyncio.Future[None]]] = []
         self._fatal: Exception | None = None
         self._given_up_in_a_row, self._running = 0, False
@@ -91,8 +93,7 @@ class Client:
 
     def key(self, request: LLMRequest) -> str:
         """The journal's hash: sha256 of the provider, those of its settings that decide an answer, and the request."""
-        asked = request.model_dump(mode="json")
-        return digest({"provider": self._provider.name, "settings": self._settings, "request": asked})
+        return call_hash(self._provider.name, self._settings, request)
 
     def run(self, requests: Sequence[LLMRequest], on_call: OnCall | None = None) -> Iterator[LLMCall]:
         """Yield one call per request, in request order, as soon as it and those before it are answered.
@@ -175,7 +176,7 @@ class Client:
         self._slots = asyncio.Semaphore(self._config.concurrency)
         self._pace = Pace(self._config.requests_per_minute, self._config.tokens_per_minute)
         self._room = asyncio.Condition()
-        self._begun = set()
+        self._begun, self._in_doubt = set(), set()
         self._fatal, self._given_up_in_a_row = None, 0
         self._tasks = {
             key: asyncio.create_task(self._guarded(key, request, on_call)) for key, request in missing.items()
@@ -192,7 +193,7 @@ class Client:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        self._store_answers()
+        self._store_waiting()
         await self._provider.aclose()
 
     async def _guarded(self, key: str, request: LLMRequest, on_call: OnCall | None) -> LLMCall:
@@ -218,15 +219,20 @@ class Client:
         call: LLMCall | None = None
         try:
             began = time.monotonic()
-            reply, error, n_attempts = await self._attempts(request, most_usd)
+            await self._store_soon(self._record(key, request, "begun", None, None, 0, 0.0, final=False))
+            reply, error, n_attempts = await self._attempts(key, request, most_usd)
             # from here to the journal's queue nothing is awaited: an answer that came cannot be cancelled away
             final = reply is not None or not isinstance(error, Retryable)
             seconds = time.monotonic() - began
-            call = self._record(key, request, reply, str(error) if error else None, n_attempts, seconds, final=final)
+            status: Status = "failed" if reply is None else "ok"
+            said = str(error) if error else None
+            call = self._record(key, request, status, reply, said, n_attempts, seconds, final=final)
             stored = self._store_soon(call)
         finally:
             self._session.settle(most_usd, 0.0 if call is None or call.reply is None else call.price_usd)
             self._begun.discard(asyncio.current_task())
+            if call is None and key not in self._in_doubt:
+                self._calls.withdraw([key])
         async with self._room:
             self._room.notify_all()
         await stored
@@ -249,14 +255,16 @@ class Client:
             self._session.reserve(most_usd)
             self._begun.add(asyncio.current_task())
 
-    async def _attempts(self, request: LLMRequest, most_usd: float) -> tuple[LLMReply | None, CallFailed | None, int]:
+    async def _attempts(
+        self, key: str, request: LLMRequest, most_usd: float
+    ) -> tuple[LLMReply | None, CallFailed | None, int]:
         """Try until it is answered, refused or given up: (reply, failure, attempts made)."""
         n = 0
         while True:
             n += 1
             failure: CallFailed
             try:
-                return await self._attempt(request), None, n
+                return await self._attempt(key, request), None, n
             except TimeoutError:
                 failure = Retryable(f"no answer within {self._config.timeout_s:g} s", charged=True)
             except CallFailed as error:
@@ -278,16 +286,21 @@ class Client:
     def _ended(self) -> bool:
         return self._fatal is not None and not isinstance(self._fatal, BudgetSpent)
 
-    async def _attempt(self, request: LLMRequest) -> LLMReply:
+    async def _attempt(self, key: str, request: LLMRequest) -> LLMReply:
         early_s = self._resume_at - time.monotonic()
         if early_s > 0:
             await self._sleep(early_s * (1 + 0.1 * self._rng.random()))
         counted = await self._pace.wait(request)
         task = asyncio.current_task()
         self._in_flight.add(task)
+        self._in_doubt.add(key)
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                reply = await self._provider.complete(request)
+                reply = capped(await self._provider.complete(request))
+        except HarnessError as error:
+            if not (isinstance(error, Retryable) and error.charged):
+                self._in_doubt.discard(key)
+            raise
         finally:
             self._in_flight.discard(task)
         self._pace.answered(reply, counted)
@@ -305,6 +318,7 @@ class Client:
         self,
         key: str,
         request: LLMRequest,
+        status: Status,
         reply: LLMReply | None,
         error: str | None,
         n_attempts: int,
@@ -319,7 +333,7 @@ class Client:
             settings=self._settings,
             role=self._role,
             request=request,
-            status="ok" if reply is not None else "failed",
+            status=status,
             reply=reply,
             error=error,
             n_attempts=n_attempts,
@@ -330,21 +344,25 @@ class Client:
         )
 
     def _store_soon(self, call: LLMCall) -> asyncio.Future[None]:
-        """Queue a call for the journal: what is answered in one turn of the loop is one transaction."""
+        """Queue a call for the journal: what begins or ends in one turn of the loop is one transaction."""
         loop = asyncio.get_running_loop()
         if not self._unstored:
-            loop.call_soon(self._store_answers)
+            loop.call_soon(self._store_waiting)
         stored: asyncio.Future[None] = loop.create_future()
         self._unstored.append((call, stored))
         return stored
 
-    def _store_answers(self) -> None:
+    def _store_waiting(self) -> None:
         waiting, self._unstored = self._unstored, []
         if not waiting:
             return
         error: Exception | None = None
         try:
-            self._calls.store([call for call, _ in waiting])
+            if ended := [call for call, _ in waiting if call.status != "begun"]:
+                self._calls.store(ended)
+            # a call that was cancelled before this will not be sent
+            if begun := [call for call, stored in waiting if call.status == "begun" and not stored.cancelled()]:
+                self._calls.begin(begun)
         except Exception as failure:  # noqa: BLE001 - handed to those who wait for it
             error = failure
         for _, stored in waiting:

@@ -125,9 +125,12 @@ def sentences(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def transaction(engine: Engine, name: str) -> Iterator[Connection]:
-    """A transaction that writes (it holds the lock from its begin); its errors are sentences about `name`."""
-    with sentences(name), engine.execution_options(write=True).begin() as connection:
+def transaction(engine: Engine, name: str, *, durable: bool = False) -> Iterator[Connection]:
+    """A transaction that writes (it holds the lock from its begin); its errors are sentences about `name`.
+
+    With `durable`, a power cut after it loses nothing of it in SQLite either; a server's transactions always are.
+    """
+    with sentences(name), engine.execution_options(write=True, durable=durable).begin() as connection:
         yield connection
 
 
@@ -191,13 +194,15 @@ def _configure_sqlite(engine: Engine) -> None:
         cursor.execute("PRAGMA foreign_keys=ON")
         if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")  # with WAL: survives kill -9; a power cut loses the last commits
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
         # Writers lock at once: a reader that turns writer later could not be made to wait.
-        write = connection.get_execution_options().get("write", False)
+        options = connection.get_execution_options()
+        write = options.get("write", False)
+        if write:  # with WAL, NORMAL survives kill -9, and a power cut loses the last commits; FULL syncs each commit
+            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable') else 'NORMAL'}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 

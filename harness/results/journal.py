@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, bindparam, delete, insert, select, update
+from sqlalchemy import Engine, bindparam, delete, func, insert, select, update
 
 from harness import calls
 from harness.results import tables
@@ -55,10 +55,44 @@ class Journal:
                     )
         return found
 
+    def begin(self, made: Sequence[calls.LLMCall]) -> None:
+        """Keep that these calls are about to be sent. A failed one keeps its error until it has ended."""
+        table = tables.LLMCall
+        with transaction(self._engine, self._name, durable=True) as connection:
+            statuses: dict[str, str] = {}
+            for keys in _batched([call.key for call in made]):
+                stored = select(table.key, table.status).where(table.key.in_(keys))
+                statuses |= {key: status for key, status in connection.execute(stored)}
+                failed = [key for key in keys if statuses.get(key) == "failed"]
+                again = {"status": "begun", "step_id": self._step_id}
+                connection.execute(update(table).where(table.key.in_(failed)).values(**again))
+            if new := [call for call in made if call.key not in statuses]:
+                connection.execute(insert(table), [self._row(call) for call in new])
+
+    def withdraw(self, keys: Sequence[str]) -> None:
+        """These calls were begun, and no answer to them can be lost: they are as before."""
+        table = tables.LLMCall
+        with transaction(self._engine, self._name, durable=True) as connection:
+            begun = table.key.in_(keys), table.status == "begun"
+            connection.execute(update(table).where(*begun, table.error.is_not(None)).values(status="failed"))
+            connection.execute(delete(table).where(*begun))
+
+    def in_doubt(self) -> dict[str, int]:
+        """`provider:model` -> calls that were begun and have not ended, of all steps.
+
+        While nothing runs, these are the calls that were in flight when a run was killed: the vendor may have charged
+        for them. The next run that needs one sends it again, with the same Idempotency-Key.
+        """
+        table = tables.LLMCall
+        counted = select(table.provider, table.model, func.count()).where(table.status == "begun")
+        with sentences(self._name), self._engine.connect() as connection:
+            rows = connection.execute(counted.group_by(table.provider, table.model)).all()
+        return {f"{provider}:{model}": n for provider, model, n in rows}
+
     def store(self, made: Sequence[calls.LLMCall]) -> None:
         """Keep calls, all or none. An answer replaces a failure, never the other way round."""
         table = tables.LLMCall
-        with transaction(self._engine, self._name) as connection:
+        with transaction(self._engine, self._name, durable=True) as connection:
             keys = [call.key for call in made]
             stored = select(table.key, table.status).where(table.key.in_(keys))
             old = {key: status for key, status in connection.execute(stored)}
@@ -97,7 +131,7 @@ class Journal:
             "settings_json": made[0].settings, "vendor_id": None, "status": "open", "reason": None,
             "n_calls": len(made), "submitted_at": now(), "collected_at": None,
         }  # fmt: skip
-        with transaction(self._engine, self._name) as connection:
+        with transaction(self._engine, self._name, durable=True) as connection:
             connection.execute(delete(batch).where(batch.label == label))
             for keys in _batched([c.key for c in made]):
                 connection.execute(delete(call).where(call.key.in_(keys)))
@@ -107,14 +141,14 @@ class Journal:
     def confirm_batch(self, label: str, vendor_id: str) -> None:
         """The vendor has it."""
         batch = tables.LLMBatch
-        with transaction(self._engine, self._name) as connection:
+        with transaction(self._engine, self._name, durable=True) as connection:
             connection.execute(update(batch).where(batch.label == label).values(vendor_id=vendor_id))
 
     def end_batch(self, label: str, made: Sequence[calls.LLMCall], reason: str | None = None) -> None:
         """It is over: what became of its calls. Without calls it never arrived, and they are to be asked again."""
         batch, call = tables.LLMBatch, tables.LLMCall
         ended = {"status": "collected" if made else "lost", "reason": reason, "collected_at": now()}
-        with transaction(self._engine, self._name) as connection:
+        with transaction(self._engine, self._name, durable=True) as connection:
             connection.execute(delete(call).where(call.batch == label, call.status == "submitted"))
             if made:
                 connection.execute(insert(call), [self._row(c) for c in made])

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 from harness.calls import LLMRequest, OpenBatch
-from harness.errors import HarnessError, Waiting
+from harness.errors import Waiting
 from harness.llm.batch import Outcome
-from harness.llm.errors import CallFailed, Refused, Retryable
+from harness.llm.errors import Retryable
 
 from .anthropic_client import Messages
-from .wire import clean, unsure
+from .failures import MAX_MESSAGE, reported_error
+from .wire import clean, lines, unsure
 
 _CLOCKS_DIFFER_S = 3600
 
@@ -39,35 +39,38 @@ class AnthropicMessages(Messages):
                 if made.id in known:
                     continue
                 if made.processing_status == "ended":
-                    async for line in await self.client().messages.batches.results(made.id):
-                        if line.custom_id in batch.requests:
+                    async for line in self._results(made.id):
+                        if line.get("custom_id") in batch.requests:
                             return made.id
                         break
                 elif made.request_counts.processing == len(batch.requests):
                     raise Waiting(f"batch {made.id} of {self.name} may be ours; run again when it has ended")
         return None
 
-    async def collect(self, vendor_id: str) -> Mapping[str, Outcome] | None:
+    async def collect(self, vendor_id: str, keys: Collection[str]) -> Mapping[str, Outcome] | None:
         """Results, once it has ended in whatever way."""
-        found: dict[str, Outcome] = {}
+        outcomes: dict[str, Outcome] = {}
         with self.failures(""):
             batch = await self.client().messages.batches.retrieve(vendor_id)
             if batch.processing_status != "ended":
                 return None
-            async for line in await self.client().messages.batches.results(vendor_id):
-                found[line.custom_id] = self._outcome(line.result.model_dump(mode="json"))
-        return found
+            async for line in self._results(vendor_id):
+                if isinstance(key := line.get("custom_id"), str) and key in keys:
+                    outcomes[key] = self._outcome(line.get("result"))
+        return outcomes
 
-    def _outcome(self, result: dict[str, Any]) -> Outcome:
+    async def _results(self, vendor_id: str) -> AsyncIterator[dict[str, Any]]:
+        results = self.client().messages.batches.with_streaming_response.results(vendor_id)
+        async with results as response:
+            async for line in lines(response.iter_bytes(), self.config.max_response_bytes):
+                yield line
+
+    def _outcome(self, result: Any) -> Outcome:
+        result = result if isinstance(result, dict) else {}
         kind = result.get("type")
-        try:
-            if kind == "succeeded":
-                body = json.dumps(result.get("message")).encode()
-                return self.reply(body, LLMRequest(model="", user=""), "", self.key())
-        except HarnessError as bad:
-            return bad if isinstance(bad, CallFailed) else Retryable(str(bad))
-        if kind == "errored":
-            error = (result.get("error") or {}).get("error") or {}
-            said = clean(f"{error.get('type')}: {error.get('message')}", self.key())[:300]
-            return Refused(said) if error.get("type") == "invalid_request_error" else Retryable(said)
-        return Retryable(f"the batch ended with this call {kind}")
+        if kind == "succeeded":
+            return self.outcome(result.get("message"))
+        error = reported_error(result)
+        if error is not None and kind == "errored":
+            return self.failure(error)
+        return Retryable(clean(f"the batch ended with this call {kind}", self.key())[:MAX_MESSAGE])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import Any
 
 from harness.calls import LLMRequest, OpenBatch
-from harness.errors import HarnessError
 from harness.llm.batch import Outcome
-from harness.llm.errors import CallFailed, Refused, Retryable
+from harness.llm.errors import Refused, Retryable
 
+from .failures import MAX_MESSAGE, error_status, reported_error, status_error
 from .openai_client import ChatCompletions
-from .wire import clean, read_outcome, status_failure, unsure
+from .wire import clean, lines, unsure
 
 _ENDED = {"completed", "expired", "cancelled", "failed"}
 _LABEL = "harness_batch"
@@ -54,41 +55,30 @@ class OpenAIChat(ChatCompletions):
                     break
         return None
 
-    async def collect(self, vendor_id: str) -> Mapping[str, Outcome] | None:
+    async def collect(self, vendor_id: str, keys: Collection[str]) -> Mapping[str, Outcome] | None:
         """Answers and errors, once it has ended in whatever way."""
+        outcomes: dict[str, Outcome] = {}
         with self.failures(""):
             batch = await self.client().batches.retrieve(vendor_id)
             if batch.status not in _ENDED:
                 return None
-            files = [f for f in (batch.output_file_id, batch.error_file_id) if f]
-            texts = [(await self.client().files.content(f)).text for f in files]
-        found: dict[str, Outcome] = {}
-        for text in texts:
-            for line in filter(None, text.split("\n")):
-                key, outcome = self._outcome(clean(line, self.key()))
-                if key is not None:
-                    found[key] = outcome
-        if not found and batch.errors and batch.errors.data:
-            raise Refused(f"the batch was refused: {batch.errors.data[0].message or batch.errors.data[0].code}")
-        return found
+            for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+                async with self.client().files.with_streaming_response.content(file) as response:
+                    async for line in lines(response.iter_bytes(), self.config.max_response_bytes):
+                        if isinstance(key := line.get("custom_id"), str) and key in keys:
+                            outcomes[key] = self._outcome(line)
+            if not outcomes and batch.errors and batch.errors.data:
+                reason = batch.errors.data[0].message or batch.errors.data[0].code
+                raise Refused(clean(f"the batch was refused: {reason}", self.key())[:MAX_MESSAGE])
+        return outcomes
 
-    def _outcome(self, line: str) -> tuple[str | None, Outcome]:
-        data = read_outcome(line)
-        key = data.get("custom_id")
-        response = data.get("response") or {}
-        status = response.get("status_code")
-        try:
-            if status == 200:
-                body = json.dumps(response.get("body")).encode()
-                asked = LLMRequest(model="", user="")
-                return key, self.reply(body, asked, str(response.get("request_id") or ""), self.key())
-            if status is None:
-                error = data.get("error") or {}
-                return key, Retryable(f"{error.get('code')}: {error.get('message')}"[:300])
-            failure: HarnessError = status_failure(
-                self.name, int(status), response.get("body"), {},
-                key=self.key(), variable=self.config.key_variable, model="",
-            )  # fmt: skip
-        except CallFailed as bad:
-            failure = bad
-        return key, failure if isinstance(failure, CallFailed) else Retryable(str(failure))
+    def _outcome(self, line: Mapping[str, Any]) -> Outcome:
+        response = line.get("response")
+        response = response if isinstance(response, dict) else {}
+        status, body = response.get("status_code"), response.get("body")
+        if status == 200:
+            return self.outcome(body, str(response.get("request_id") or ""))
+        if (number := error_status(status)) is not None:
+            return self.failure(status_error(number, body))
+        error = reported_error(line)
+        return Retryable("the batch has no answer to this call") if error is None else self.failure(error)

@@ -6,7 +6,7 @@ import os
 from typing import Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import field_validator
+from pydantic import PositiveInt, field_validator
 
 from harness import ProviderConfig
 from harness.llm.errors import MissingKey
@@ -15,7 +15,7 @@ from harness.llm.errors import MissingKey
 class ServerConfig(ProviderConfig):
     """Which server is asked."""
 
-    OPERATIONAL = ProviderConfig.OPERATIONAL | {"base_url", "key_variable", "key_required"}
+    OPERATIONAL = ProviderConfig.OPERATIONAL | {"base_url", "key_variable", "key_required", "max_response_bytes"}
     BASE_URL_VARIABLE: ClassVar[str]
     """Environment variable that names the address where the setting does not."""
 
@@ -25,6 +25,8 @@ class ServerConfig(ProviderConfig):
     """Environment variable that holds the API key."""
     key_required: bool = True
     """False for a server that wants no key."""
+    max_response_bytes: PositiveInt = 16 * 2**20
+    """Most bytes of a response, decompressed; of a batch's results, of each line."""
     structured_output: bool = True
     """Send the request's JSON schema, where it has one, so that the server constrains the reply to it."""
 
