@@ -106,11 +106,11 @@ class CallStore(Protocol):
         ...
 
     def begin(self, calls: Sequence[LLMCall]) -> None:
-        """Keep, durably, that these calls (`begun`) are about to be sent."""
+        """Store durably that these calls (`begun`) are about to be sent."""
         ...
 
     def withdraw(self, keys: Sequence[str]) -> None:
-        """These calls were begun, and no answer to them can be lost: they were not sent, or were turned away."""
+        """Undo `begin` for calls that were not sent or were turned away."""
         ...
 
     def store(self, calls: Sequence[LLMCall]) -> None:

@@ -31,13 +31,13 @@ OnCall = Callable[[LLMCall], object]
 Status = Literal["begun", "ok", "failed"]
 _FIRST_WAIT_S = 0.5
 _STANDSTILL_S = 0.01
-"""How long answered calls are handed out before the loop turns again."""
+"""Longest time for which answered calls are yielded before the event loop runs again."""
 
 
 class Client:
     """Sends requests of one role to one provider.
 
-    How fast, how often and how long is the provider's config (`concurrency`, `max_attempts`, `timeout_s`, ...).
+    The provider's config says how fast, how often and how long (`concurrency`, `max_attempts`, `timeout_s`, ...).
 
     Args:
         provider: knows the vendor's wire format; makes one attempt, without retries of its own.
@@ -98,7 +98,7 @@ class Client:
     def run(self, requests: Sequence[LLMRequest], on_call: OnCall | None = None) -> Iterator[LLMCall]:
         """Yield one call per request, in request order, as soon as it and those before it are answered.
 
-        Equal requests are sent once. The loop stands still while the consumer works on a call, so keep that short.
+        Equal requests are sent once. The event loop does not run while the consumer works on a call: keep that short.
         Ctrl-C, or closing the iterator, loses only the calls in flight.
 
         Args:
@@ -111,22 +111,22 @@ class Client:
         """
         keys = [self.key(request) for request in requests]
         wanted = dict(zip(keys, requests, strict=True))
-        known = self._calls.find(wanted)
-        missing = {key: request for key, request in wanted.items() if key not in known}
+        answered = self._calls.find(wanted)
+        missing = {key: request for key, request in wanted.items() if key not in answered}
         if missing:
-            known |= self._in_batches(missing)
-            missing = {key: request for key, request in missing.items() if key not in known}
+            answered |= self._in_batches(missing)
+            missing = {key: request for key, request in missing.items() if key not in answered}
         if on_call is not None:
             for key in wanted:
-                if key in known:
-                    on_call(known[key])
+                if key in answered:
+                    on_call(answered[key])
         if missing:
-            yield from self._ask(keys, known, missing, on_call)
+            yield from self._ask(keys, answered, missing, on_call)
         else:
-            yield from (known[key] for key in keys)
+            yield from (answered[key] for key in keys)
 
     def _in_batches(self, missing: Mapping[str, LLMRequest]) -> dict[str, LLMCall]:
-        """Calls that were submitted in a batch are collected, never sent beside it; new ones go where the run says."""
+        """Collect calls that were submitted in a batch (never sent singly too); with --llm-batch, submit new ones."""
         provider, store = self._provider, self._calls
         if not isinstance(provider, BatchProvider) or not isinstance(store, BatchStore):
             if self._session.batch:
@@ -148,7 +148,7 @@ class Client:
     def _ask(
         self,
         keys: Sequence[str],
-        known: dict[str, LLMCall],
+        answered: dict[str, LLMCall],
         missing: Mapping[str, LLMRequest],
         on_call: OnCall | None,
     ) -> Iterator[LLMCall]:
@@ -160,14 +160,14 @@ class Client:
                 runner.run(self._start(missing, on_call))
                 turned = time.monotonic()
                 for key in keys:
-                    if key not in known:
+                    if key not in answered:
                         task = self._tasks[key]
                         # entering the loop costs as much as a tenth of a call: not for each of those that are answered
                         if not task.done() or self._fatal is not None or time.monotonic() - turned > _STANDSTILL_S:
                             runner.run(self._wait(task))
                             turned = time.monotonic()
-                        known[key] = task.result()
-                    yield known[key]
+                        answered[key] = task.result()
+                    yield answered[key]
             finally:
                 self._running = False
                 runner.run(self._finish())
@@ -204,8 +204,8 @@ class Client:
                 on_call(call)
             return call
         except Exception as error:
-            # No further call can succeed. Those in flight are paid for and may end; where it is only the budget that
-            # ended, those that it had room for also go on to their next attempt. The others are not begun.
+            # No further call can succeed. Calls in flight are paid for and may end; if only the budget is spent, calls
+            # that it covers may also make further attempts. No other call is begun.
             self._fatal = self._fatal or error
             spared = self._begun if isinstance(error, BudgetSpent) else self._in_flight
             for task in self._tasks.values():
@@ -245,7 +245,7 @@ class Client:
         """Wait until the budget has room for the call.
 
         Raises:
-            BudgetSpent: it has none, and no call of ours is in flight that could turn out cheaper than its dearest.
+            BudgetSpent: it has none, and no call of ours is in flight that could cost less than was reserved for it.
         """
         async with self._room:
             while not self._session.fits(most_usd):
@@ -279,7 +279,7 @@ class Client:
                 return None, Retryable(f"{failure} (asked to wait {asked_s:.0f} s, {limit})"), n
             if n == self._config.max_attempts or self._ended() or not self._session.affords(0.0):
                 return None, failure, n
-            # a rate limit is the account's, not the call's: nobody sends before its end
+            # a rate limit holds for the account, not for the call: no call is sent before its end
             self._resume_at = max(self._resume_at, time.monotonic() + asked_s)
             await self._sleep(self._pause_s(n, failure.retry_after_s))
 
@@ -375,10 +375,10 @@ class Client:
         return self._prices[model]
 
     def _most_usd(self, request: LLMRequest) -> float:
-        """What the call can cost at most; 0 where nobody counts.
+        """The most that the call can cost; 0 where the run has no budget in money.
 
         Raises:
-            UsageError: somebody counts, and no price is known.
+            UsageError: the run has one, and the model has no price.
         """
         if self._session.max_cost_usd is None:
             return 0.0

@@ -1,4 +1,4 @@
-"""The journal of LLM calls: an answer that was paid for is stored before anything is made of it, and replayed."""
+"""The journal of LLM calls: an answer that was paid for is stored before it is used, and replayed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from harness.results import tables
 from harness.results.database import now, sentences, transaction
 
 _AT_ONCE = 500
-"""Keys per query: SQLite allows 999 variables in the oldest versions that are still about."""
+"""Keys per query: old versions of SQLite allow 999 variables."""
 
 
 class Journal:
     """A step's view of the journal of LLM calls (`harness.stages.CallStore`).
 
     Attributes:
-        unanswered: hashes of calls that this step gave up, and that may succeed when they are asked again.
+        unanswered: hashes of calls that this step gave up and that may succeed in another run.
     """
 
     def __init__(self, engine: Engine, name: str, step_id: int | None) -> None:
@@ -28,18 +28,18 @@ class Journal:
         self.unanswered: set[str] = set()
 
     def find(self, requests: Mapping[str, calls.LLMRequest]) -> dict[str, calls.LLMCall]:
-        """The answered calls among these (hash -> request), whichever step made them."""
+        """The answered calls among these (hash -> request), of all steps."""
         table = tables.LLMCall
         columns = (
             table.key, table.provider, table.settings_json, table.role, table.response_json, table.n_attempts,
             table.latency_s, table.price_usd, table.price_date, table.batch,
         )  # fmt: skip
         answered = select(*columns).where(table.key.in_(bindparam("keys", expanding=True)), table.status == "ok")
-        found = {}
+        answered_calls = {}
         with sentences(self._name), self._engine.connect() as connection:
             for keys in _batched(list(requests)):
                 for row in connection.execute(answered, {"keys": keys}):
-                    found[row.key] = calls.LLMCall(
+                    answered_calls[row.key] = calls.LLMCall(
                         key=row.key,
                         provider=row.provider,
                         settings=row.settings_json or {},
@@ -53,10 +53,10 @@ class Journal:
                         price_date=row.price_date,
                         batch=row.batch,
                     )
-        return found
+        return answered_calls
 
     def begin(self, made: Sequence[calls.LLMCall]) -> None:
-        """Keep that these calls are about to be sent. A failed one keeps its error until it has ended."""
+        """Store that these calls are about to be sent. A call that failed before keeps its error meanwhile."""
         table = tables.LLMCall
         with transaction(self._engine, self._name, durable=True) as connection:
             statuses: dict[str, str] = {}
@@ -70,7 +70,7 @@ class Journal:
                 connection.execute(insert(table), [self._row(call) for call in new])
 
     def withdraw(self, keys: Sequence[str]) -> None:
-        """These calls were begun, and no answer to them can be lost: they are as before."""
+        """Undo `begin` for calls that were not sent or were turned away."""
         table = tables.LLMCall
         with transaction(self._engine, self._name, durable=True) as connection:
             begun = table.key.in_(keys), table.status == "begun"
@@ -90,7 +90,7 @@ class Journal:
         return {f"{provider}:{model}": n for provider, model, n in rows}
 
     def store(self, made: Sequence[calls.LLMCall]) -> None:
-        """Keep calls, all or none. An answer replaces a failure, never the other way round."""
+        """Store calls, all or none. An answer replaces a failure; a failure never replaces an answer."""
         table = tables.LLMCall
         with transaction(self._engine, self._name, durable=True) as connection:
             keys = [call.key for call in made]
@@ -106,25 +106,29 @@ class Journal:
     # batches (`harness.llm.batch.BatchStore`)
 
     def open_batches(self, provider: str, settings: Mapping[str, object]) -> list[calls.OpenBatch]:
-        """Batches of the provider that are not collected, whichever step submitted them."""
+        """Batches of the provider that are not collected yet, of all steps."""
         batch, call = tables.LLMBatch, tables.LLMCall
         wanted = select(batch).where(batch.provider == provider, batch.status == "open").order_by(batch.id)
-        found = []
+        open_batches = []
         with sentences(self._name), self._engine.connect() as connection:
             for row in connection.execute(wanted).all():
                 if row.settings_json == dict(settings):
-                    own = select(call.key, call.request_json).where(call.batch == row.label, call.status == "submitted")
-                    requests = {key: calls.LLMRequest.model_validate(asked) for key, asked in connection.execute(own)}
-                    found.append(
+                    submitted = select(call.key, call.request_json).where(
+                        call.batch == row.label, call.status == "submitted"
+                    )
+                    requests = {
+                        key: calls.LLMRequest.model_validate(asked) for key, asked in connection.execute(submitted)
+                    }
+                    open_batches.append(
                         calls.OpenBatch(
                             label=row.label, vendor_id=row.vendor_id, role=row.role,
                             submitted_at=row.submitted_at, requests=requests,
                         )
                     )  # fmt: skip
-        return found
+        return open_batches
 
     def begin_batch(self, label: str, role: str, made: Sequence[calls.LLMCall]) -> None:
-        """Keep a batch and its calls, before the vendor hears of it."""
+        """Store a batch and its calls before the batch is sent."""
         batch, call = tables.LLMBatch, tables.LLMCall
         values = {
             "label": label, "step_id": self._step_id, "provider": made[0].provider, "role": role,
@@ -139,13 +143,13 @@ class Journal:
             connection.execute(insert(call), [self._row(c) for c in made])
 
     def confirm_batch(self, label: str, vendor_id: str) -> None:
-        """The vendor has it."""
+        """Store that the vendor has the batch."""
         batch = tables.LLMBatch
         with transaction(self._engine, self._name, durable=True) as connection:
             connection.execute(update(batch).where(batch.label == label).values(vendor_id=vendor_id))
 
     def end_batch(self, label: str, made: Sequence[calls.LLMCall], reason: str | None = None) -> None:
-        """It is over: what became of its calls. Without calls it never arrived, and they are to be asked again."""
+        """Store what became of its calls. Without calls it never arrived, and its calls are asked again."""
         batch, call = tables.LLMBatch, tables.LLMCall
         ended = {"status": "collected" if made else "lost", "reason": reason, "collected_at": now()}
         with transaction(self._engine, self._name, durable=True) as connection:

@@ -1,4 +1,4 @@
-"""Anthropic's message batches: requests go up in one body, results come down as lines, in any order."""
+"""Anthropic's message batches: requests are sent in one body; results are lines, in any order."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class AnthropicMessages(Messages):
     MOST_CALLS = 100_000
 
     async def submit(self, label: str, requests: Mapping[str, LLMRequest]) -> str:
-        """Make a batch. It has no room for our label: it is found again by its custom ids."""
+        """Create a batch. It cannot hold our label, so `find` recognises it by its custom ids."""
         made: Any = [{"custom_id": key, "params": self.parameters(request)} for key, request in requests.items()]
         with unsure(), self.failures(next(iter(requests.values())).model):
             return (await self.client().messages.batches.create(requests=made)).id
 
-    async def find(self, batch: OpenBatch, known: frozenset[str]) -> str | None:
-        """The batch with our custom ids among those made since; they can be seen once it has ended."""
+    async def find(self, batch: OpenBatch, known_ids: frozenset[str]) -> str | None:
+        """The batch with our custom ids among those created since. The ids can be read once a batch has ended."""
         since = datetime.fromisoformat(batch.submitted_at).timestamp() - _CLOCKS_DIFFER_S
         with self.failures(""):
             async for made in self.client().messages.batches.list(limit=100):
                 if made.created_at.timestamp() < since:
                     break
-                if made.id in known:
+                if made.id in known_ids:
                     continue
                 if made.processing_status == "ended":
                     async for line in self._results(made.id):
@@ -48,7 +48,7 @@ class AnthropicMessages(Messages):
         return None
 
     async def collect(self, vendor_id: str, keys: Collection[str]) -> Mapping[str, Outcome] | None:
-        """Results, once it has ended in whatever way."""
+        """The results, once the batch has ended, whether completed or not."""
         outcomes: dict[str, Outcome] = {}
         with self.failures(""):
             batch = await self.client().messages.batches.retrieve(vendor_id)

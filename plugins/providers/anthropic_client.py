@@ -26,7 +26,7 @@ class _Usage(BaseModel):
 
 
 class _Message(BaseModel):
-    """The part of a message that is kept."""
+    """The fields of a message that are read."""
 
     content: list[Any] | str
     model: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import lru_cache
 from ssl import SSLContext
 from typing import Any
@@ -11,6 +12,9 @@ import httpx2
 
 from harness.errors import ProviderError, masked_url
 from harness.llm.errors import Retryable
+
+_TALKATIVE = ("httpx2", "httpcore2", "openai", "anthropic")
+"""Loggers that below WARNING write whole addresses, user info and query included, and headers that a server echoes."""
 
 
 class BoundedClient(httpx2.AsyncClient):
@@ -24,6 +28,8 @@ class BoundedClient(httpx2.AsyncClient):
 
     def __init__(self, provider: str, timeout_s: float, most_bytes: int) -> None:
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)  # `concurrency` is the limit
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         super().__init__(timeout=timeout_s, limits=limits, verify=_certificates())
         self._provider, self._most_bytes = provider, most_bytes
 

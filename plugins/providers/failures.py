@@ -82,7 +82,7 @@ def reported_error(body: Any) -> ReportedError | None:
         if isinstance(part, dict) and _says_something(part.get("error")):
             return _read(part)
     if "error" in (str(choice.get("finish_reason")).lower(), str(first.get("stop_reason")).lower()):
-        return ReportedError(None, "", "the answer broke off (finish_reason error)")
+        return ReportedError(None, "finish_reason error", "the answer broke off")
     if choices or first.get("content"):
         return None
     error = _read(first)

@@ -1,4 +1,4 @@
-"""OpenAI's batches: a file of requests goes up, a file of answers and one of errors come down."""
+"""OpenAI's batches: a file of requests is uploaded; a file of answers and one of errors are downloaded."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _CLOCKS_DIFFER_S = 3600
 
 
 class OpenAIChat(ChatCompletions):
-    """Chat Completions of OpenAI itself, with its batches (`harness.llm.batch.BatchProvider`). They carry our label."""
+    """Chat Completions of OpenAI itself, with batches (`harness.llm.batch.BatchProvider`) that hold our label."""
 
     MOST_CALLS = 50_000
 
     async def submit(self, label: str, requests: Mapping[str, LLMRequest]) -> str:
-        """Upload the requests and make a batch of them."""
+        """Upload the requests and create a batch of them."""
         lines = (
             {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": self.parameters(request)}
             for key, request in requests.items()
@@ -44,8 +44,8 @@ class OpenAIChat(ChatCompletions):
             )
         return batch.id
 
-    async def find(self, batch: OpenBatch, known: frozenset[str]) -> str | None:
-        """The batch with our label, among those made since."""
+    async def find(self, batch: OpenBatch, known_ids: frozenset[str]) -> str | None:
+        """The batch with our label among those created since."""
         since = datetime.fromisoformat(batch.submitted_at).timestamp() - _CLOCKS_DIFFER_S
         with self.failures(""):
             async for made in self.client().batches.list(limit=100):
@@ -56,7 +56,7 @@ class OpenAIChat(ChatCompletions):
         return None
 
     async def collect(self, vendor_id: str, keys: Collection[str]) -> Mapping[str, Outcome] | None:
-        """Answers and errors, once it has ended in whatever way."""
+        """Answers and errors, once the batch has ended, whether completed or not."""
         outcomes: dict[str, Outcome] = {}
         with self.failures(""):
             batch = await self.client().batches.retrieve(vendor_id)

@@ -38,7 +38,7 @@ class _Usage(BaseModel):
 
 
 class _Completion(BaseModel):
-    """The part of a chat completion that is kept."""
+    """The fields of a chat completion that are read."""
 
     choices: tuple[_Choice, ...] | None = None
     model: str | None = None
@@ -91,7 +91,7 @@ class ChatCompletions(SdkProvider[OpenAIConfig]):
 
 
 class OpenAICompatible(ChatCompletions):
-    """Of another server; few of them have batches."""
+    """Chat Completions of another server, without batches: few servers have them."""
 
     name = "openai-compatible"
 

@@ -1,7 +1,7 @@
-"""What both vendors' official SDKs share: they are made by one generator, so clients, doors and errors have one form.
+"""What the providers of both official SDKs share. One generator makes both, so their clients and errors are alike.
 
-Their door for raw requests (`post`) is used, not `create`, which walks the types of parameters and response: that takes
-as much time as sending them.
+Requests go through `client.post`. `create` also checks the types of parameters and response, which takes as much time
+as sending them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TELEMETRY = (
     "X-Stainless-Runtime-Version", "X-Stainless-Async", "X-Stainless-Timeout", "x-stainless-retry-count",
     "x-stainless-read-timeout",
 )  # fmt: skip
-"""What the SDKs' headers tell of this machine. They are left out."""
+"""Headers in which the SDKs describe this machine. They are not sent."""
 
 
 class SdkProvider(ABC, Generic[C]):
@@ -42,7 +42,7 @@ class SdkProvider(ABC, Generic[C]):
 
     name: str
     SDK: ClassVar[ModuleType]
-    """The SDK's module: its errors, and what leaves a header out."""
+    """The SDK's module, for its errors and `Omit`."""
     CLIENT: ClassVar[str]
     """Name of its asynchronous client."""
     PATH: ClassVar[str]
@@ -127,7 +127,7 @@ class SdkProvider(ABC, Generic[C]):
 
     @contextmanager
     def failures(self, model: str) -> Iterator[None]:
-        """The SDK's exceptions as ours, without what they carry: the request with its Authorization header."""
+        """Raise the SDK's exceptions as ours, without their request, which has the Authorization header."""
         try:
             yield
         except self.SDK.APIStatusError as error:

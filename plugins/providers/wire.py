@@ -1,7 +1,7 @@
-"""What the vendors' wire formats share: keys, status codes, bodies. No SDK here.
+"""Decode, check and clean what servers send, whichever SDK is used.
 
-Whatever a server sends is data of unknown quality: it is decoded, checked and cleaned here, and the API key is cut out
-of every text before it can reach a record, a log or an error message.
+Nothing that a server sends can be trusted. The API key is cut out of every text before it can reach a record, a log or
+an error message.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _text(value: Any) -> str:
 
 
 def lost_connection(error: Exception) -> Retryable:
-    """No connection, or one that broke. Once the request was sent, the vendor may charge for an answer that is lost."""
+    """A connection that failed. Once the request was sent, the vendor may charge for an answer that is lost."""
     cause = type(error.__cause__ or error).__name__
     charged = not cause.startswith(("Connect", "Pool"))  # not connected, or no connection free
     return Retryable(f"no connection ({type(error).__name__})", charged=charged)
@@ -93,7 +93,7 @@ def lost_connection(error: Exception) -> Retryable:
 
 @contextmanager
 def unsure() -> Iterator[None]:
-    """Of a request that makes something: unless the server says that it did not, it may have (`charged`)."""
+    """For a request that creates something: mark failures `charged` unless the server says that it created nothing."""
     try:
         yield
     except Retryable as failure:
