@@ -21,7 +21,7 @@ from harness.store.journal import Journal
 from harness.store.writer import Store
 from harness_plugins.providers import openai_chat
 
-N_CALLS, N_REPLAYED, CONCURRENCY, LATENCY_S = 1000, 10_000, 64, 0.05
+N_CALLS, N_REPLAYED, CONCURRENCY, LATENCY_S = 1000, 10_000, 64, 0.2
 IDEAL_S = math.ceil(N_CALLS / CONCURRENCY) * LATENCY_S
 """Rounds of 64 calls, nothing but the server's latency."""
 

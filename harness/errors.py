@@ -15,8 +15,32 @@ HarnessError            exit 1: the run stopped; what is stored stays stored
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(\S+)")
+_USER_INFO = re.compile(r"(?:[^:/?#@]*:.*|[^/?#]*)@")
+
+
+def masked_url(text: str) -> str:
+    """`text` with the user info and the query of each URL in it replaced by ***.
+
+    A URL ends at white space. Where a password holds a reserved character, more is masked rather than less.
+
+    >>> masked_url("postgresql://me:secret@host/db?sslkey=k is away")
+    'postgresql://***@host/db?*** is away'
+    """
+    return _URL.sub(lambda url: url[1] + _masked(url[2]), text)
+
+
+def _masked(rest: str) -> str:
+    user = _USER_INFO.match(rest)
+    if user is not None and set("?#") & set(user[0]):
+        return "***"  # a password with a ? in it, or a query with an @: they cannot be told apart
+    place = rest[user.end() :] if user else rest
+    bare = re.split(r"[?#]", place, maxsplit=1)[0]
+    return ("***@" if user else "") + bare + ("?***" if bare != place else "")
 
 
 class HarnessError(Exception):

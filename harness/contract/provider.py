@@ -40,6 +40,14 @@ class CallStore(Protocol):
         """Those of the calls (hash -> request) that are answered, whichever step asked."""
         ...
 
+    def begin(self, calls: Sequence[LLMCall]) -> None:
+        """Store durably that these calls (`begun`) are about to be sent."""
+        ...
+
+    def withdraw(self, keys: Sequence[str]) -> None:
+        """Undo `begin` for calls that were not sent or were turned away."""
+        ...
+
     def store(self, calls: Sequence[LLMCall]) -> None:
         """Keep calls, durably, all or none, before anything is made of them."""
         ...

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 class Session:
     """The budget of one run, over all steps and roles.
 
-    A request is sent only if its most expensive outcome still fits, so that the budget is never exceeded. Attempts that
-    ended without an answer but may be charged (a time-out, a broken connection) count at their highest price.
+    A request is sent only if the most that it can cost fits into the budget, so the budget is never exceeded. Attempts
+    that ended without an answer but may be charged (a time-out, a broken connection) count at the most they can cost.
 
     Attributes:
         max_calls: most calls that are sent; retries and replays are not counted. None is no limit.

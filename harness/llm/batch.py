@@ -1,24 +1,24 @@
 """Vendors' batch APIs: half the price, answers within a day. Submit, leave, run again, collect; each call once.
 
-A batch is in the journal with its calls before the vendor hears of it. Where a run ends between the vendor's taking it
-and our storing its id, the next run looks for it at the vendor before anything is submitted again.
+A batch and its calls are in the journal before they are sent. If a run ends after the vendor took the batch and before
+its id was stored, the next run looks for the batch at the vendor before it submits anything again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from harness.contract.session import Session
 from harness.errors import ProviderError, Waiting
 from harness.llm.errors import BudgetSpent, CallFailed, Refused, Retryable
 from harness.llm.prices import find_price, require_price
-from harness.records import LLMCall, LLMReply, LLMRequest, OpenBatch
+from harness.records import LLMCall, LLMReply, LLMRequest, OpenBatch, capped
 
-Outcome = LLMReply | CallFailed
-"""What became of a call in a batch."""
+Outcome = LLMReply | CallFailed | ProviderError
+"""What became of a call in a batch; a ProviderError would have ended the run, had the call been sent by itself."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,51 +27,55 @@ _ATTEMPTS = 5
 
 @runtime_checkable
 class BatchProvider(Protocol):
-    """What a provider with a batch API has beside `harness.contract.stages.Provider`."""
+    """What a provider with a batch API has in addition to `harness.contract.provider.Provider`."""
 
     MOST_CALLS: int
-    """Most calls of one batch."""
+    """Largest number of calls in one batch."""
 
     async def submit(self, label: str, requests: Mapping[str, LLMRequest]) -> str:
-        """Hand requests (journal hash -> request) over in one attempt; returns the vendor's id of the batch.
+        """Submit requests (journal hash -> request) in one attempt; returns the vendor's id of the batch.
 
         Raises:
-            Retryable: with `charged`, nobody knows whether the vendor has it; else it does not.
-            CallFailed, ProviderError: the vendor does not have it.
+            Retryable: with `charged`, it is not known whether the vendor has the batch; otherwise it does not.
+            CallFailed, ProviderError: the vendor does not have the batch.
         """
         ...
 
-    async def find(self, batch: OpenBatch, known: frozenset[str]) -> str | None:
-        """The vendor's id of a batch of which nobody knows whether it arrived; None where it did not.
+    async def find(self, batch: OpenBatch, known_ids: frozenset[str]) -> str | None:
+        """The vendor's id of a batch that may not have arrived; None where it did not.
 
         Raises:
-            Waiting: that cannot be told yet.
+            Waiting: the vendor cannot tell yet.
         """
         ...
 
-    async def collect(self, vendor_id: str) -> Mapping[str, Outcome] | None:
-        """What became of its calls, by journal hash; None while it runs. Calls that are not named were not answered."""
+    async def collect(self, vendor_id: str, keys: Collection[str]) -> Mapping[str, Outcome] | None:
+        """What became of its calls (`keys`, journal hashes); None while it runs. One that is missing was not answered.
+
+        Raises:
+            Retryable: the results cannot be read now.
+        """
         ...
 
 
 @runtime_checkable
 class BatchStore(Protocol):
-    """What a journal that keeps batches has beside `harness.contract.stages.CallStore`."""
+    """What a journal that keeps batches has in addition to `harness.contract.provider.CallStore`."""
 
     def open_batches(self, provider: str, settings: Mapping[str, object]) -> list[OpenBatch]:
-        """Batches of the provider that are not collected, whichever step submitted them."""
+        """Batches of the provider that are not collected yet, of all steps."""
         ...
 
     def begin_batch(self, label: str, role: str, calls: Sequence[LLMCall]) -> None:
-        """Keep a batch and its calls (`submitted`), before the vendor hears of it."""
+        """Store a batch and its calls (`submitted`) before the batch is sent."""
         ...
 
     def confirm_batch(self, label: str, vendor_id: str) -> None:
-        """The vendor has it."""
+        """Store that the vendor has the batch."""
         ...
 
     def end_batch(self, label: str, calls: Sequence[LLMCall], reason: str | None = None) -> None:
-        """It is over: what became of its calls. Without calls it never arrived, and they are to be asked again."""
+        """Store what became of its calls. Without calls it never arrived, and its calls are asked again."""
         ...
 
 
@@ -85,29 +89,33 @@ class Batches:
     async def settle(
         self, missing: Mapping[str, LLMRequest], settings: Mapping[str, object], prices: str | None, *, submit: bool
     ) -> dict[str, LLMCall]:
-        """Collect what has ended; submit what is missing, where `submit` is set.
+        """Collect batches that have ended; with `submit`, submit the calls that are missing.
 
         Raises:
             Waiting: some of the missing calls are in a batch that has not ended.
-            BudgetSpent: the budget has no room for all of the missing calls; those that it had room for are submitted.
-            ProviderError: a batch was refused.
+            BudgetSpent: the budget does not cover all missing calls; the calls that it covers are submitted.
+            ProviderError: a batch was refused, or a call in one failed as all others would (no credit).
         """
         self._settings, self._prices = dict(settings), prices
         batches = self._store.open_batches(self._name, settings)
-        known = frozenset(b.vendor_id for b in batches if b.vendor_id)
+        known_ids = frozenset(b.vendor_id for b in batches if b.vendor_id)
         ended: dict[str, LLMCall] = {}
         waiting: list[OpenBatch] = []
+        fatal: ProviderError | None = None
         for batch in batches:
-            vendor_id = batch.vendor_id or await self._confirm(batch, known)
+            vendor_id = batch.vendor_id or await self._confirm(batch, known_ids)
             if vendor_id is None:
                 continue
-            outcomes = await self._patiently(self._provider.collect, vendor_id)
+            outcomes = await self._patiently(self._provider.collect, vendor_id, batch.requests.keys())
             if outcomes is None:
                 waiting.append(batch)
                 continue
             calls = [self._call(batch, key, outcomes.get(key)) for key in batch.requests]
             self._store.end_batch(batch.label, calls)
             ended |= {call.key: call for call in calls if call.key in missing}
+            fatal = fatal or next((o for o in outcomes.values() if isinstance(o, ProviderError)), None)
+        if fatal is not None:  # what was answered is stored; nothing more is submitted
+            raise fatal
         held = {key for batch in waiting for key in batch.requests}
         left = {key: request for key, request in missing.items() if key not in ended and key not in held}
         spent: BudgetSpent | None = None
@@ -122,9 +130,9 @@ class Batches:
             raise Waiting(f"{n:,} {self._role} calls are in a batch of {self._name}; run again to collect them")
         return ended
 
-    async def _confirm(self, batch: OpenBatch, known: frozenset[str]) -> str | None:
-        """The vendor's id of a batch whose submission we did not see the end of."""
-        vendor_id = await self._patiently(self._provider.find, batch, known)
+    async def _confirm(self, batch: OpenBatch, known_ids: frozenset[str]) -> str | None:
+        """The vendor's id of a batch that was submitted without our seeing the response."""
+        vendor_id = await self._patiently(self._provider.find, batch, known_ids)
         if vendor_id is None:
             self._store.end_batch(batch.label, [], "it never arrived")
         else:
@@ -132,7 +140,7 @@ class Batches:
         return vendor_id
 
     def _affordable(self, left: Mapping[str, LLMRequest]) -> tuple[dict[str, LLMRequest], BudgetSpent | None]:
-        """Those, from the first, that the budget has room for; and what to say of the others."""
+        """The first calls that the budget covers, and the error for the others."""
         new: dict[str, LLMRequest] = {}
         for key, request in left.items():
             most_usd = 0.0
@@ -169,7 +177,7 @@ class Batches:
         return OpenBatch(label=label, vendor_id=vendor_id, role=self._role, submitted_at="", requests=requests)
 
     async def _patiently(self, ask: Callable[P, Awaitable[T]], *arguments: P.args, **named: P.kwargs) -> T:
-        """Ask what may be asked again, up to five times."""
+        """Await `ask`, up to five times where it may be tried again."""
         for n in range(_ATTEMPTS):
             try:
                 return await ask(*arguments, **named)
@@ -183,8 +191,8 @@ class Batches:
 
     def _call(self, batch: OpenBatch, key: str, outcome: Outcome | None) -> LLMCall:
         request = batch.requests[key]
-        reply = outcome if isinstance(outcome, LLMReply) else None
-        failure = outcome if isinstance(outcome, CallFailed) else None
+        reply = capped(outcome) if isinstance(outcome, LLMReply) else None
+        failure = None if isinstance(outcome, LLMReply) else outcome
         price = find_price(self._name, request.model, self._prices)
         error = None if reply else str(failure or "the batch ended without an answer to it")
         return LLMCall(

@@ -1,6 +1,7 @@
 """The client: sends requests with bounded concurrency, retries them, and stores each answer before it is used.
 
-An answer that is stored is replayed, never sent (and paid) again. The event loop runs in the caller's thread, so the
+A call is in the journal before it is sent, so that what a kill leaves in doubt can be counted. An answer that is stored
+is replayed, never sent (and paid) again. The event loop runs in the caller's thread, so the
 journal is written by the thread that owns the database.
 
 >>> client = Client.of(run, "explainer")
@@ -15,29 +16,29 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from harness.config import digest
 from harness.contract.context import RunContext
 from harness.contract.provider import CallStore, Provider
 from harness.contract.session import Session
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 from harness.llm.batch import Batches, BatchProvider, BatchStore
 from harness.llm.errors import BudgetSpent, CallFailed, Outage, Retryable
 from harness.llm.pace import Pace
 from harness.llm.prices import Price, find_price, require_price
-from harness.records import LLMCall, LLMReply, LLMRequest
+from harness.records import LLMCall, LLMReply, LLMRequest, call_hash, capped
 
 OnCall = Callable[[LLMCall], object]
+Status = Literal["begun", "ok", "failed"]
 _FIRST_WAIT_S = 0.5
 _STANDSTILL_S = 0.01
-"""How long answered calls are handed out before the loop turns again."""
+"""Longest time for which answered calls are yielded before the event loop runs again."""
 
 
 class Client:
     """Sends requests of one role to one provider.
 
-    How fast, how often and how long is the provider's config (`concurrency`, `max_attempts`, `timeout_s`, ...).
+    The provider's config says how fast, how often and how long (`concurrency`, `max_attempts`, `timeout_s`, ...).
 
     Args:
         provider: knows the vendor's wire format; makes one attempt, without retries of its own.
@@ -71,6 +72,7 @@ class Client:
         self._tasks: dict[str, asyncio.Task[LLMCall]] = {}
         self._begun: set[asyncio.Task[Any] | None] = set()
         self._in_flight: set[asyncio.Task[Any] | None] = set()
+        self._in_doubt: set[str] = set()
         self._unstored: list[tuple[LLMCall, asyncio.Future[None]]] = []
         self._fatal: Exception | None = None
         self._given_up_in_a_row, self._running = 0, False
@@ -92,13 +94,12 @@ class Client:
 
     def key(self, request: LLMRequest) -> str:
         """The journal's hash: sha256 of the provider, those of its settings that decide an answer, and the request."""
-        asked = request.model_dump(mode="json")
-        return digest({"provider": self._provider.name, "settings": self._settings, "request": asked})
+        return call_hash(self._provider.name, self._settings, request)
 
     def run(self, requests: Sequence[LLMRequest], on_call: OnCall | None = None) -> Iterator[LLMCall]:
         """Yield one call per request, in request order, as soon as it and those before it are answered.
 
-        Equal requests are sent once. The loop stands still while the consumer works on a call, so keep that short.
+        Equal requests are sent once. The event loop does not run while the consumer works on a call: keep that short.
         Ctrl-C, or closing the iterator, loses only the calls in flight.
 
         Args:
@@ -111,22 +112,22 @@ class Client:
         """
         keys = [self.key(request) for request in requests]
         wanted = dict(zip(keys, requests, strict=True))
-        known = self._calls.find(wanted)
-        missing = {key: request for key, request in wanted.items() if key not in known}
+        answered = self._calls.find(wanted)
+        missing = {key: request for key, request in wanted.items() if key not in answered}
         if missing:
-            known |= self._in_batches(missing)
-            missing = {key: request for key, request in missing.items() if key not in known}
+            answered |= self._in_batches(missing)
+            missing = {key: request for key, request in missing.items() if key not in answered}
         if on_call is not None:
             for key in wanted:
-                if key in known:
-                    on_call(known[key])
+                if key in answered:
+                    on_call(answered[key])
         if missing:
-            yield from self._ask(keys, known, missing, on_call)
+            yield from self._ask(keys, answered, missing, on_call)
         else:
-            yield from (known[key] for key in keys)
+            yield from (answered[key] for key in keys)
 
     def _in_batches(self, missing: Mapping[str, LLMRequest]) -> dict[str, LLMCall]:
-        """Calls that were submitted in a batch are collected, never sent beside it; new ones go where the run says."""
+        """Collect calls that were submitted in a batch (never sent singly too); with --llm-batch, submit new ones."""
         provider, store = self._provider, self._calls
         if not isinstance(provider, BatchProvider) or not isinstance(store, BatchStore):
             if self._session.batch:
@@ -148,7 +149,7 @@ class Client:
     def _ask(
         self,
         keys: Sequence[str],
-        known: dict[str, LLMCall],
+        answered: dict[str, LLMCall],
         missing: Mapping[str, LLMRequest],
         on_call: OnCall | None,
     ) -> Iterator[LLMCall]:
@@ -160,14 +161,14 @@ class Client:
                 runner.run(self._start(missing, on_call))
                 turned = time.monotonic()
                 for key in keys:
-                    if key not in known:
+                    if key not in answered:
                         task = self._tasks[key]
                         # entering the loop costs as much as a tenth of a call: not for each of those that are answered
                         if not task.done() or self._fatal is not None or time.monotonic() - turned > _STANDSTILL_S:
                             runner.run(self._wait(task))
                             turned = time.monotonic()
-                        known[key] = task.result()
-                    yield known[key]
+                        answered[key] = task.result()
+                    yield answered[key]
             finally:
                 self._running = False
                 runner.run(self._finish())
@@ -176,7 +177,7 @@ class Client:
         self._slots = asyncio.Semaphore(self._config.concurrency)
         self._pace = Pace(self._config.requests_per_minute, self._config.tokens_per_minute)
         self._room = asyncio.Condition()
-        self._begun = set()
+        self._begun, self._in_doubt = set(), set()
         self._fatal, self._given_up_in_a_row = None, 0
         self._tasks = {
             key: asyncio.create_task(self._guarded(key, request, on_call)) for key, request in missing.items()
@@ -193,7 +194,7 @@ class Client:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        self._store_answers()
+        self._store_waiting()
         await self._provider.aclose()
 
     async def _guarded(self, key: str, request: LLMRequest, on_call: OnCall | None) -> LLMCall:
@@ -204,8 +205,8 @@ class Client:
                 on_call(call)
             return call
         except Exception as error:
-            # No further call can succeed. Those in flight are paid for and may end; where it is only the budget that
-            # ended, those that it had room for also go on to their next attempt. The others are not begun.
+            # No further call can succeed. Calls in flight are paid for and may end; if only the budget is spent, calls
+            # that it covers may also make further attempts. No other call is begun.
             self._fatal = self._fatal or error
             spared = self._begun if isinstance(error, BudgetSpent) else self._in_flight
             for task in self._tasks.values():
@@ -219,15 +220,20 @@ class Client:
         call: LLMCall | None = None
         try:
             began = time.monotonic()
-            reply, error, n_attempts = await self._attempts(request, most_usd)
+            await self._store_soon(self._record(key, request, "begun", None, None, 0, 0.0, final=False))
+            reply, error, n_attempts = await self._attempts(key, request, most_usd)
             # from here to the journal's queue nothing is awaited: an answer that came cannot be cancelled away
             final = reply is not None or not isinstance(error, Retryable)
             seconds = time.monotonic() - began
-            call = self._record(key, request, reply, str(error) if error else None, n_attempts, seconds, final=final)
+            status: Status = "failed" if reply is None else "ok"
+            said = str(error) if error else None
+            call = self._record(key, request, status, reply, said, n_attempts, seconds, final=final)
             stored = self._store_soon(call)
         finally:
             self._session.settle(most_usd, 0.0 if call is None or call.reply is None else call.price_usd)
             self._begun.discard(asyncio.current_task())
+            if call is None and key not in self._in_doubt:
+                self._calls.withdraw([key])
         async with self._room:
             self._room.notify_all()
         await stored
@@ -240,7 +246,7 @@ class Client:
         """Wait until the budget has room for the call.
 
         Raises:
-            BudgetSpent: it has none, and no call of ours is in flight that could turn out cheaper than its dearest.
+            BudgetSpent: it has none, and no call of ours is in flight that could cost less than was reserved for it.
         """
         async with self._room:
             while not self._session.fits(most_usd):
@@ -250,14 +256,16 @@ class Client:
             self._session.reserve(most_usd)
             self._begun.add(asyncio.current_task())
 
-    async def _attempts(self, request: LLMRequest, most_usd: float) -> tuple[LLMReply | None, CallFailed | None, int]:
+    async def _attempts(
+        self, key: str, request: LLMRequest, most_usd: float
+    ) -> tuple[LLMReply | None, CallFailed | None, int]:
         """Try until it is answered, refused or given up: (reply, failure, attempts made)."""
         n = 0
         while True:
             n += 1
             failure: CallFailed
             try:
-                return await self._attempt(request), None, n
+                return await self._attempt(key, request), None, n
             except TimeoutError:
                 failure = Retryable(f"no answer within {self._config.timeout_s:g} s", charged=True)
             except CallFailed as error:
@@ -272,23 +280,28 @@ class Client:
                 return None, Retryable(f"{failure} (asked to wait {asked_s:.0f} s, {limit})"), n
             if n == self._config.max_attempts or self._ended() or not self._session.affords(0.0):
                 return None, failure, n
-            # a rate limit is the account's, not the call's: nobody sends before its end
+            # a rate limit holds for the account, not for the call: no call is sent before its end
             self._resume_at = max(self._resume_at, time.monotonic() + asked_s)
             await self._sleep(self._pause_s(n, failure.retry_after_s))
 
     def _ended(self) -> bool:
         return self._fatal is not None and not isinstance(self._fatal, BudgetSpent)
 
-    async def _attempt(self, request: LLMRequest) -> LLMReply:
+    async def _attempt(self, key: str, request: LLMRequest) -> LLMReply:
         early_s = self._resume_at - time.monotonic()
         if early_s > 0:
             await self._sleep(early_s * (1 + 0.1 * self._rng.random()))
         counted = await self._pace.wait(request)
         task = asyncio.current_task()
         self._in_flight.add(task)
+        self._in_doubt.add(key)
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                reply = await self._provider.complete(request)
+                reply = capped(await self._provider.complete(request))
+        except HarnessError as error:
+            if not (isinstance(error, Retryable) and error.charged):
+                self._in_doubt.discard(key)
+            raise
         finally:
             self._in_flight.discard(task)
         self._pace.answered(reply, counted)
@@ -306,6 +319,7 @@ class Client:
         self,
         key: str,
         request: LLMRequest,
+        status: Status,
         reply: LLMReply | None,
         error: str | None,
         n_attempts: int,
@@ -320,7 +334,7 @@ class Client:
             settings=self._settings,
             role=self._role,
             request=request,
-            status="ok" if reply is not None else "failed",
+            status=status,
             reply=reply,
             error=error,
             n_attempts=n_attempts,
@@ -331,21 +345,25 @@ class Client:
         )
 
     def _store_soon(self, call: LLMCall) -> asyncio.Future[None]:
-        """Queue a call for the journal: what is answered in one turn of the loop is one transaction."""
+        """Queue a call for the journal: what begins or ends in one turn of the loop is one transaction."""
         loop = asyncio.get_running_loop()
         if not self._unstored:
-            loop.call_soon(self._store_answers)
+            loop.call_soon(self._store_waiting)
         stored: asyncio.Future[None] = loop.create_future()
         self._unstored.append((call, stored))
         return stored
 
-    def _store_answers(self) -> None:
+    def _store_waiting(self) -> None:
         waiting, self._unstored = self._unstored, []
         if not waiting:
             return
         error: Exception | None = None
         try:
-            self._calls.store([call for call, _ in waiting])
+            if ended := [call for call, _ in waiting if call.status != "begun"]:
+                self._calls.store(ended)
+            # a call that was cancelled before this will not be sent
+            if begun := [call for call, stored in waiting if call.status == "begun" and not stored.cancelled()]:
+                self._calls.begin(begun)
         except Exception as failure:  # noqa: BLE001 - handed to those who wait for it
             error = failure
         for _, stored in waiting:
@@ -358,10 +376,10 @@ class Client:
         return self._prices[model]
 
     def _most_usd(self, request: LLMRequest) -> float:
-        """What the call can cost at most; 0 where nobody counts.
+        """The most that the call can cost; 0 where the run has no budget in money.
 
         Raises:
-            UsageError: somebody counts, and no price is known.
+            UsageError: the run has one, and the model has no price.
         """
         if self._session.max_cost_usd is None:
             return 0.0

@@ -20,7 +20,7 @@ _PER_MILLION = 1e6
 CHARACTERS_PER_TOKEN = 3.0
 """For estimates: mathematical English under Qwen2.5's tokenizer gives 2.9 to 3.3."""
 _FRAME_TOKENS = 64
-"""More than a chat format adds round a system prompt and one user's turn."""
+"""Upper bound of what a chat format adds to a system prompt and a user turn."""
 
 
 class _Rates(BaseModel):

@@ -44,11 +44,15 @@ from harness.records.interpret import Status as Status
 from harness.records.learn import Dictionary as Dictionary
 from harness.records.learn import DictionaryScore as DictionaryScore
 from harness.records.learn import LatentEffect as LatentEffect
+from harness.records.llm import MAX_REPLY_CHARS as MAX_REPLY_CHARS
 from harness.records.llm import ROLES as ROLES
+from harness.records.llm import TOO_LONG as TOO_LONG
 from harness.records.llm import LLMCall as LLMCall
 from harness.records.llm import LLMReply as LLMReply
 from harness.records.llm import LLMRequest as LLMRequest
 from harness.records.llm import OpenBatch as OpenBatch
+from harness.records.llm import call_hash as call_hash
+from harness.records.llm import capped as capped
 from harness.records.probe import ActivationSet as ActivationSet
 from harness.records.probe import Evidence as Evidence
 from harness.records.probe import Exemplar as Exemplar

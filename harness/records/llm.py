@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
+from harness.config import digest
 from harness.records.base import Record
 
 ROLES = ("explainer", "judge", "second-judge", "categories", "categoriser", "scorer", "grader")
@@ -15,6 +16,11 @@ ROLES = ("explainer", "judge", "second-judge", "categories", "categoriser", "sco
 `explainer` also grades, in the same reply, unless a `judge` is named: it is then shown the same contexts and the
 explanation, and its grade counts. `second-judge` grades again what was graded, to see how far two models agree.
 `grader` compares benchmark answers with the gold ones."""
+
+MAX_REPLY_CHARS = 1_000_000
+"""Longest text that is kept of a reply: some 250,000 tokens."""
+TOO_LONG = "too_long"
+"""`finish_reason` of a reply whose text was cut there."""
 
 
 class LLMRequest(Record):
@@ -55,6 +61,21 @@ class LLMReply(Record):
     """Reply tokens, reasoning included."""
 
 
+def call_hash(provider: str, settings: Mapping[str, object], request: LLMRequest) -> str:
+    """sha256 (hex) of what decides an answer: the journal's key, and the Idempotency-Key that a server is sent.
+
+    `settings` are those of the provider that decide an answer (`ProviderConfig.identity`).
+    """
+    return digest({"provider": provider, "settings": settings, "request": request.model_dump(mode="json")})
+
+
+def capped(reply: LLMReply) -> LLMReply:
+    """The reply with at most `MAX_REPLY_CHARS` of its text; a longer one has the finish_reason `TOO_LONG`."""
+    if len(reply.text) <= MAX_REPLY_CHARS:
+        return reply
+    return reply.model_copy(update={"text": reply.text[:MAX_REPLY_CHARS], "finish_reason": TOO_LONG})
+
+
 class LLMCall(Record):
     """A row of the journal: a request that was answered or given up. A stored answer is never asked for again."""
 
@@ -68,9 +89,10 @@ class LLMCall(Record):
     """What it was for, one of `ROLES`."""
     request: LLMRequest
     """What was asked."""
-    status: Literal["ok", "failed", "submitted"]
-    """`failed`: given up after retries, or refused; asked again by the next run that needs it. `submitted`: in a batch
-    whose results are not collected."""
+    status: Literal["begun", "ok", "failed", "submitted"]
+    """`begun`: about to be sent; where it stays so, the run ended before the answer came, and the vendor may have
+    charged for it. `failed`: given up after retries, or refused. Both are asked again by the next run that needs them.
+    `submitted`: in a batch whose results are not collected."""
     reply: LLMReply | None
     """None where it failed."""
     error: str | None = None

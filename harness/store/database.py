@@ -140,9 +140,12 @@ def translate_db_errors(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def transaction(engine: Engine, name: str) -> Iterator[Connection]:
-    """A transaction that writes (it holds the lock from its begin); its errors are HarnessErrors about `name`."""
-    with translate_db_errors(name), engine.execution_options(write=True).begin() as connection:
+def transaction(engine: Engine, name: str, *, durable: bool = False) -> Iterator[Connection]:
+    """A transaction that writes (it holds the lock from its begin); its errors are HarnessErrors about `name`.
+
+    With `durable`, a power cut after it loses nothing of it in SQLite either; a server's transactions always are.
+    """
+    with translate_db_errors(name), engine.execution_options(write=True, durable=durable).begin() as connection:
         yield connection
 
 
@@ -206,7 +209,6 @@ def _configure_sqlite(engine: Engine) -> None:
         cursor.execute("PRAGMA foreign_keys=ON")
         if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")  # with WAL: survives kill -9; a power cut loses the last commits
         cursor.close()
 
     @event.listens_for(engine, "begin")
@@ -216,7 +218,10 @@ def _configure_sqlite(engine: Engine) -> None:
         if options.get("migrating", False):
             # A migration may make a table anew; dropping the old one would delete all rows that refer to it.
             connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("write", False) else "BEGIN")
+        write = options.get("write", False)
+        if write:  # with WAL, NORMAL survives kill -9, and a power cut loses the last commits; FULL syncs each commit
+            connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get('durable') else 'NORMAL'}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _bring_up_to_date(engine: Engine, name: str) -> None:

@@ -224,16 +224,27 @@ class MemoryCalls:
 
     Attributes:
         calls: every call as it was stored, in order.
+        begun: hashes of calls that were begun, and neither stored nor withdrawn.
     """
 
     def __init__(self) -> None:
         """Nothing was asked yet."""
         self.calls: list[LLMCall] = []
+        self.begun: set[str] = set()
 
     def find(self, requests: Mapping[str, LLMRequest]) -> dict[str, LLMCall]:
         """The answered ones."""
         return {call.key: call for call in self.calls if call.key in requests and call.status == "ok"}
 
+    def begin(self, calls: Sequence[LLMCall]) -> None:
+        """Keep that they are about to be sent."""
+        self.begun |= {call.key for call in calls}
+
+    def withdraw(self, keys: Sequence[str]) -> None:
+        """They were not sent, or were turned away."""
+        self.begun -= set(keys)
+
     def store(self, calls: Sequence[LLMCall]) -> None:
         """Keep calls."""
+        self.begun -= {call.key for call in calls}
         self.calls.extend(calls)

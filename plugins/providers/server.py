@@ -1,4 +1,4 @@
-"""Settings of providers that are a server: its address, and where the API key is found. No SDK here."""
+"""Settings of providers that ask a server: its address and its API key."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import os
 from typing import Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import field_validator
+from pydantic import ConfigDict, PositiveInt, field_validator
 
 from harness import ProviderConfig
+from harness.errors import masked_url
 from harness.llm.errors import MissingKey
 
 
 class ServerConfig(ProviderConfig):
     """Which server is asked."""
 
-    OPERATIONAL = ProviderConfig.OPERATIONAL | {"base_url", "key_variable", "key_required"}
+    model_config = ConfigDict(hide_input_in_errors=True)  # an address may hold a password
+
+    OPERATIONAL = ProviderConfig.OPERATIONAL | {"base_url", "key_variable", "key_required", "max_response_bytes"}
     BASE_URL_VARIABLE: ClassVar[str]
     """Environment variable that names the address where the setting does not."""
 
@@ -25,6 +28,8 @@ class ServerConfig(ProviderConfig):
     """Environment variable that holds the API key."""
     key_required: bool = True
     """False for a server that wants no key."""
+    max_response_bytes: PositiveInt = 16 * 2**20
+    """Most bytes of a response, decompressed; of a batch's results, of each line."""
     structured_output: bool = True
     """Send the request's JSON schema, where it has one, so that the server constrains the reply to it."""
 
@@ -33,9 +38,10 @@ class ServerConfig(ProviderConfig):
     def _without_credentials(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("http://", "https://")):
             raise ValueError("an address starts with http:// or https://")
-        if url is not None and "@" in urlsplit(url).netloc:
+        if url is not None and masked_url(url) != url:
             raise ValueError(
-                f"settings are stored: leave the name and password out, or give the address in ${cls.BASE_URL_VARIABLE}"
+                "settings are stored: leave name, password and query out of the address, or give it in "
+                f"${cls.BASE_URL_VARIABLE}"
             )
         return url
 

@@ -1,31 +1,27 @@
-"""What the vendors' wire formats share: keys, status codes, bodies. No SDK here.
+"""Decode, check and clean what servers send, whichever SDK is used.
 
-Whatever a server sends is data of unknown quality: it is decoded, checked and cleaned here, and the API key is cut out
-of every text before it can reach a record, a log or an error message.
+Nothing that a server sends can be trusted. The API key is cut out of every text before it can reach a record, a log or
+an error message.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from harness.errors import HarnessError, ProviderError
-from harness.llm.errors import Refused, Retryable
+from harness.llm.errors import Retryable
 
 W = TypeVar("W", bound=BaseModel)
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 """A number of tokens as a server reports it."""
-
-_MAX_MESSAGE = 300
-_RETRYABLE = {408, 409, 425, 429}
-_NO_CREDIT = {"insufficient_quota", "billing_error", "billing_hard_limit_reached"}
 
 
 def clean(text: str, key: str) -> str:
@@ -35,40 +31,69 @@ def clean(text: str, key: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def read_body(body: bytes, model: type[W], key: str) -> W:
-    """A response body as `model`.
+def decoded(body: bytes) -> Any:
+    """A body as JSON.
 
     Raises:
-        Retryable: the body is not what the vendor's format says; another attempt may be answered properly.
+        Retryable: it is none; another attempt may be answered properly.
     """
     try:
-        return model.model_validate(_cleaned(json.loads(body), key))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Retryable(f"the response is not what the API promises: {where}: {first['msg']}") from None
+        return json.loads(body)
     except (ValueError, RecursionError):
         raise Retryable("the response is not JSON") from None
 
 
-def _cleaned(value: Any, key: str) -> Any:
-    if isinstance(value, str):
-        return clean(value, key)
+def checked(data: Any, model: type[W]) -> W:
+    """Decoded JSON as `model`.
+
+    Raises:
+        Retryable: it is not what the vendor's format says; another attempt may be answered properly.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Retryable(f"the response is not what the API promises: {where}: {first['msg']}") from None
+
+
+def joined(content: Any) -> tuple[str, str]:
+    """(text, refusal) of a message's content: a string, or parts of which only text and refusals are for us.
+
+    Raises:
+        Retryable: it has another form.
+    """
+    texts, refusals = [], []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict) and part.get("type") == "refusal":
+            refusals.append(_text(part.get("refusal") or part.get("text")))
+        elif isinstance(part, dict) and (part.get("type") or "text") in ("text", "output_text"):
+            texts.append(_text(part.get("text")))
+        elif part is not None and not isinstance(part, dict):
+            raise Retryable("the response is not what the API promises: the content is neither text nor parts")
+    return clean("".join(texts), ""), clean("".join(refusals), "")
+
+
+def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return {clean(k, key): _cleaned(v, key) for k, v in value.items()}
-    return [_cleaned(v, key) for v in value] if isinstance(value, list) else value
+        value = value.get("value")
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise Retryable("the response is not what the API promises: a part's text is not text")
 
 
 def lost_connection(error: Exception) -> Retryable:
-    """No connection, or one that broke. Once the request was sent, the vendor may charge for an answer that is lost."""
-    began = type(error.__cause__).__name__ if error.__cause__ else ""
-    charged = not began.startswith("Connect")
+    """A connection that failed. Once the request was sent, the vendor may charge for an answer that is lost."""
+    cause = type(error.__cause__ or error).__name__
+    charged = not cause.startswith(("Connect", "Pool"))  # not connected, or no connection free
     return Retryable(f"no connection ({type(error).__name__})", charged=charged)
 
 
 @contextmanager
 def unsure() -> Iterator[None]:
-    """Of a request that makes something: unless the server says that it did not, it may have (`charged`)."""
+    """For a request that creates something: mark failures `charged` unless the server says that it created nothing."""
     try:
         yield
     except Retryable as failure:
@@ -76,12 +101,26 @@ def unsure() -> Iterator[None]:
         raise Retryable(str(failure), retry_after_s=failure.retry_after_s, charged=not refused) from None
 
 
-def read_outcome(line: str) -> dict[str, Any]:
-    """A line of a file of results.
+async def lines(pieces: AsyncIterator[bytes], most_bytes: int) -> AsyncIterator[dict[str, Any]]:
+    """The JSON objects of a file of results, one per line; the file itself may be of any length.
 
     Raises:
-        Retryable: it is no JSON object; the file may be whole another time.
+        Retryable: a line is no JSON object, or has more than `most_bytes`; the file may be whole another time.
     """
+    rest = b""
+    async for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            if line.strip():
+                yield _object(line)
+        if len(rest) > most_bytes:
+            raise Retryable(f"a line of the batch's results has more than {most_bytes:,} bytes (max_response_bytes)")
+        await asyncio.sleep(0)
+    if rest.strip():
+        yield _object(rest)
+
+
+def _object(line: bytes) -> dict[str, Any]:
     try:
         data = json.loads(line)
     except (ValueError, RecursionError):
@@ -89,23 +128,6 @@ def read_outcome(line: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise Retryable("a line of the batch's results is not JSON")
     return data
-
-
-def status_failure(
-    provider: str, status: int, body: object, headers: Mapping[str, str], *, key: str, variable: str, model: str
-) -> HarnessError:
-    """What an HTTP error status means for the call: try again, give it up, or end the run."""
-    code, message = _error_of(body)
-    said = clean(f"HTTP {status}" + (f": {message}" if message else ""), key)[:_MAX_MESSAGE]
-    if status in (401, 403):
-        return ProviderError(f"{provider} refused the API key ({said}): check the environment variable {variable}")
-    if status == 404:
-        return ProviderError(f"{provider} does not know the model {model!r} or the address ({said}): check --provider")
-    if status == 402 or code in _NO_CREDIT:
-        return ProviderError(f"{provider} has no credit left ({said}): top up the account and run again")
-    if status in _RETRYABLE or status >= 500:
-        return Retryable(said, retry_after_s=retry_after_s(headers))
-    return Refused(said)
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
@@ -124,12 +146,3 @@ def retry_after_s(headers: Mapping[str, str], *, now: float | None = None) -> fl
         except (KeyError, ValueError, OverflowError):
             return None
     return seconds if seconds is not None and math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _error_of(body: object) -> tuple[str, str]:
-    """(code, message) of an error body; SDKs hand over the whole body or its `error` member."""
-    member: Any = body.get("error", body) if isinstance(body, dict) else body
-    if not isinstance(member, dict):
-        return "", " ".join(str(member).split()) if isinstance(member, str) else ""
-    code = member.get("code") or member.get("type") or ""
-    return str(code), " ".join(str(member.get("message") or "").split())

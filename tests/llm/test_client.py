@@ -8,7 +8,7 @@ import pytest
 
 from harness.config import ProviderConfig
 from harness.contract.session import Session
-from harness.errors import ProviderError
+from harness.errors import ProviderError, StorageError
 from harness.llm.client import Client
 from harness.llm.errors import BudgetSpent, MissingKey, Refused, Retryable
 from harness.records import LLMReply, LLMRequest
@@ -135,6 +135,70 @@ def test_closing_the_iterator_or_ctrl_c_loses_only_calls_in_flight():
         list(Client(fake, journal, "r").run(requests("c", "b"), on_call=interrupt))
     assert [c.request.user for c in journal.calls] == ["a", "c"]
     assert fake.closed == 2
+
+
+class Watched(MemoryCalls):
+    """Says when calls are begun and withdrawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.log = []
+
+    def begin(self, calls):
+        super().begin(calls)
+        self.log += [f"begin {call.request.user}" for call in calls]
+
+    def withdraw(self, keys):
+        super().withdraw(keys)
+        self.log += ["withdraw"] * len(keys)
+
+
+def test_a_call_is_journalled_before_it_is_sent():
+    fake, journal = Fake({"a": [Retryable("busy")]}, max_attempts=2), Watched()
+    complete, begun_when_sent = fake.complete, []
+
+    async def watched(request):
+        begun_when_sent.append((request.user, Client(fake, journal, "r").key(request) in journal.begun))
+        return await complete(request)
+
+    fake.complete = watched
+    list(Client(fake, journal, "r", sleep=no_sleep).run(requests("a", "b", "a")))
+    assert sorted(begun_when_sent) == [("a", True), ("a", True), ("b", True)]
+    assert sorted(journal.log) == ["begin a", "begin b"], "once per call, not per attempt"
+    assert journal.begun == set()
+
+
+@pytest.mark.parametrize("failure", [ProviderError("no credit"), MissingKey("fake", "FAKE_KEY")])
+def test_calls_that_were_turned_away_are_not_in_doubt(failure):
+    journal = Watched()
+    with pytest.raises(ProviderError):
+        list(Client(Fake({"a": [failure]}), journal, "r").run(requests("a")))
+    assert journal.log == ["begin a", "withdraw"]
+    assert journal.begun == set()
+
+
+def test_calls_in_flight_at_an_interrupt_are_in_doubt():
+    fake, journal = Fake({"b": [Retryable("busy")]}, delays={"c": 5}), Watched()
+
+    async def long_pause(seconds):
+        await asyncio.sleep(60)
+
+    calls = Client(fake, journal, "r", sleep=long_pause).run(requests("a", "b", "c"))
+    next(calls)
+    calls.close()
+    client = Client(fake, journal, "r")
+    assert journal.begun == {client.key(requests("c")[0])}, "b was turned away, and paused for another attempt"
+
+
+def test_where_the_journal_cannot_be_written_nothing_is_sent():
+    class Full(MemoryCalls):
+        def begin(self, calls):
+            raise StorageError("no space left")
+
+    fake = Fake()
+    with pytest.raises(StorageError):
+        list(Client(fake, Full(), "r").run(requests("a", "b")))
+    assert fake.sent == []
 
 
 def test_one_run_at_a_time():

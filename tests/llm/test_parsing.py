@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from harness.llm.parsing import Parsed, Unparsed, parse_call, parse_object
-from harness.records import LLMCall, LLMRequest
+from harness.llm.parsing import Parsed, Unparsed, answer_text, parse_call, parse_object
+from harness.records import MAX_REPLY_CHARS, LLMCall, LLMReply, LLMRequest, capped
 
 
 class Answer(BaseModel):
@@ -91,6 +91,76 @@ def test_what_is_not_there_is_not_made_up(text, reason):
     assert isinstance(found, Unparsed)
     assert reason in found.reason
     assert found.raw == text
+
+
+DRAFT = '{"explanation": "words", "classification": 2}'
+BLOCKS = [
+    ("<think>", "</think>"),
+    ("<THINK>\n", "\n</Think>"),
+    ('<thinking mode="deep" >', "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning >"),
+    ("<seed:think>", "</seed:think>"),
+    ("◁think▷", "◁/think▷"),
+    ("[THINK]", "[/THINK]"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("<thinking>", "</think>"),
+]
+
+
+@pytest.mark.parametrize(("begin", "end"), BLOCKS)
+def test_thinking_blocks_are_cut_before_a_reply_is_read(begin, end):
+    assert value(f"{begin}Perhaps {DRAFT}?{end}{GOOD}") == ("digits", 1)
+    assert value(f"Let me see. {begin}{DRAFT}{end} So: {GOOD} {begin}{DRAFT}, no.{end}") == ("digits", 1)
+    assert value(f"Perhaps {DRAFT}?{end}{GOOD}") == ("digits", 1), "a reply that begins inside the block"
+    assert value(f"{begin}<think> is a tag, {DRAFT}{end} as I said {DRAFT}{end}{GOOD}") == ("digits", 1)
+    for text, reason in [
+        (f"{begin}{DRAFT}{end} I cannot tell.", "no JSON object"),
+        (f"{begin}{DRAFT}", "not closed"),
+        (f"{begin}{DRAFT}{end}{GOOD}{begin}but {DRAFT}", "not closed"),
+        (f"{begin}{DRAFT}{end}\n", "empty reply after the thinking block"),
+        (f"{DRAFT}{end}", "empty reply after the thinking block"),
+    ]:
+        unparsed = parse_object(text, Answer)
+        assert isinstance(unparsed, Unparsed)
+        assert reason in unparsed.reason
+        assert unparsed.raw == text
+    assert "raise max_tokens" in parse_object(f"{begin}{DRAFT}", Answer, finish_reason="length").reason
+
+
+@pytest.mark.parametrize("tag", ["<think>", "</think>", "◁think▷", "[/THINK]", "<|end_of_thought|>", "<think/>"])
+def test_a_tag_in_an_answer_is_a_word_of_it(tag):
+    said = f'{{"explanation": "fires on {tag} and {{", "classification": 1}}'
+    assert value(said) == (f"fires on {tag} and {{", 1)
+    assert value(f"<think>{tag} {DRAFT}</think>As JSON: {said}") == (f"fires on {tag} and {{", 1)
+
+
+def test_plain_answers_are_read_outside_thinking_blocks_too():
+    assert answer_text("<think>tokens? no</think>contexts") == "contexts"
+    assert answer_text("I think contexts") == "I think contexts"
+    assert isinstance(answer_text("<think>tokens"), Unparsed)
+    assert answer_text("I will not.", "refusal") == Unparsed(
+        "refused by the model (finish_reason refusal): I will not.", "I will not."
+    )
+
+
+@pytest.mark.parametrize(
+    "unit", ["<think>", "</think>", '{"a":', '{"a":<think></think>', "<think ", "<", '{"a": 1}<think>']
+)
+@pytest.mark.timeout(20)
+def test_replies_without_end_are_read_in_linear_time(unit):
+    assert isinstance(parse_object(unit * (MAX_REPLY_CHARS // len(unit)), Answer), Unparsed)
+
+
+def test_of_a_reply_without_end_so_much_is_kept():
+    reply = capped(LLMReply(text="x" * (MAX_REPLY_CHARS + 1), finish_reason="stop", model="m"))
+    assert len(reply.text) == MAX_REPLY_CHARS
+    assert (
+        "more than 1,000,000 characters" in parse_object(reply.text, Answer, finish_reason=reply.finish_reason).reason
+    )
+    whole = LLMReply(text="x" * MAX_REPLY_CHARS, finish_reason="stop", model="m")
+    assert capped(whole) == whole
 
 
 def test_the_reason_says_that_a_reply_was_cut_or_refused():

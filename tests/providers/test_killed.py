@@ -48,16 +48,17 @@ class Ledger:
             if len(self.vendor.seen) != n or self.vendor.connections:
                 quiet_since, n = time.monotonic(), len(self.vendor.seen)
             time.sleep(0.01)
-        answered = self.answered()
+        answered = self.prompts("ok")
         now = [p for p, times in self.sent().items() if p not in answered and times > self.lost[p]]
+        assert set(now) <= self.prompts("begun"), "a call that was sent is in doubt until it is answered"
         self.lost.update(now)
         self.most_lost = max(self.most_lost, len(now))
 
-    def answered(self) -> set[str]:
-        """Prompts whose answer is in the journal."""
+    def prompts(self, status: str) -> set[str]:
+        """Prompts whose calls have this status in the journal."""
         with sqlite3.connect(self.database) as connection:
             try:
-                rows = connection.execute("SELECT request_json FROM llm_call WHERE status = 'ok'").fetchall()
+                rows = connection.execute("SELECT request_json FROM llm_call WHERE status = ?", (status,)).fetchall()
             except sqlite3.OperationalError:  # killed before there were tables
                 return set()
         return {json.loads(row[0])["user"] for row in rows}
@@ -154,6 +155,7 @@ def test_calls_killed_at_ten_random_points(vendor: Any, answer: Any, tmp_path: P
         kill_ten_times(vendor, lambda: worker.begin(ledger.database), ledger, 7, random.Random(0))
         check(ledger, in_flight=8)
         assert set(ledger.sent()) == {f"question {i}" for i in range(80)}
+        assert ledger.prompts("begun") == set(), "all were answered in the end"
         _, end = worker.begin(whole)
         assert end() == 0
     assert contents(ledger.database, "llm_call") == contents(whole, "llm_call")

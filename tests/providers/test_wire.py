@@ -196,6 +196,17 @@ def test_hostile_text_is_kept_as_text(provider, vendor, journal, answer):
     second.model_dump_json().encode()
 
 
+def test_attempts_of_a_call_carry_its_hash_and_no_other_call_has_it(provider, vendor, journal, answer):
+    vendor.script = [answer(status=503), answer(body=b"nonsense"), answer(hang_up=True)]
+    calls = ask(provider, journal, REQUEST, REQUEST.model_copy(update={"repeat": 1}), concurrency=1)
+    keys = [seen.headers["idempotency-key"] for seen in vendor.seen]
+    assert keys == [calls[0].key] * 4 + [calls[1].key]
+    assert calls[0].key != calls[1].key
+    vendor.seen.clear()
+    (again,) = ask(make(provider.name), type(journal)())
+    assert vendor.seen[0].headers["idempotency-key"] == again.key == calls[0].key, "and the next run's attempts too"
+
+
 def test_nothing_is_paid_twice(provider, vendor, journal):
     requests = [REQUEST.model_copy(update={"user": f"q{i % 5}"}) for i in range(20)]
     first = ask(provider, journal, *requests)

@@ -8,7 +8,7 @@ from random import Random
 
 from harness.contract.context import RunContext
 from harness.llm.errors import Outage
-from harness.llm.parsing import Parsed, Unparsed
+from harness.llm.parsing import Parsed, Unparsed, answer_text
 from harness.records import Category, CategoryAssignment, Evidence, Explanation, LLMCall
 
 from ..answers import (
@@ -133,7 +133,10 @@ class Categoriser:
 def _chosen(call: LLMCall, ids: Collection[str]) -> str | Unparsed:
     if call.reply is None:
         return Unparsed(f"call failed: {call.error}", "")
-    category = chosen_id(call.reply.text, ids)
+    answer = answer_text(call.reply.text, call.reply.finish_reason)
+    if isinstance(answer, Unparsed):
+        return answer
+    category = chosen_id(answer, ids)
     return category or Unparsed(f"{call.reply.text[:80]!r}: {_NOT_AN_ID}", call.reply.text)
 
 

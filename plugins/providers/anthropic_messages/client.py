@@ -12,15 +12,10 @@ from harness.errors import ProviderError
 from harness.records import LLMReply, LLMRequest
 
 from ..sdk import SdkProvider
-from ..wire import Count, read_body
+from ..wire import Count, checked, joined
 from . import AnthropicConfig
 
 _UNSUPPORTED = {"maxLength", "minLength", "minimum", "maximum", "minItems", "maxItems"}
-
-
-class _Block(BaseModel):
-    type: str
-    text: str = ""
 
 
 class _Usage(BaseModel):
@@ -31,9 +26,9 @@ class _Usage(BaseModel):
 
 
 class _Message(BaseModel):
-    """The part of a message that is kept."""
+    """The fields of a message that are read."""
 
-    content: tuple[_Block, ...]
+    content: list[Any] | str
     model: str | None = None
     stop_reason: str | None = None
     usage: _Usage | None = None
@@ -48,9 +43,24 @@ class Messages(SdkProvider[AnthropicConfig]):
     PATH = "/v1/messages"
     REQUEST_ID = "request-id"
 
-    def read(self, body: bytes, request: LLMRequest, request_id: str, key: str) -> LLMReply:
+    def read(self, body: Any, request: LLMRequest) -> LLMReply:
         """A message."""
-        return _reply(read_body(body, _Message, key), request, request_id)
+        message = checked(body, _Message)
+        usage = message.usage or _Usage()
+        cached = usage.cache_read_input_tokens
+        # Anthropic's input_tokens leaves out what the cache read or wrote; ours counts all of the prompt
+        n_prompt = None
+        if usage.input_tokens is not None:
+            n_prompt = usage.input_tokens + (cached or 0) + (usage.cache_creation_input_tokens or 0)
+        text, refusal = joined(message.content)
+        return LLMReply(
+            text=text or refusal,
+            finish_reason="refusal" if refusal else message.stop_reason,
+            model=message.model or request.model,
+            input_tokens=n_prompt,
+            cached_tokens=cached,
+            output_tokens=usage.output_tokens,
+        )
 
     def parameters(self, request: LLMRequest) -> dict[str, Any]:
         """The body of a request.
@@ -78,21 +88,3 @@ def _supported(schema: Any) -> Any:
     if isinstance(schema, dict):
         return {k: _supported(v) for k, v in schema.items() if k not in _UNSUPPORTED}
     return [_supported(v) for v in schema] if isinstance(schema, list) else schema
-
-
-def _reply(message: _Message, request: LLMRequest, request_id: str) -> LLMReply:
-    usage = message.usage or _Usage()
-    cached = usage.cache_read_input_tokens
-    # Anthropic's input_tokens leaves out what the cache read or wrote; ours counts all of the prompt
-    whole = None
-    if usage.input_tokens is not None:
-        whole = usage.input_tokens + (cached or 0) + (usage.cache_creation_input_tokens or 0)
-    return LLMReply(
-        text="".join(block.text for block in message.content if block.type == "text"),
-        finish_reason=message.stop_reason,
-        model=message.model or request.model,
-        request_id=request_id or None,
-        input_tokens=whole,
-        cached_tokens=cached,
-        output_tokens=usage.output_tokens,
-    )

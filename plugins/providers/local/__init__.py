@@ -14,7 +14,7 @@ from harness.contract.settings import EngineConfig
 class LocalConfig(EngineConfig, ProviderConfig):
     """How the model runs. The model is a folder or a name on the hub: `--provider local:FOLDER`.
 
-    The journal knows a model by this name: give a folder whose weights change another name.
+    The journal identifies a model by this name: if the weights in a folder change, rename the folder.
     """
 
     OPERATIONAL = ProviderConfig.OPERATIONAL | {"device", "batch_size", "gpu_memory_utilization"}
@@ -26,9 +26,9 @@ class LocalConfig(EngineConfig, ProviderConfig):
     device: str = "auto"
     """torch device of transformers; `auto` is the first GPU, else the CPU."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights."""
+    """Data type of the weights."""
     batch_size: PositiveInt = 16
-    """Most requests generated together; transformers generates those with a temperature one by one, by their seed."""
+    """Most requests generated together. transformers generates sampled requests one by one, each with its own seed."""
     timeout_s: PositiveFloat = 3600.0
     """Longest wait for one attempt, the wait for its batch included."""
 

@@ -1,4 +1,4 @@
-"""A model in this process through vLLM: waiting requests are written together, constrained to their schemas."""
+"""A model in this process through vLLM: waiting requests are generated together, constrained to their schemas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EngineModel(LocalModel):
         weakref.finalize(self, self._engines.close)
 
     def _alike(self, waiting: list[_Pending]) -> list[_Pending]:
-        """Those of one model, sampled ones too: each has a seed of its own."""
+        """The waiting requests for the same model; sampled ones too, since each has its own seed."""
         return [p for p in waiting if p.request.model == waiting[0].request.model]
 
     def _generate(self, requests: list[LLMRequest]) -> list[LLMReply | HarnessError]:

@@ -1,8 +1,7 @@
-"""A model in this process: requests that wait at the same time are generated as one batch, in a thread of its own.
+"""A model in this process: waiting requests are generated as one batch, in a separate thread.
 
-Sampling is pinned: what a model's generation_config.json says of temperature and penalties is left out, so that a
-greedy answer is greedy. A request with a temperature is generated alone, seeded by its own hash: its answer depends on
-nothing that happens to run beside it.
+Temperature and penalties in a model's generation_config.json are ignored, so that a greedy answer is greedy. A request
+with a temperature is generated alone, with its hash as seed, so that its answer does not depend on other requests.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class LocalModel:
         return await pending.answer
 
     async def aclose(self) -> None:
-        """Let the batch that is being generated end: a thread cannot be stopped."""
+        """Wait for the batch that is being generated: a thread cannot be stopped."""
         if self._worker is not None:
             self._waiting.clear()
             await asyncio.gather(self._worker, return_exceptions=True)
@@ -84,7 +83,7 @@ class LocalModel:
                 await self._answer(batch)
 
     def _next_batch(self) -> list[_Pending]:
-        """Waiting requests that go together."""
+        """Remove and return the next batch of waiting requests."""
         self._waiting = [p for p in self._waiting if not p.answer.done()]
         if not self._waiting:
             return []
@@ -93,7 +92,7 @@ class LocalModel:
         return together
 
     def _alike(self, waiting: list[_Pending]) -> list[_Pending]:
-        """Those that go with the first one: of its model; greedy ones by the batch, sampled ones alone."""
+        """The waiting requests that can be generated with the first: same model, all greedy; a sampled one is alone."""
         first = waiting[0].request
         if first.temperature:
             return waiting[:1]
@@ -118,15 +117,15 @@ class LocalModel:
         loaded = self._load(requests[0].model)
         prompts = [encode(loaded.tokenizer, request) for request in requests]
         longest = context_length(loaded.model)
-        found: dict[int, LLMReply | HarnessError] = {}
+        replies_by_index: dict[int, LLMReply | HarnessError] = {}
         for i, ids in enumerate(prompts):
             if longest is not None and len(ids) >= longest:
-                found[i] = Refused(f"the prompt has {len(ids)} tokens, and the model reads {longest}")
-        fitting = [i for i in range(len(requests)) if i not in found]
+                replies_by_index[i] = Refused(f"the prompt has {len(ids)} tokens, and the model reads {longest}")
+        fitting = [i for i in range(len(requests)) if i not in replies_by_index]
         if fitting:
             answers = self._run(loaded, [requests[i] for i in fitting], [prompts[i] for i in fitting], longest)
-            found.update(zip(fitting, answers, strict=True))
-        return [found[i] for i in range(len(requests))]
+            replies_by_index.update(zip(fitting, answers, strict=True))
+        return [replies_by_index[i] for i in range(len(requests))]
 
     @torch.inference_mode()
     def _run(
@@ -170,7 +169,7 @@ class LocalModel:
 
     def _load(self, name: str) -> _Loaded:
         if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None  # free the last one first
+            self._loaded = None  # free the previous model first
             base = ModelRef(path=name, dtype=self.config.dtype)
             device = self.config.device
             if device == "auto":
@@ -179,7 +178,7 @@ class LocalModel:
             require_chat(tokenizer, name)
             model = load_base(base, device).eval()
             ends = model.generation_config.eos_token_id
-            # generate() would fill what we leave open from the model's own
+            # generate() would take unset values from the model's own config
             model.generation_config = GenerationConfig()
             stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
             self._loaded = (name, _Loaded(model, tokenizer, tuple(sorted(stops))))

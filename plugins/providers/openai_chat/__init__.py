@@ -41,7 +41,7 @@ class CompatibleConfig(OpenAIConfig):
     model: str = ""
     """Model where the study names none. No default: name one, `--provider openai-compatible:MODEL`."""
     key_variable: str = "OPENAI_COMPATIBLE_API_KEY"
-    """Environment variable that holds the API key; not OpenAI's, which is no other server's business."""
+    """Environment variable that holds the API key. Not OPENAI_API_KEY, so that no other server gets that key."""
     key_required: bool = False
     """True where the server refuses requests without a key."""
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_tokens"

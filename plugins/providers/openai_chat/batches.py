@@ -1,17 +1,18 @@
-"""OpenAI's batches: a file of requests goes up, a file of answers and one of errors come down."""
+"""OpenAI's batches: a file of requests is uploaded; a file of answers and one of errors are downloaded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import Any
 
-from harness.errors import HarnessError
 from harness.llm.batch import Outcome
-from harness.llm.errors import CallFailed, Refused, Retryable
+from harness.llm.errors import Refused, Retryable
 from harness.records import LLMRequest, OpenBatch
 
-from ..wire import clean, read_outcome, status_failure, unsure
+from ..failures import MAX_MESSAGE, error_status, reported_error, status_error
+from ..wire import clean, lines, unsure
 from .client import ChatCompletions
 
 _ENDED = {"completed", "expired", "cancelled", "failed"}
@@ -20,12 +21,12 @@ _CLOCKS_DIFFER_S = 3600
 
 
 class OpenAIChat(ChatCompletions):
-    """Chat Completions of OpenAI itself, with its batches (`harness.llm.batch.BatchProvider`). They carry our label."""
+    """Chat Completions of OpenAI itself, with batches (`harness.llm.batch.BatchProvider`) that hold our label."""
 
     MOST_CALLS = 50_000
 
     async def submit(self, label: str, requests: Mapping[str, LLMRequest]) -> str:
-        """Upload the requests and make a batch of them."""
+        """Upload the requests and create a batch of them."""
         lines = (
             {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": self.parameters(request)}
             for key, request in requests.items()
@@ -43,8 +44,8 @@ class OpenAIChat(ChatCompletions):
             )
         return batch.id
 
-    async def find(self, batch: OpenBatch, known: frozenset[str]) -> str | None:
-        """The batch with our label, among those made since."""
+    async def find(self, batch: OpenBatch, known_ids: frozenset[str]) -> str | None:
+        """The batch with our label among those created since."""
         since = datetime.fromisoformat(batch.submitted_at).timestamp() - _CLOCKS_DIFFER_S
         with self.failures(""):
             async for made in self.client().batches.list(limit=100):
@@ -54,41 +55,30 @@ class OpenAIChat(ChatCompletions):
                     break
         return None
 
-    async def collect(self, vendor_id: str) -> Mapping[str, Outcome] | None:
-        """Answers and errors, once it has ended in whatever way."""
+    async def collect(self, vendor_id: str, keys: Collection[str]) -> Mapping[str, Outcome] | None:
+        """Answers and errors, once the batch has ended, whether completed or not."""
+        outcomes: dict[str, Outcome] = {}
         with self.failures(""):
             batch = await self.client().batches.retrieve(vendor_id)
             if batch.status not in _ENDED:
                 return None
-            files = [f for f in (batch.output_file_id, batch.error_file_id) if f]
-            texts = [(await self.client().files.content(f)).text for f in files]
-        found: dict[str, Outcome] = {}
-        for text in texts:
-            for line in filter(None, text.split("\n")):
-                key, outcome = self._outcome(clean(line, self.key()))
-                if key is not None:
-                    found[key] = outcome
-        if not found and batch.errors and batch.errors.data:
-            raise Refused(f"the batch was refused: {batch.errors.data[0].message or batch.errors.data[0].code}")
-        return found
+            for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+                async with self.client().files.with_streaming_response.content(file) as response:
+                    async for line in lines(response.iter_bytes(), self.config.max_response_bytes):
+                        if isinstance(key := line.get("custom_id"), str) and key in keys:
+                            outcomes[key] = self._outcome(line)
+            if not outcomes and batch.errors and batch.errors.data:
+                reason = batch.errors.data[0].message or batch.errors.data[0].code
+                raise Refused(clean(f"the batch was refused: {reason}", self.key())[:MAX_MESSAGE])
+        return outcomes
 
-    def _outcome(self, line: str) -> tuple[str | None, Outcome]:
-        data = read_outcome(line)
-        key = data.get("custom_id")
-        response = data.get("response") or {}
-        status = response.get("status_code")
-        try:
-            if status == 200:
-                body = json.dumps(response.get("body")).encode()
-                asked = LLMRequest(model="", user="")
-                return key, self.reply(body, asked, str(response.get("request_id") or ""), self.key())
-            if status is None:
-                error = data.get("error") or {}
-                return key, Retryable(f"{error.get('code')}: {error.get('message')}"[:300])
-            failure: HarnessError = status_failure(
-                self.name, int(status), response.get("body"), {},
-                key=self.key(), variable=self.config.key_variable, model="",
-            )  # fmt: skip
-        except CallFailed as bad:
-            failure = bad
-        return key, failure if isinstance(failure, CallFailed) else Retryable(str(failure))
+    def _outcome(self, line: Mapping[str, Any]) -> Outcome:
+        response = line.get("response")
+        response = response if isinstance(response, dict) else {}
+        status, body = response.get("status_code"), response.get("body")
+        if status == 200:
+            return self.outcome(body, str(response.get("request_id") or ""))
+        if (number := error_status(status)) is not None:
+            return self.failure(status_error(number, body))
+        error = reported_error(line)
+        return Retryable("the batch has no answer to this call") if error is None else self.failure(error)

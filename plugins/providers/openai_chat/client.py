@@ -13,12 +13,12 @@ from harness.llm.errors import Retryable
 from harness.records import LLMReply, LLMRequest
 
 from ..sdk import SdkProvider
-from ..wire import Count, read_body
+from ..wire import Count, checked, joined
 from . import CompatibleConfig, OpenAIConfig
 
 
 class _Message(BaseModel):
-    content: str | None = None
+    content: Any = None
     refusal: str | None = None
 
 
@@ -38,9 +38,9 @@ class _Usage(BaseModel):
 
 
 class _Completion(BaseModel):
-    """The part of a chat completion that is kept."""
+    """The fields of a chat completion that are read."""
 
-    choices: tuple[_Choice, ...]
+    choices: tuple[_Choice, ...] | None = None
     model: str | None = None
     usage: _Usage | None = None
 
@@ -54,9 +54,22 @@ class ChatCompletions(SdkProvider[OpenAIConfig]):
     PATH = "/chat/completions"
     REQUEST_ID = "x-request-id"
 
-    def read(self, body: bytes, request: LLMRequest, request_id: str, key: str) -> LLMReply:
+    def read(self, body: Any, request: LLMRequest) -> LLMReply:
         """A completion."""
-        return _reply(read_body(body, _Completion, key), request, request_id)
+        completion = checked(body, _Completion)
+        if not completion.choices:
+            raise Retryable("the response has no choices")
+        choice, usage = completion.choices[0], completion.usage or _Usage()
+        text, refusal = joined(choice.message.content)
+        refusal = refusal or choice.message.refusal or ""
+        return LLMReply(
+            text=text or refusal,
+            finish_reason="refusal" if refusal else choice.finish_reason,
+            model=completion.model or request.model,
+            input_tokens=usage.prompt_tokens,
+            cached_tokens=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None,
+            output_tokens=usage.completion_tokens,
+        )
 
     def parameters(self, request: LLMRequest) -> dict[str, Any]:
         """The body of a request."""
@@ -78,7 +91,7 @@ class ChatCompletions(SdkProvider[OpenAIConfig]):
 
 
 class OpenAICompatible(ChatCompletions):
-    """Of another server; few of them have batches."""
+    """Chat Completions of another server, without batches: few servers have them."""
 
     name = "openai-compatible"
 
@@ -89,19 +102,3 @@ class OpenAICompatible(ChatCompletions):
                 f"variable {config.BASE_URL_VARIABLE}"
             )
         super().__init__(config)
-
-
-def _reply(completion: _Completion, request: LLMRequest, request_id: str) -> LLMReply:
-    if not completion.choices:
-        raise Retryable("the response has no choices")
-    choice, usage = completion.choices[0], completion.usage or _Usage()
-    refusal = choice.message.refusal if not choice.message.content else None
-    return LLMReply(
-        text=choice.message.content or refusal or "",
-        finish_reason="refusal" if refusal else choice.finish_reason,
-        model=completion.model or request.model,
-        request_id=request_id or None,
-        input_tokens=usage.prompt_tokens,
-        cached_tokens=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None,
-        output_tokens=usage.completion_tokens,
-    )

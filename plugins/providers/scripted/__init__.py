@@ -1,4 +1,4 @@
-"""`scripted`: answers by rule, without a network. For tests, demos and plugin authors; its answers are no science."""
+"""`scripted`: replies by rule, without a network. For tests, demos and plugin authors; its answers mean nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class ScriptedConfig(ProviderConfig):
     model: str = "scripted"
     """Model where the study names none; any name will do."""
     rules: dict[str, str] = Field(default_factory=dict)
-    """Text in the prompt -> reply; the first that is found, in this order, answers."""
+    """Text in the prompt -> reply; the first rule whose text is in the prompt answers."""
     replies: tuple[str, ...] = ()
-    """Where no rule matches: one of these, chosen by the prompt's hash."""
+    """If no rule matches: one of these, chosen by the prompt's hash."""
 
 
 @hookimpl

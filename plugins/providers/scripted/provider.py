@@ -1,7 +1,7 @@
 """Replies by rule. The same prompt always gets the same reply, in whatever order prompts come.
 
-Where neither the config's rules nor its replies answer, built-in rules do, one per prompt of the interpreters: they
-read the prompt's text, as a model would, and answer in the form that it asks for.
+If neither the config's rules nor its replies answer, built-in rules do, one per prompt of the interpreters. They read
+the prompt's text and answer in the form that it asks for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LISTED = re.compile(r"^- (.+)$", re.MULTILINE)
 
 
 class Scripted:
-    """Answers from its config, else in the form that the prompt asks for."""
+    """Answers from its config, otherwise in the form that the prompt asks for."""
 
     name = "scripted"
 
@@ -72,9 +72,9 @@ def _hash(request: LLMRequest) -> str:
 
 def _explain(prompt: str) -> str:
     """Names the token that is strongest most often; the grade says how often (0: 90 %, 1: 60 %, else 2)."""
-    shown = prompt.partition("<neuron_activations>")[2].rpartition("</neuron_activations>")[0]
+    evidence = prompt.partition("<neuron_activations>")[2].rpartition("</neuron_activations>")[0]
     tops = []
-    for example in _EXAMPLE.split(shown)[1:]:
+    for example in _EXAMPLE.split(evidence)[1:]:
         listed = _STRENGTH.findall(example)
         if listed:
             tops.append(max(listed, key=lambda pair: float(pair[1]))[0])
@@ -99,11 +99,11 @@ def _ratings(prompt: str) -> str:
     marks = [_MARKED.findall(text) for text in texts]
     explanation = re.search(r'^"(.*)"$', prompt, re.MULTILINE)
     if explanation is None:
-        first = [own[0] if own else "" for own in marks]
+        first = [marked[0] if marked else "" for marked in marks]
         return json.dumps({"ratings": [10 if first.count(f) == 1 else 0 for f in first]})
     word = (explanation.group(1).split() or [""])[-1]
-    held = [(word in own) if "marked <<like this>>" in prompt else (word in text.split())
-            for own, text in zip(marks, texts, strict=True)]  # fmt: skip
+    held = [(word in marked) if "marked <<like this>>" in prompt else (word in text.split())
+            for marked, text in zip(marks, texts, strict=True)]  # fmt: skip
     return json.dumps({"ratings": [10 if x else 0 for x in held]})
 
 
