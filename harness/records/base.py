@@ -32,22 +32,34 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Flat:
-    """Names an `Estimate`'s bounds where the rule of `flat_names` does not: `Annotated[Estimate, Flat("share")]`."""
+    """Marks an Estimate field whose bounds have another name: `Annotated[Estimate, Flat("share")]`.
 
-    base: str
+    Attributes:
+        bounds: what precedes `_ci_low` and `_ci_high`; with an empty one they are `ci_low` and `ci_high`.
+    """
+
+    bounds: str
 
 
 _UNITS = ("_nats", "_s", "_usd", "_per_token")
 
 
 def flat_names(field_name: str, flat: Flat | None = None) -> tuple[str, str, str]:
-    """The columns and keys that a field of type `Estimate` becomes: of its value and of its bounds.
+    """The keys of an Estimate in a table, CSV or JSON: its value's, its lower bound's, its upper bound's.
 
-    `kl_nats` becomes `kl_nats`, `kl_ci_low` and `kl_ci_high`: bounds are named without the unit, or as `flat` says.
+    A unit is the value's alone: `kl_nats` becomes `kl_nats`, `kl_ci_low`, `kl_ci_high`.
     """
-    unit = next((unit for unit in _UNITS if field_name.endswith(unit)), "")
-    base = flat.base if flat else field_name.removesuffix(unit)
-    return field_name, f"{base}_ci_low", f"{base}_ci_high"
+    unit = next((suffix for suffix in _UNITS if field_name.endswith(suffix)), "")
+    bounds = flat.bounds if flat else field_name.removesuffix(unit)
+    prefix = f"{bounds}_" if bounds else ""
+    return field_name, f"{prefix}ci_low", f"{prefix}ci_high"
+
+
+@dataclass(frozen=True)
+class StoredAs:
+    """Marks a field whose name cannot be a column's or a key's: `Annotated[str, StoredAs("group_name")]`."""
+
+    column: str
 
 
 class Record(BaseModel):

@@ -91,7 +91,7 @@ def _row(
         p_value_vs_adapter=stats.mcnemar_exact(scores, adapter)
         if variant != "adapter" and scores and adapter
         else None,
-        kl_nats=estimate(kl, "kl_nats") if kl is not None else None,
+        kl_nats=estimate(kl, "kl_nats"),
         n_components=kl.n_components if kl is not None else None,
         reason=reason,
         note=paired.note,

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.contract.cells import count, inline, percent, text, with_interval
-from harness.contract.report import Block, Column, Key, Report
-from harness.records.base import Estimate, Flat
+from harness.contract.report import Block, Column, Report
+from harness.records.base import Estimate, Flat, StoredAs
 from harness.render.formats import FORMATS, find_format
 from harness.render.loading import Loaded
 from harness.render.render import render
@@ -38,7 +38,7 @@ class Row:
     """One of each shape of a field."""
 
     name: str
-    group: Annotated[str, Key("block")]
+    group: Annotated[str, StoredAs("block")]
     n: int
     kl_nats: Estimate
     share_of_gap: Annotated[Estimate | None, Flat("share")]

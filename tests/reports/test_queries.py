@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 
 from harness import stats
 from harness.errors import ResultsError
+from harness.records.flat import flat_values
 from harness.render.figures.agreement import KNOWN, confusion
-from harness.render.formats.flat import flat_values
 from harness.reports.categories import categories
 from harness.reports.common.run import resolve_run, why_empty
 from harness.reports.components import components

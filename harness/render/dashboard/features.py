@@ -105,12 +105,12 @@ class Catalogue:
 def strong_tokens(contexts: Sequence[ContextRow]) -> list[str]:
     """Distinct tokens of the contexts that activate the feature strongly (`STRONG`), the most frequent first."""
     top = max((max(c.activations, default=0.0) for c in contexts), default=0.0)
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for c in contexts:
-        found.update(t for t, v in zip(c.tokens, c.activations, strict=True) if v > 0 and v >= STRONG * top)
+        counts.update(t for t, v in zip(c.tokens, c.activations, strict=True) if v > 0 and v >= STRONG * top)
         if c.activations[c.target] < STRONG * top:
-            found[c.tokens[c.target]] += 1
-    return [token for token, _ in found.most_common()]
+            counts[c.tokens[c.target]] += 1
+    return [token for token, _ in counts.most_common()]
 
 
 def scale_of(row: CatalogueRow, columns: Columns | None) -> float:
@@ -133,10 +133,10 @@ def contexts_of(
     values: list[int] = []
     for c in contexts:
         if columns is not None and column is not None and columns.signed:
-            found = columns.window(c.document, c.start, c.start + len(c.tokens), column)
+            activations = columns.window(c.document, c.start, c.start + len(c.tokens), column)
         else:
-            found = np.array(c.activations, dtype=np.float32) * (-1 if negative else 1)
-        values += quantise(found, scale).tolist()
+            activations = np.array(c.activations, dtype=np.float32) * (-1 if negative else 1)
+        values += quantise(activations, scale).tolist()
     return {
         "document": [documents(c.document) for c in contexts],
         "documents": documents.words,
