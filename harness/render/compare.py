@@ -77,7 +77,7 @@ class CompareRow:
 
 @dataclass(frozen=True)
 class SettingRow:
-    """Something that is not the same in the two runs."""
+    """A setting that differs between the two runs."""
 
     what: str
     first: str | None
@@ -111,7 +111,7 @@ def _loaded(report: Report[Any], rows: Sequence[Any]) -> Loaded:
 
 
 def _no_query(connection: Connection, run_id: int) -> list[Any]:
-    """A report of two runs has no query of one."""
+    """Stands in for a query: the rows are read from two runs."""
     return []
 
 
@@ -213,7 +213,7 @@ def _ablations(connection: Connection, first: int, second: int) -> Iterator[Comp
 
 
 def _scores_by_place(connection: Connection, run_id: int) -> dict[str, Any]:
-    """What is off (and set to what, by which step) -> its row; the newest of each."""
+    """Plugin and item -> the newest row of what was switched off."""
     scores = connection.execute(
         select(AblationScore.__table__, Step.plugin)
         .join(Step, Step.id == AblationScore.step_id)

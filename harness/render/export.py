@@ -1,4 +1,4 @@
-"""Everything of a run in a folder: each table in each format, each figure in both themes, and an index."""
+"""Export a run to a folder: every table in every format, every figure in both themes, and an index."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.reports.overview import overview
 from harness.reports.steps import steps
 
 MANIFEST = "index.json"
-"""What an export holds, for programs; a folder with it may be replaced by a later export."""
+"""Contents of an export, for programs. A folder that has this file may be replaced by a later export."""
 
 _MARK = "interp-harness export"
 

@@ -1,4 +1,4 @@
-"""Answers of `harness sql` in every table format. Values are data: shown, never obeyed."""
+"""Print answers of `harness sql` in every format. Values are escaped: none of them can be markup or a command."""
 
 from __future__ import annotations
 

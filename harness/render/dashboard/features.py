@@ -1,4 +1,4 @@
-"""Features as the browser reads them: a catalogue of all, to search and sort, and shards with everything else."""
+"""Feature data for the browser: a catalogue to search and sort, and shards with everything else."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from harness.render.dashboard.scores import main_score
 from harness.render.dashboard.stored import CatalogueRow, ContextRow, ExplanationRow, ScoreRow
 
 SHARD_FEATURES = 32
-"""Features of a shard: a page load is one shard, and its neighbours come with it."""
+"""Features per shard. Opening a feature's page loads one shard."""
 
 STRONG = 0.5
 """A feature is found by the tokens that activate it at least half as much as its strongest one."""
 
 
 class Vocabulary:
-    """Strings as numbers, in order of first use."""
+    """Numbers strings in order of first use."""
 
     def __init__(self) -> None:
         self._index: dict[str, int] = {}
@@ -114,7 +114,7 @@ def strong_tokens(contexts: Sequence[ContextRow]) -> list[str]:
 
 
 def scale_of(row: CatalogueRow, columns: Columns | None) -> float:
-    """What a feature's integers are fractions of: the largest activation of its column, of either sign."""
+    """The scale of a feature's integers: the largest activation of its column, of either sign."""
     column = columns.column(row.feature) if columns else None
     return row.activation_max if columns is None or column is None else float(columns.scale[column])
 
@@ -129,7 +129,7 @@ def contexts_of(
     documents = Vocabulary()
     column = columns.column(row.feature) if columns else None
     scale = scale_of(row, columns)
-    negative = row.feature.endswith("-")  # without the stored set, the name is all there is to tell the polarity by
+    negative = row.feature.endswith("-")  # without the stored set, only the name tells the polarity
     values: list[int] = []
     for c in contexts:
         if columns is not None and column is not None and columns.signed:

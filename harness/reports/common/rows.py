@@ -57,7 +57,7 @@ def run_steps(run_id: int) -> Select[Any]:
 
 
 def plan_order(run_id: int, table: Any) -> tuple[Any, Any]:
-    """To order records by: the place of their step in the plan. Two processes store them in the order they are made."""
+    """Sort keys: the place of a record's step in the plan, then its id. Two processes store records as they finish."""
     of_step = RunStep.run_id == run_id, RunStep.step_id == table.step_id
     return select(RunStep.position).where(*of_step).scalar_subquery(), table.id
 
