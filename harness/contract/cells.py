@@ -20,7 +20,7 @@ _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def lines(cell: Cell) -> tuple[str, ...]:
-    """A cell's lines with control characters made visible."""
+    """The lines of a cell, with control characters made visible."""
     return tuple(visible(part) for part in ((cell,) if isinstance(cell, str) else cell))
 
 
@@ -63,7 +63,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def count(value: int | None) -> str:
-    """Thousands apart."""
+    """An integer with its thousands separated."""
     return ABSENT if value is None else f"{value:,}"
 
 
@@ -107,7 +107,7 @@ def flagged(cell: Cell, engines_differ: bool) -> Cell:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as people say them."""
+    """A duration, e.g. `12.3 s`, `5 min 20 s` or `2 h 3 min`."""
     if seconds is None:
         return ABSENT
     if seconds < 120:

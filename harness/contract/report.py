@@ -22,13 +22,6 @@ Cell = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Key:
-    """The key of a field in JSON and CSV where it is not the field's name: `Annotated[str, Key("block")]`."""
-
-    name: str
-
-
-@dataclass(frozen=True)
 class Column(Generic[Row]):
     """A column of a table for people.
 

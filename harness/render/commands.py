@@ -1,4 +1,4 @@
-"""The commands that show results: report · figures · sql. `harness --help` imports them: nothing heavy at the top."""
+"""The commands report, figures and sql. `harness --help` imports this module: nothing heavy at the top."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 FIGURES = ("recovery", "figure1", "figure2", "figure3", "frontier", "training", "confusion")
 FIGURE_FORMATS = ("svg", "pdf", "png")
 
-_RUN = click.option(
+RUN_OPTION = click.option(
     "--run", "run_id", default="latest", show_default=True, metavar="latest|ID", help="Which run."
 )  # fmt: skip
 _FORMAT = click.option(
     "--format", "form", default="table", show_default=True, type=click.Choice(list(FORMATS)), help="Output format."
 )
-_DB = click.option(
+DB_OPTION = click.option(
     "--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
 )
 
@@ -46,10 +46,8 @@ Examples:
   harness report --watch             # follow a run from a second terminal"""
 )
 @click.argument("names", nargs=-1, metavar=f"[{'|'.join(report_names())}]...")
-@_RUN
-@click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(list(FORMATS)), help="Output format."
-)
+@RUN_OPTION
+@_FORMAT
 @click.option(
     "--export",
     metavar="DIR",
@@ -58,7 +56,7 @@ Examples:
 )
 @click.option("--watch", is_flag=True, help="Follow a run that another process is doing; the tables when it ends.")
 @click.option("--compare", nargs=2, metavar="RUN RUN", help="Two runs side by side, with paired differences.")
-@_DB
+@DB_OPTION
 @click.pass_obj
 def report(
     settings: dict[str, Any],
@@ -70,15 +68,14 @@ def report(
     compare: tuple[str, str] | None,
     db: str,
 ) -> None:
-    """Tables of a run; all of them where none is named, those of plugins too. Every number has its n and an interval
-    or a unit."""
+    """Tables of a run; all of them where none is named. Every number has its n and an interval or a unit."""
     console = make_console()
+    reports = find_reports(names, settings["registry"])
     if compare is not None:
         from harness.render.compare import render_comparison
 
         render_comparison(compare, db=db, form=form, console=console)
         return
-    reports = find_reports(names, settings["registry"])
     if export is not None:
         _export(names, export, db=db, run=run_id, reports=reports)
         return
@@ -94,9 +91,9 @@ def report(
 
 
 def find_reports(names: Sequence[str], registry: str | None) -> dict[str, Report[Any]]:
-    """All reports by name; plugins are loaded only where one of theirs can be meant.
+    """All reports by name. Plugins are loaded only where a name may be one of theirs, or where none is named.
 
-    Plugins that cannot be loaded cost their reports, with a sentence on stderr, and not those of the harness.
+    If a plugin cannot be loaded, the reports of plugins are left out, with a sentence on stderr.
 
     Raises:
         UnknownName: no report of one of the names.
@@ -151,7 +148,7 @@ Examples:
   harness figures recovery --run 3 --format svg,png"""
 )
 @click.argument("names", nargs=-1, metavar=f"[{'|'.join(FIGURES)}]...")
-@_RUN
+@RUN_OPTION
 @click.option(
     "--out", default="figures", show_default=True, metavar="DIR", type=click.Path(path_type=Path), help="Where to."
 )
@@ -159,7 +156,7 @@ Examples:
 @click.option(
     "--theme", default="both", show_default=True, type=click.Choice(["light", "dark", "both"]), help="Colours."
 )
-@_DB
+@DB_OPTION
 def figures(names: Sequence[str], run_id: str, out: Path, forms: str, theme: str, db: str) -> None:
     """Draw a run's figures for a paper's column (3.3 inches); all of them where none is named."""
     for name in names:
@@ -199,10 +196,8 @@ Examples:
   harness sql - < question.sql"""
 )
 @click.argument("statement", metavar="SELECT...|-")
-@click.option(
-    "--format", "form", default="table", show_default=True, type=click.Choice(list(FORMATS)), help="Output format."
-)
-@_DB
+@_FORMAT
+@DB_OPTION
 def sql(statement: str, form: str, db: str) -> None:
     """Ask the results database in SQL. It cannot write; docs/schema.md describes views and tables."""
     from harness.render.sql import print_answer

@@ -32,7 +32,7 @@ from harness.render.formats import DATA_FORMATS, find_format
 from harness.render.loading import Loaded, run_title
 from harness.reports.common.benchmarks import item_scores, paired_scores
 from harness.reports.common.differences import independent_difference, paired_difference
-from harness.reports.common.rows import bounded_estimate, estimate, mean_score, plan_order, run_steps
+from harness.reports.common.rows import estimate, mean_score, plan_order, run_steps
 from harness.reports.common.run import open_results, resolve_run
 from harness.reports.grades import grades
 from harness.reports.overview import overview
@@ -75,7 +75,7 @@ class CompareRow:
 
 @dataclass(frozen=True)
 class SettingRow:
-    """Something that is not the same in the two runs."""
+    """A setting that differs between the two runs."""
 
     what: str
     first: str | None
@@ -109,7 +109,7 @@ def _loaded(report: Report[Any], rows: Sequence[Any]) -> Loaded:
 
 
 def _no_query(connection: Connection, run_id: int) -> list[Any]:
-    """A report of two runs has no query of one."""
+    """Stands in for a query: the rows are read from two runs."""
     return []
 
 
@@ -203,7 +203,7 @@ def _ablations(connection: Connection, first: int, second: int) -> Iterator[Comp
     one, other = (_scores_by_place(connection, run) for run in (first, second))
     for place in dict.fromkeys([*one, *other]):
         a, b = one.get(place), other.get(place)
-        kls = [None if r is None else estimate(r, "kl_nats") for r in (a, b)]
+        kls = [estimate(r, "kl_nats") for r in (a, b)]
         difference, reason, n = None, None, min(r.n_documents for r in (a, b) if r is not None)
         if a is not None and b is not None:
             difference, reason = _document_difference(a, b)
@@ -211,7 +211,7 @@ def _ablations(connection: Connection, first: int, second: int) -> Iterator[Comp
 
 
 def _scores_by_place(connection: Connection, run_id: int) -> dict[str, Any]:
-    """What is off (and set to what, by which step) -> its row; the newest of each."""
+    """Plugin and item -> the newest row of what was switched off."""
     scores = connection.execute(
         select(AblationScore.__table__, Step.plugin)
         .join(Step, Step.id == AblationScore.step_id)
@@ -237,7 +237,7 @@ def _dictionaries(connection: Connection, first: int, second: int) -> Iterator[C
     one, other = (_scores_by_dictionary(connection, run) for run in (first, second))
     for name in dict.fromkeys([*one, *other]):
         a, b = one.get(name), other.get(name)
-        fvu = [None if r is None else bounded_estimate(r.fvu, r.fvu_ci_low, r.fvu_ci_high) for r in (a, b)]
+        fvu = [estimate(r, "fvu") for r in (a, b)]
         difference = independent_difference(fvu[1], fvu[0]) if fvu[0] and fvu[1] else None
         note = None if difference is None else "from the two intervals: FVUs of single documents are not stored"
         n = min(r.n_documents for r in (a, b) if r is not None)

@@ -1,4 +1,4 @@
-"""The command `harness dictionary`: a run's dictionaries, out to other tools. Nothing heavy at the top."""
+"""The command `harness dictionary`: list a run's dictionaries, export one. It imports nothing heavy at the top."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import UnknownName, UsageError
+from harness.render.commands import DB_OPTION, RUN_OPTION
 from harness.render.terminal import make_console
 
 if TYPE_CHECKING:
     from harness.reports.dictionaries import FittedRow
 
 DICTIONARY_FORMATS = ("saelens", "dictionary-learning")
-
-_RUN = click.option("--run", "run_id", default="latest", show_default=True, metavar="latest|ID", help="Which run.")
-_DB = click.option(
-    "--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
-)
 
 
 @click.group()
@@ -27,8 +23,8 @@ def dictionary() -> None:
 
 
 @dictionary.command("list")
-@_RUN
-@_DB
+@RUN_OPTION
+@DB_OPTION
 def list_dictionaries(run_id: str, db: str) -> None:
     """Name, size and folder of each dictionary that a run fitted."""
     rows = [("name", "latents", "columns", "k", "folder")]
@@ -58,8 +54,8 @@ And back:
 @click.argument("name", metavar="NAME|FOLDER")
 @click.option("--format", "form", required=True, type=click.Choice(DICTIONARY_FORMATS), help="Whose format.")
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Where to; made new.")
-@_RUN
-@_DB
+@RUN_OPTION
+@DB_OPTION
 def export(name: str, form: str, out: Path, run_id: str, db: str) -> None:
     """Write a dictionary as another tool reads it, by its name in a run or by its folder (of either tool).
 
@@ -79,7 +75,7 @@ def export(name: str, form: str, out: Path, run_id: str, db: str) -> None:
 
 
 def _from_here(path: str) -> str:
-    """As one would type it here."""
+    """A path relative to the current folder where it lies below it."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 

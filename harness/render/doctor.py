@@ -1,4 +1,4 @@
-"""What `harness doctor` looks at."""
+"""The checks of `harness doctor`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Check = tuple[str, bool | None, str]
 
 
 def checks(registry: str | None, db: str) -> Iterator[Check]:
-    """Look at everything; each finding is a line. Never prints a key."""
+    """Run all checks, one line each. Keys are never printed."""
     versions = installed_versions()
     yield "versions", True, ", ".join(f"{name} {number}" for name, number in versions.items())
     yield _device()

@@ -1,14 +1,10 @@
-"""Everything of a run in a folder: each table in each format, each figure in both themes, and an index."""
+"""Export a run to a folder: every table in every format, every figure in both themes, and an index."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from sqlalchemy import Connection
 from harness.contract.cells import visible
 from harness.contract.report import Report
 from harness.errors import StorageError
+from harness.render.folders import replaced_folder
 from harness.render.formats import DATA_FORMATS, FORMATS, find_format
 from harness.render.formats.md import markdown_text
 from harness.render.loading import load_report, run_title
@@ -29,7 +26,7 @@ from harness.reports.overview import overview
 from harness.reports.steps import steps
 
 MANIFEST = "index.json"
-"""What an export holds, for programs; a folder with it may be replaced by a later export."""
+"""Contents of an export, for programs. A folder that has this file may be replaced by a later export."""
 
 _MARK = "interp-harness export"
 
@@ -84,7 +81,8 @@ def export_run(
         ResultsError: no such database or run.
     """
     reports = load_reports() if reports is None else reports
-    with open_results(db) as connection, _replacing(folder) as fresh:
+    _check_replaceable(folder)
+    with open_results(db) as connection, replaced_folder(folder) as fresh:
         run_id = resolve_run(connection, run)
         about_run = overview(connection, run_id)[0]
         manifest: dict[str, Any] = {"made_by": _MARK, "run": asdict(about_run)}
@@ -186,7 +184,7 @@ def _index(title: str, manifest: dict[str, Any]) -> str:
     for entry in manifest["figures"]:
         if entry["theme"] != "light":
             continue
-        shown = next((f for f in entry["files"] if f.endswith(".svg")), entry["files"][0])
+        first = next((f for f in entry["files"] if f.endswith(".svg")), entry["files"][0])
         links = " · ".join(
             f"[{f.rsplit('-', 1)[1]}](figures/{f})"
             for e in manifest["figures"]
@@ -194,30 +192,10 @@ def _index(title: str, manifest: dict[str, Any]) -> str:
             for f in e["files"]
         )
         title, caption = (markdown_text(visible(entry[k])) for k in ("title", "caption"))
-        parts.append(f"### {title}\n\n![{title}](figures/{shown})\n\n{caption}\n\n{links}")
+        parts.append(f"### {title}\n\n![{title}](figures/{first})\n\n{caption}\n\n{links}")
     if manifest["figures_missing"]:
         parts.append("\n".join(f"- not drawn: {markdown_text(visible(m))}" for m in manifest["figures_missing"]))
     return "\n\n".join(parts) + "\n"
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A fresh folder that takes the place of `folder` when all went well."""
-    folder = Path(os.path.abspath(folder))
-    _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        fresh.chmod(0o755)  # mkdtemp's folders are private
-        yield fresh
-        old = fresh.with_name(f"{fresh.name}-old")
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
 
 
 def _check_replaceable(folder: Path) -> None:

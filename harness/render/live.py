@@ -1,4 +1,4 @@
-"""A run as a person watches it: a bar per step with items, rate, time left and LLM spend; else plain lines."""
+"""Live progress of a run: a bar per step with items, rate, time left and LLM cost; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class _Bar:
         self._progress, self._task = progress, task
 
     def start(self, total: int | None, unit: str) -> None:
-        """Begin (again) at 0 of `total`."""
+        """Start, or start again, at 0 of `total` items."""
         self._progress.reset(self._task, total=total, unit=unit)
 
     def advance(self, n: int = 1) -> None:
-        """`n` more."""
+        """Add `n` items."""
         self._progress.advance(self._task, n)
 
 
@@ -85,11 +85,11 @@ class _Lines:
         self._last = self._began
 
     def start(self, total: int | None, unit: str) -> None:
-        """Begin (again) at 0 of `total`."""
+        """Start, or start again, at 0 of `total` items."""
         self._total, self._unit, self._n, self._began = total, unit, 0, time.monotonic()
 
     def advance(self, n: int = 1) -> None:
-        """`n` more; says so every ten seconds."""
+        """Add `n` items; print a line every ten seconds."""
         self._n += n
         if time.monotonic() - self._last >= _PLAIN_EVERY_S:
             self._last = time.monotonic()
@@ -100,7 +100,7 @@ class _Lines:
         rate = self._n / max(self._last - self._began, 1e-9)
         said = [f"{self._n:,}" + (f" of {self._total:,}" if self._total else "") + f" {self._unit}"]
         said.append(f"{rate:,.1f} {self._unit}/s")
-        if self._total and 1 < self._n < self._total:  # the first item also paid for loading
+        if self._total and 1 < self._n < self._total:  # the first item's time includes loading
             said.append(f"about {(self._total - self._n) / rate:,.0f} s left")
         return ", ".join(part for part in (*said, spent(self._spending)) if part)
 
@@ -161,5 +161,5 @@ class LiveDisplay:
         self._console.print(line)
 
     def note(self, text: str) -> None:
-        """Say a sentence."""
+        """Print a sentence."""
         self._console.print(text, markup=False, style="yellow")

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from harness.contract.cells import visible
 from harness.contract.report import Report
-from harness.reports.common.run import why_empty
 from harness.reports.overview import OverviewRow
 from harness.reports.steps import StepRow, steps
+from harness.store.schema import StudyRun
 
 MOST_KEYS = 6
 """Step keys named below a report; `harness report steps` has all."""
@@ -78,3 +78,26 @@ def _listed(labels: Sequence[str]) -> str:
     if len(labels) <= MOST_LABELS:
         return ", ".join(labels)
     return f"{', '.join(labels[: MOST_LABELS - 1])} and {len(labels) - MOST_LABELS + 1} more rows"
+
+
+def why_empty(connection: Connection, run_id: int, kinds: tuple[str, ...], noun: str) -> str:
+    """Why a run has no rows of some kind, as a sentence.
+
+    Args:
+        connection: to the database.
+        run_id: the run.
+        kinds: kinds of step that make such rows.
+        noun: what is missing, plural, e.g. `dictionaries`.
+    """
+    start = f"no {noun} in run {run_id}: "
+    makers = [s for s in steps(connection, run_id) if s.kind in kinds]
+    unfinished = next((s for s in makers if s.status != "done"), None)
+    if unfinished:
+        reason = f" ({unfinished.reason})" if unfinished.reason else ""
+        return f"{start}{unfinished.step} is {unfinished.status}{reason}"
+    if makers:
+        return f"{start}{', '.join(s.step for s in makers)} stored none"
+    run = connection.execute(select(StudyRun.status, StudyRun.reason).where(StudyRun.id == run_id)).one()
+    if run.status != "done":
+        return f"{start}the run is {run.status} and did not get there" + (f" ({run.reason})" if run.reason else "")
+    return f"{start}it has no step of that kind ({', '.join(kinds)})"

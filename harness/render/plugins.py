@@ -91,13 +91,13 @@ def config_table(name: str, config: type[Any], values: dict[str, Any]) -> Table:
         table.add_column(column)
     for key, field in config.model_fields.items():
         default = values.get(key, "required" if field.is_required() else field.get_default(call_default_factory=True))
-        shown = default.model_dump() if isinstance(default, Config) else default
+        value = default.model_dump() if isinstance(default, Config) else default
         kind = (
             str(field.annotation).replace("typing.", "")
             if not inspect.isclass(field.annotation)
             else field.annotation.__name__
         )
-        table.add_row(key, Text(kind), Text(str(shown)), Text(field.description or ""))
+        table.add_row(key, Text(kind), Text(str(value)), Text(field.description or ""))
     return table
 
 

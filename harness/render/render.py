@@ -65,5 +65,5 @@ def render(
 
 def _with_companions(names: Sequence[str], reports: Mapping[str, Report[Any]]) -> list[str]:
     """The reports, each with those that are shown with it."""
-    shown = (other for name in names for other in (*reports[name].before, name, *reports[name].after))
-    return list(dict.fromkeys(shown))
+    in_order = (other for name in names for other in (*reports[name].before, name, *reports[name].after))
+    return list(dict.fromkeys(in_order))

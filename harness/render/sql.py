@@ -1,4 +1,4 @@
-"""Answers of `harness sql` in every table format. Values are data: shown, never obeyed."""
+"""Print answers of `harness sql` in every format. Values are escaped: none of them can be markup or a command."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def print_answer(answer: Answer, form: str, console: Console) -> None:
 
 def _print_table(answer: Answer, console: Console) -> None:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    shown = answer.rows[:SHOWN_ROWS]
+    rows = answer.rows[:SHOWN_ROWS]
     for i, name in enumerate(answer.columns):
-        numbers = any(isinstance(row[i], int | float) for row in shown[:50])
+        numbers = any(isinstance(row[i], int | float) for row in rows[:50])
         table.add_column(Text(visible(name)), justify="right" if numbers else "left", overflow="fold")
-    for row in shown:
+    for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     console.print(table)
     n = len(answer.rows)

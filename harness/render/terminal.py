@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 120
-"""Columns where there is no terminal to ask."""
+"""Width in columns where the output is not a terminal."""
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr; imports rich only now."""
+    """Make a console on stdout or stderr. Rich is imported here to keep `harness --help` fast."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout

@@ -1,4 +1,4 @@
-"""`harness report --watch`: a run that another process writes, as it goes; a table on a terminal, lines in a pipe."""
+"""`harness report --watch`: follow a run that another process writes. A table on a terminal, lines in a pipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from harness.store.database import sqlite_path, url_of
 from harness.store.schema import RECORDS, Columns, LLMCall, RunStep, Step
 
 POLL_S = 1.0
-"""Seconds between two looks at the database."""
+"""Seconds between two polls of the database."""
 
 _STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
 
@@ -49,15 +49,15 @@ class ProgressRow:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one look at the database showed.
+class Snapshot:
+    """State of a run when the database was polled.
 
     Attributes:
         title: the report's header.
         status: of the run.
         reason: why it is not done.
         steps: in order.
-        rates: records stored per second by each step, since the look before.
+        rates: records stored per second by each step, since the poll before.
     """
 
     title: str
@@ -81,54 +81,56 @@ def watch(
     Raises:
         ResultsError: the run failed, or its process is gone though the run is not at its end.
     """
-    look = _follow_live(db, run, console, poll_s) if console.is_terminal else _follow_lines(db, run, console, poll_s)
-    if look.status == "running":
+    snapshot = (
+        _follow_live(db, run, console, poll_s) if console.is_terminal else _follow_lines(db, run, console, poll_s)
+    )
+    if snapshot.status == "running":
         raise ResultsError(
             "no process is writing this run any more: it was killed; run it again, it goes on from there"
         )
     render(names, db=db, run=run, console=console, reports=reports)
-    if look.status != "done":
-        raise ResultsError(f"the run is {look.status}" + (f": {look.reason}" if look.reason else ""))
+    if snapshot.status != "done":
+        raise ResultsError(f"the run is {snapshot.status}" + (f": {snapshot.reason}" if snapshot.reason else ""))
 
 
-def _follow_live(db: str | Path, run: str | int, console: Console, poll_s: float) -> Look:
+def _follow_live(db: str | Path, run: str | int, console: Console, poll_s: float) -> Snapshot:
     with Live(Text(f"waiting for a run in {db}"), console=console, refresh_per_second=4) as live:
-        for look in looks(db, run, poll_s):
-            live.update(_table(look))
-        return look
+        for snapshot in snapshots(db, run, poll_s):
+            live.update(_table(snapshot))
+        return snapshot
 
 
-def _follow_lines(db: str | Path, run: str | int, console: Console, poll_s: float) -> Look:
+def _follow_lines(db: str | Path, run: str | int, console: Console, poll_s: float) -> Snapshot:
     """A line whenever a step begins or ends."""
     said: dict[str, str] = {}
-    for number, look in enumerate(looks(db, run, poll_s)):
+    for number, snapshot in enumerate(snapshots(db, run, poll_s)):
         if number == 0:
-            console.print(Text(look.title), soft_wrap=True)
-        for step in look.steps:
+            console.print(Text(snapshot.title), soft_wrap=True)
+        for step in snapshot.steps:
             if said.get(step.step) != step.status:
                 said[step.step] = step.status
-                console.print(Text(_line(step, look)), soft_wrap=True)
-    return look
+                console.print(Text(_line(step)), soft_wrap=True)
+    return snapshot
 
 
-def looks(db: str | Path, run: str | int, poll_s: float) -> Iterator[Look]:
-    """Look at the database until the run ends or nobody writes it any more."""
+def snapshots(db: str | Path, run: str | int, poll_s: float) -> Iterator[Snapshot]:
+    """Poll the database until the run ends or no process writes it."""
     before: dict[str, int] = {}
     at = time.monotonic()
     while True:
-        alive = _somebody_writes(db)  # before the look: a run that ends in between is then seen as ended
-        look, counts = _look(db, run, before, time.monotonic() - at)
+        alive = _is_being_written(db)  # before the poll, so that a run that ends in between is seen as ended
+        snapshot, counts = _snapshot(db, run, before, time.monotonic() - at)
         before, at = counts, time.monotonic()
-        if look is not None:
-            yield look
-            if look.status != "running" or not alive:
+        if snapshot is not None:
+            yield snapshot
+            if snapshot.status != "running" or not alive:
                 return
         time.sleep(poll_s)
 
 
-def _look(
+def _snapshot(
     db: str | Path, run: str | int, before: dict[str, int], passed_s: float
-) -> tuple[Look | None, dict[str, int]]:
+) -> tuple[Snapshot | None, dict[str, int]]:
     path = sqlite_path(url_of(db))
     if path is not None and not path.exists():
         return None, {}
@@ -143,10 +145,10 @@ def _look(
         steps = progress(connection, run_id)
     counts = {s.step: s.n_stored for s in steps}
     rates = {n: (c - before[n]) / passed_s for n, c in counts.items() if n in before and passed_s > 0 and c > before[n]}
-    return Look(run_title(about_run), about_run.status, about_run.reason, steps, rates), counts
+    return Snapshot(run_title(about_run), about_run.status, about_run.reason, steps, rates), counts
 
 
-def _somebody_writes(db: str | Path) -> bool:
+def _is_being_written(db: str | Path) -> bool:
     """Whether a run holds the database's lock; true where that cannot be known (no file, or a server)."""
     path = sqlite_path(url_of(db))
     if path is None or not path.exists():
@@ -162,28 +164,28 @@ def _somebody_writes(db: str | Path) -> bool:
     return False
 
 
-def _table(look: Look) -> Table:
+def _table(snapshot: Snapshot) -> Table:
     table = Table(
-        title=Text(look.title, style="bold"), title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
+        title=Text(snapshot.title, style="bold"), title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
     )
     for name in ("step", "status"):
         table.add_column(name, no_wrap=True)
     for name in ("wall", "stored", "per s", "LLM calls", "USD"):
         table.add_column(name, justify="right", no_wrap=True)
-    for s in look.steps:
-        rate = look.rates.get(s.step)
+    for s in snapshot.steps:
+        rate = snapshot.rates.get(s.step)
         status = "reused" if s.reused and s.status == "done" else s.status
         table.add_row(
             Text(visible(s.step)), Text(status, style=_STYLES.get(status, "")),
             "" if s.wall_s is None else f"{s.wall_s:,.1f} s", f"{s.n_stored:,}", "" if rate is None else f"{rate:,.1f}",
             f"{s.n_llm_calls:,}" if s.n_llm_calls else "", "" if s.price_usd is None else f"{s.price_usd:.4f}",
         )  # fmt: skip
-    calls, price = sum(s.n_llm_calls for s in look.steps), sum(s.price_usd or 0.0 for s in look.steps)
+    calls, price = sum(s.n_llm_calls for s in snapshot.steps), sum(s.price_usd or 0.0 for s in snapshot.steps)
     table.caption = f"{calls:,} LLM calls, ${price:.4f}" if calls else None
     return table
 
 
-def _line(step: ProgressRow, look: Look) -> str:
+def _line(step: ProgressRow) -> str:
     status = "reused" if step.reused and step.status == "done" else step.status
     said = [f"{step.n_stored:,} records stored"] if step.n_stored else []
     if step.wall_s is not None and status not in ("running", "reused"):

@@ -16,7 +16,7 @@ from harness.errors import UsageError
 
 
 def report_names() -> list[str]:
-    """Names of the harness's own reports, by alphabet; from their files, without importing them."""
+    """Names of the harness's own reports in alphabetical order, read from their files without importing them."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
@@ -29,9 +29,9 @@ def load_reports(of_plugins: Iterable[Report[Any]] = ()) -> dict[str, Report[Any
     Raises:
         UsageError: two reports have one name.
     """
-    own = [importlib.import_module(f"{__name__}.{name.replace('-', '_')}").REPORT for name in report_names()]
+    of_harness = [importlib.import_module(f"{__name__}.{name.replace('-', '_')}").REPORT for name in report_names()]
     reports: dict[str, Report[Any]] = {}
-    for report in sorted((*own, *of_plugins), key=lambda r: r.order):
+    for report in sorted((*of_harness, *of_plugins), key=lambda r: r.order):
         if report.name in reports:
             raise UsageError(f"two reports are called {report.name!r}; a plugin's report needs a name of its own")
         reports[report.name] = report

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 
 from harness.contract.cells import Cell, count, percent, short, significant, text
 from harness.contract.report import Column, Report
-from harness.reports.common.rows import plan_order, run_steps
+from harness.reports.common.rows import plan_order, row_from, run_steps
 from harness.store.schema import ActivationSet, Feature
 
 _SHARES = (0.05, 0.5, 0.95)
@@ -86,17 +86,9 @@ def captures(connection: Connection, run_id: int) -> list[CaptureRow]:
 def _row(s: Any, density: Sequence[float]) -> CaptureRow:
     q05, q50, q95 = np.quantile(density, _SHARES).tolist() if density else (None, None, None)
     values = {float(share): float(value) for share, value in s.quantiles_json or []}
-    return CaptureRow(
-        source=s.source,
-        site=s.site,
-        unit=s.unit,
-        numerics=s.numerics,
-        dtype=s.dtype,
-        sparse=s.sparse,
-        n_documents=s.n_documents,
-        n_split=s.n_split,
-        n_tokens=s.n_tokens,
-        n_columns=s.n_columns,
+    return row_from(
+        CaptureRow,
+        s,
         n_features=len(density),
         n_dead=sum(d == 0 for d in density),
         density_q05=q05,
@@ -106,8 +98,6 @@ def _row(s: Any, density: Sequence[float]) -> CaptureRow:
         activation_q90=values.get(0.9),
         activation_q99=values.get(0.99),
         activation_max=values.get(1.0),
-        n_bytes=s.n_bytes,
-        path=s.path,
     )
 
 

@@ -13,10 +13,10 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from harness.contract.cells import count, inline, percent, significant, visible
-from harness.contract.report import Block, Column, Key, Report
-from harness.records.base import Estimate
+from harness.contract.report import Block, Column, Report
+from harness.records.base import Estimate, StoredAs
 from harness.reports.common.ablations import ablation_scores
-from harness.reports.common.rows import cached_query, estimate
+from harness.reports.common.rows import cached_query, row_from
 
 SCOPES = ("adapter", "layer", "projection", "block", "component")
 """What a row can have switched off, in the order of the report."""
@@ -61,7 +61,7 @@ class ComponentRow:
     n_tokens: int
     n_documents: int
     step: str
-    group: Annotated[str | None, Key("block")] = None
+    group: Annotated[str | None, StoredAs("block")] = None
     method: str = "exact"
     chosen_as: str | None = None
     fisher_nats: Estimate | None = None
@@ -77,12 +77,6 @@ class ComponentRow:
     kl_answer_nats: Estimate | None = None
     n_tokens_answer: int | None = None
     engine: str | None = None
-
-
-_ESTIMATES = ("fisher_nats", "ce_change_nats", "kl_prompt_nats", "kl_think_nats", "kl_answer_nats")
-_AS_STORED = ("scope", "layer", "projection", "mode", "n_components", "n_tokens", "n_documents", "step", "method",
-              "chosen_as", "n_draws", "null_floor_nats", "ce_nats", "n_tokens_prompt", "n_tokens_think",
-              "n_tokens_answer", "engine")  # fmt: skip
 
 
 @cached_query
@@ -105,15 +99,14 @@ def _row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentRow:
         reason = "the KL of the whole adapter was not measured"
     elif not adapter_kl > 0:
         reason = "the whole adapter's KL is 0"
-    values: dict[str, Any] = {name: getattr(r, name) for name in _AS_STORED}
-    values |= {name: estimate(r, name) for name in ("kl_nats", *_ESTIMATES)}
-    return ComponentRow(
+    return row_from(
+        ComponentRow,
+        r,
         component=_name(r, ranked),
         share_of_adapter_kl=r.kl_nats / adapter_kl if adapter_kl is not None and adapter_kl > 0 else None,
         reason=reason,
         group=r.group_name if r.scope == "component" else None,
         below_floor=r.kl_nats < r.null_floor_nats if r.null_floor_nats is not None and r.method == "exact" else None,
-        **values,
     )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 from harness.contract.cells import Cell, count, fixed, lines, percent, significant, text, visible, with_interval
 from harness.contract.report import Column, Report
 from harness.records.base import Estimate
-from harness.reports.common.rows import cached_query, estimate, plan_order, run_steps
+from harness.reports.common.rows import cached_query, plan_order, row_from, run_steps
 from harness.store.schema import Dictionary, DictionaryScore
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -62,11 +62,6 @@ class FittedRow:
     path: str
 
 
-_ESTIMATES = ("fvu", "l0", "kl_splice_nats", "kl_base_nats", "kl_recovered", "stability")
-_AS_STORED = ("name", "k", "n_latents", "n_alive", "signed", "n_matched", "n_tokens_alive", "n_tokens", "n_documents",
-              "n_splice_documents", "reason")  # fmt: skip
-
-
 @cached_query
 def dictionaries(connection: Connection, run_id: int) -> list[DictionaryRow]:
     """Every dictionary's scores, in the order in which they were stored."""
@@ -75,14 +70,15 @@ def dictionaries(connection: Connection, run_id: int) -> list[DictionaryRow]:
         .where(DictionaryScore.step_id.in_(run_steps(run_id)))
         .order_by(*plan_order(run_id, DictionaryScore))
     ).all()
-    rows = []
-    for r in scores:
-        values: dict[str, Any] = {name: getattr(r, name) for name in _AS_STORED}
-        values |= {name: estimate(r, name) for name in _ESTIMATES}
-        values["frontier"] = not any(_dominates(other, r) for other in scores)
-        values["density_histogram"] = " ".join(map(str, r.density_histogram_json or [])) or None
-        rows.append(DictionaryRow(**values))
-    return rows
+    return [
+        row_from(
+            DictionaryRow,
+            r,
+            frontier=not any(_dominates(other, r) for other in scores),
+            density_histogram=" ".join(map(str, r.density_histogram_json or [])) or None,
+        )
+        for r in scores
+    ]
 
 
 def fitted_dictionaries(connection: Connection, run_id: int) -> list[FittedRow]:
@@ -92,7 +88,7 @@ def fitted_dictionaries(connection: Connection, run_id: int) -> list[FittedRow]:
         .where(Dictionary.step_id.in_(run_steps(run_id)))
         .order_by(*plan_order(run_id, Dictionary))
     )
-    return [FittedRow(r.name, r.n_latents, len(r.columns_json), r.k, r.signed, r.path) for r in stored]
+    return [row_from(FittedRow, r, n_columns=len(r.columns_json)) for r in stored]
 
 
 def _dominates(a: Any, b: Any) -> bool:

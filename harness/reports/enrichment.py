@@ -11,7 +11,7 @@ from harness.contract.cells import count, inline, p_value, percent, significant
 from harness.contract.report import Block, Column, Report
 from harness.records.base import Estimate
 from harness.reports.common.features import stored_features
-from harness.reports.common.rows import bounded_estimate, run_steps
+from harness.reports.common.rows import row_from, run_steps
 from harness.store.schema import Enrichment, EventAssociation
 
 SIGNIFICANT = 0.05
@@ -54,50 +54,37 @@ def enrichment(connection: Connection, run_id: int, most_per_kind: int | None = 
     e, a = Enrichment, EventAssociation
     kind = (e.source, a.family, a.event)
     is_enriched = case((and_(a.q_value < SIGNIFICANT, a.odds_ratio > 1), 1), else_=0)
-    surest = (func.coalesce(a.ci_low, 0.0).desc(), e.id, a.id)
+    surest_first = (func.coalesce(a.ci_low, 0.0).desc(), e.id, a.id)
     ranked = (
         select(
-            e.source, e.feature, a.family, a.event, a.n_event, a.n_both, e.n_active, e.n_tokens, e.n_documents,
-            e.active_above, a.activation_share, a.odds_ratio, a.ci_low, a.ci_high, a.p_value, a.q_value, a.reason,
+            a.id,
             func.sum(is_enriched).over(partition_by=kind).label("n_enriched"),
             func.count().over(partition_by=kind).label("n_features"),
             func.min(a.id).over(partition_by=kind).label("first"),
-            func.row_number().over(partition_by=kind, order_by=surest).label("rank"),
+            func.row_number().over(partition_by=kind, order_by=surest_first).label("rank"),
         )
-        .join(a, a.enrichment_id == e.id)
+        .join(e, e.id == a.enrichment_id)
         .where(e.step_id.in_(run_steps(run_id)))
         .subquery()
+    )
+    query = (
+        select(
+            a.__table__, e.source, e.feature, e.n_active, e.n_tokens, e.n_documents, e.active_above,
+            a.ci_low.label("odds_ratio_ci_low"), a.ci_high.label("odds_ratio_ci_high"),
+            ranked.c.n_enriched, ranked.c.n_features,
+        )
+        .join(a, a.enrichment_id == e.id)
+        .join(ranked, ranked.c.id == a.id)
+        .order_by(ranked.c.first, ranked.c.rank)
     )  # fmt: skip
-    query = select(ranked).order_by(ranked.c.first, ranked.c.rank)
     if most_per_kind is not None:
         query = query.where(ranked.c.rank <= most_per_kind)
     stored = stored_features(connection, run_id)
     rows = []
     for r in connection.execute(query):
         feature = stored.get((r.source, r.feature))
-        rows.append(
-            EnrichmentRow(
-                source=r.source,
-                feature=r.feature,
-                layer=feature.layer if feature else None,
-                projection=feature.projection if feature else None,
-                family=r.family,
-                event=r.event,
-                n_event=r.n_event,
-                n_both=r.n_both,
-                n_active=r.n_active,
-                n_tokens=r.n_tokens,
-                n_documents=r.n_documents,
-                active_above=r.active_above,
-                activation_share=r.activation_share,
-                odds_ratio=None if r.odds_ratio is None else bounded_estimate(r.odds_ratio, r.ci_low, r.ci_high),
-                p_value=r.p_value,
-                q_value=r.q_value,
-                n_enriched=int(r.n_enriched),
-                n_features=r.n_features,
-                reason=r.reason,
-            )
-        )
+        layer, projection = (feature.layer, feature.projection) if feature else (None, None)
+        rows.append(row_from(EnrichmentRow, r, layer=layer, projection=projection, n_enriched=int(r.n_enriched)))
     return rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select
 
@@ -13,7 +13,7 @@ from harness.contract.cells import percent, short, significant, text
 from harness.contract.report import Block, Column, Report
 from harness.records import PLANTED
 from harness.reports.common.features import Explained, category_assignments, explanations, stored_features
-from harness.reports.common.rows import run_steps
+from harness.reports.common.rows import row_from, run_steps
 from harness.store.schema import Exemplar, Feature
 
 CONTEXT_TOKENS = 8
@@ -52,6 +52,9 @@ class TopFeatureRow(FeatureRow):
     n_alike: int
 
 
+R = TypeVar("R", bound=FeatureRow)
+
+
 @dataclass(frozen=True)
 class _Choice:
     """A feature, stored or only explained, and one interpreter's explanation of it."""
@@ -69,8 +72,8 @@ class _Choice:
 
 def features(connection: Connection, run_id: int) -> list[FeatureRow]:
     """All features; those with an explanation first, then by summed activation, within each source."""
-    values = _values(connection, run_id, _choices(connection, run_id), every_exemplar=True)
-    return [FeatureRow(**of_row) for of_row in values]
+    choices = _choices(connection, run_id)
+    return _rows(connection, run_id, FeatureRow, choices, [{}] * len(choices), every_exemplar=True)
 
 
 def top_features(connection: Connection, run_id: int, top: int = TOP_FEATURES) -> list[TopFeatureRow]:
@@ -78,9 +81,9 @@ def top_features(connection: Connection, run_id: int, top: int = TOP_FEATURES) -
     by_interpreter: dict[tuple[str, str | None], list[_Choice]] = defaultdict(list)
     for choice in _choices(connection, run_id):
         by_interpreter[choice.source, choice.interpreter].append(choice)
-    choices = [(choice, len(alike)) for alike in by_interpreter.values() for choice in alike[:top]]
-    values = _values(connection, run_id, [choice for choice, _ in choices])
-    return [TopFeatureRow(**of_row, n_alike=n) for of_row, (_, n) in zip(values, choices, strict=True)]
+    choices = [choice for alike in by_interpreter.values() for choice in alike[:top]]
+    n_alike = [{"n_alike": len(by_interpreter[c.source, c.interpreter])} for c in choices]
+    return _rows(connection, run_id, TopFeatureRow, choices, n_alike)
 
 
 def _choices(connection: Connection, run_id: int) -> list[_Choice]:
@@ -102,10 +105,11 @@ def _choices(connection: Connection, run_id: int) -> list[_Choice]:
     )
 
 
-def _values(
-    connection: Connection, run_id: int, choices: Sequence[_Choice], *, every_exemplar: bool = False
-) -> list[dict[str, Any]]:
-    """The fields of `FeatureRow` for each choice."""
+def _rows(
+    connection: Connection, run_id: int, row_class: type[R], choices: Sequence[_Choice],
+    more: Sequence[dict[str, Any]], *, every_exemplar: bool = False,
+) -> list[R]:  # fmt: skip
+    """A row for each choice, with more values of each."""
     ids: Any = [c.stored.id for c in choices if c.stored]
     if every_exemplar:  # a database takes some thousands of ids in a statement
         ids = select(Feature.id).where(Feature.step_id.in_(run_steps(run_id)))
@@ -115,31 +119,27 @@ def _values(
     first = select(Exemplar.feature_id, Exemplar.tokens_json, Exemplar.target).where(*of_features, Exemplar.rank == 0)
     highest = {r.feature_id: r for r in connection.execute(first)}
     categories = {(a.source, a.feature, a.plugin): a.category for a in category_assignments(connection, run_id)}
-    values = []
-    for c in choices:
-        f, e = c.stored, c.explained
-        top = highest.get(f.id) if f else None
-        values.append(
-            {
-                "source": c.source,
-                "feature": c.feature,
-                "layer": f.layer if f else None,
-                "projection": f.projection if f else None,
-                "interpreter": c.interpreter,
-                "explanation": e.explanation if e else None,
-                "grade": e.grade if e else None,
-                "reason": e.reason if e else "not explained",
-                "category": categories.get((c.source, c.feature, c.interpreter)),
-                "density_per_token": f.density_per_token if f else None,
-                "activation_max": f.activation_max if f else None,
-                "activation_sum": f.activation_sum if f else None,
-                "n_tokens": f.n_tokens if f else None,
-                "n_exemplars": n_exemplars.get(f.id, 0) if f else 0,
-                "top_token": top.tokens_json[top.target] if top else None,
-                "top_token_context": _context(top.tokens_json, top.target) if top else None,
-            }
+    rows = []
+    for c, values in zip(choices, more, strict=True):
+        e = c.explained
+        top = highest.get(c.stored.id) if c.stored else None
+        row = row_from(
+            row_class,
+            c.stored,
+            source=c.source,
+            feature=c.feature,
+            interpreter=c.interpreter,
+            explanation=e.explanation if e else None,
+            grade=e.grade if e else None,
+            reason=e.reason if e else "not explained",
+            category=categories.get((c.source, c.feature, c.interpreter)),
+            n_exemplars=n_exemplars.get(c.stored.id, 0) if c.stored else 0,
+            top_token=top.tokens_json[top.target] if top else None,
+            top_token_context=_context(top.tokens_json, top.target) if top else None,
+            **values,
         )
-    return values
+        rows.append(row)
+    return rows
 
 
 def _context(tokens: Sequence[str], target: int) -> str:

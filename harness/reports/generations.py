@@ -85,7 +85,7 @@ def _row(benchmark: str, variant: str, answers: Sequence[Answer]) -> GenerationR
 
 
 def _share(cases: Sequence[bool], written: Sequence[Answer]) -> Estimate | None:
-    """Share of answers, with Wilson's interval; repeats of an item are no independent cases."""
+    """Share of answers with Wilson's interval; clustered by item where items have several answers."""
     if not cases:
         return None
     items = [a.doc_id for a in written]

@@ -76,7 +76,7 @@ def _row(
     paired = paired_scores({v: variants[v] for v in dict.fromkeys(trio) if v in variants})
     reason: str | None = None
     share: Estimate | None
-    if variant in ("adapter", "base"):  # the share is so by definition: it has no interval
+    if variant in ("adapter", "base"):  # by definition, so it has no interval
         share = Estimate(float(variant == "adapter"), -math.inf, math.inf)
     else:
         share, reason = share_of_gap(paired, trio, GAP)
@@ -91,7 +91,7 @@ def _row(
         p_value_vs_adapter=stats.mcnemar_exact(scores, adapter)
         if variant != "adapter" and scores and adapter
         else None,
-        kl_nats=estimate(kl, "kl_nats") if kl is not None else None,
+        kl_nats=estimate(kl, "kl_nats"),
         n_components=kl.n_components if kl is not None else None,
         reason=reason,
         note=paired.note,

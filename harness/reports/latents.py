@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from harness.contract.cells import count, inline, percent, short, significant
 from harness.contract.report import Block, Column, Report
 from harness.records.base import Estimate
-from harness.reports.common.rows import bounded_estimate, run_steps
+from harness.reports.common.rows import row_from, run_steps
 from harness.reports.dictionaries import dictionaries
 from harness.store.schema import Explanation, Feature, LatentEffect
 
@@ -57,18 +57,14 @@ def latents(connection: Connection, run_id: int) -> list[LatentRow]:
         explained = next((f for f in polarities if f.explanation), None)
         density = {f.feature: f.density_per_token for f in polarities}
         rows.append(
-            LatentRow(
-                source=r.source,
-                latent=r.latent,
-                kl_nats=bounded_estimate(r.kl_nats, r.kl_ci_low, r.kl_ci_high),
+            row_from(
+                LatentRow,
+                r,
                 share_of_adapter_kl=r.kl_nats / whole if whole else None,
                 density_per_token=sum(density.values()) if density else None,
                 activation_max=max((f.activation_max for f in polarities), default=None),
                 explanation=explained.explanation if explained else None,
                 grade=explained.grade if explained else None,
-                n_active=r.n_active,
-                n_tokens=r.n_tokens,
-                n_documents=r.n_documents,
                 reason=None if whole else "the whole adapter's KL was not measured, or is 0",
             )
         )
@@ -82,6 +78,7 @@ def _features_of_latents(connection: Connection, run_id: int) -> dict[tuple[str,
     of_feature = (e.source == f.source) & (e.feature == f.feature) & e.step_id.in_(steps)
     rows = connection.execute(
         select(f.source, f.feature, f.density_per_token, f.activation_max, e.explanation, e.grade)
+        .select_from(f)
         .outerjoin(e, of_feature)
         .where(f.step_id.in_(steps))
         .where(f.source.in_(select(LatentEffect.source).where(LatentEffect.step_id.in_(steps))))

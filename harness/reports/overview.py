@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from harness.contract.cells import Cell, count, duration, text
 from harness.contract.report import Column, Report
-from harness.reports.common.rows import run_steps
+from harness.reports.common.rows import row_from, run_steps
 from harness.reports.steps import steps
 from harness.store.schema import LLMCall, StudyRun
 
@@ -55,17 +55,11 @@ def overview(connection: Connection, run_id: int) -> list[OverviewRow]:
         ).where(LLMCall.step_id.in_(run_steps(run_id)))
     ).one()
     return [
-        OverviewRow(
+        row_from(
+            OverviewRow,
+            run,
             run_id=run.id,
-            study=run.study,
-            preset=run.preset,
-            seed=run.seed,
-            model=run.model,
-            device=run.device,
-            status=run.status,
             reason=run.reason or ("still running, or killed" if run.status == "running" else None),
-            started_at=run.started_at,
-            finished_at=run.finished_at,
             wall_s=_seconds(run.started_at, run.finished_at),
             n_steps=len(rows),
             n_steps_done=sum(r.status == "done" for r in rows),
@@ -74,10 +68,7 @@ def overview(connection: Connection, run_id: int) -> list[OverviewRow]:
             n_llm_calls_failed=calls[1],
             llm_input_tokens=calls[2],
             llm_output_tokens=calls[3],
-            git_sha=run.git_sha,
-            git_dirty=run.git_dirty,
             versions=", ".join(f"{name} {version}" for name, version in run.versions_json.items()),
-            argv=run.argv,
         )
     ]
 

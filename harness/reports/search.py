@@ -10,7 +10,7 @@ from harness.contract.cells import count, inline, percent, significant
 from harness.contract.report import Column, Report
 from harness.records.base import Estimate
 from harness.reports.common.ablations import ablation_scores
-from harness.reports.common.rows import bounded_estimate
+from harness.reports.common.rows import row_from
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,13 @@ def searches(connection: Connection, run_id: int) -> list[SearchRow]:
     for r in scores:
         whole = adapter_kl.get((r.step, r.mode))
         rows.append(
-            SearchRow(
-                step=r.step,
+            row_from(
+                SearchRow,
+                r,
                 method=r.scope,
-                place=r.place,
                 group=str(r.group_name),
-                mode=r.mode,
-                kl_nats=bounded_estimate(r.kl_nats, r.kl_ci_low, r.kl_ci_high),
                 share_of_adapter_kl=r.kl_nats / whole if whole else None,
-                n_components=r.n_components,
                 reason=r.reason or (None if whole else "the KL of the whole adapter is 0 or was not measured"),
-                n_tokens=r.n_tokens,
-                n_documents=r.n_documents,
             )
         )
     return rows

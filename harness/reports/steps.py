@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from harness.contract.cells import duration, text
 from harness.contract.report import Column, Report
-from harness.reports.common.rows import cached_query
+from harness.reports.common.rows import cached_query, row_from
 from harness.store.schema import RunStep, Step
 
 
@@ -36,11 +36,11 @@ class StepRow:
 @cached_query
 def steps(connection: Connection, run_id: int) -> list[StepRow]:
     """The run's steps in order."""
-    s = Step
-    columns = (RunStep.position, s.name.label("step"), s.stage, s.kind, s.plugin, s.plugin_version, s.status,
-               RunStep.reused, s.wall_s, s.seed, s.device, s.git_sha, s.key, s.artifact, s.reason)  # fmt: skip
-    of_run = select(*columns).join(RunStep, RunStep.step_id == s.id).where(RunStep.run_id == run_id)
-    return [StepRow(**row._asdict()) for row in connection.execute(of_run.order_by(RunStep.position))]
+    of_run = select(Step.__table__, Step.name.label("step"), RunStep.position, RunStep.reused).join(
+        RunStep, RunStep.step_id == Step.id
+    )
+    rows = connection.execute(of_run.where(RunStep.run_id == run_id).order_by(RunStep.position))
+    return [row_from(StepRow, row) for row in rows]
 
 
 REPORT = Report[StepRow](

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,10 +12,10 @@ from sqlalchemy import Connection
 
 from harness import stats
 from harness.contract.cells import count, inline, percent, significant
-from harness.contract.report import Column, Key, Report
-from harness.records.base import Estimate
+from harness.contract.report import Column, Report
+from harness.records.base import Estimate, StoredAs
 from harness.reports.common.ablations import ablation_scores
-from harness.reports.common.rows import bounded_estimate, estimate
+from harness.reports.common.rows import estimate
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class TotalRow:
     They differ where components interact. `share_of_sum` is of the sums of all groups.
     """
 
-    group: Annotated[str, Key("block")]
+    group: Annotated[str, StoredAs("block")]
     mode: str
     n_components: int
     sum_nats: Estimate
@@ -55,7 +56,7 @@ def totals(connection: Connection, run_id: int) -> list[TotalRow]:
 def _row(group: str, mode: str, scores: Sequence[Any], sum_of_all: float, together: Any) -> TotalRow:
     total = sum(r.kl_nats for r in scores)
     reasons = []
-    low = high = None
+    low, high = -math.inf, math.inf
     if all(r.document_kl_nats_json for r in scores):
         n = np.array(scores[0].document_n_tokens_json, dtype=np.float64)
         sums = sum(np.array(r.document_kl_nats_json) for r in scores) * n
@@ -71,9 +72,9 @@ def _row(group: str, mode: str, scores: Sequence[Any], sum_of_all: float, togeth
         group=group,
         mode=mode,
         n_components=len(scores),
-        sum_nats=bounded_estimate(total, low, high),
+        sum_nats=Estimate(total, low, high),
         share_of_sum=total / sum_of_all if sum_of_all > 0 else None,
-        together_nats=estimate(together, "kl_nats") if together is not None else None,
+        together_nats=estimate(together, "kl_nats"),
         reason="; ".join(reasons) or None,
         n_tokens=scores[0].n_tokens,
         n_documents=scores[0].n_documents,

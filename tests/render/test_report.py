@@ -18,8 +18,8 @@ from rich.console import Console
 
 from harness.contract.cells import visible, with_interval
 from harness.errors import ResultsError, UnknownName, UsageError
+from harness.records.flat import flat_keys
 from harness.render.formats import FORMATS
-from harness.render.formats.flat import flat_keys
 from harness.render.formats.latex import latex_text
 from harness.render.formats.md import markdown_text
 from harness.render.render import render

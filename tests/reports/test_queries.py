@@ -10,10 +10,11 @@ from sqlalchemy import Connection
 
 from harness import stats
 from harness.errors import ResultsError
+from harness.records.flat import flat_values
 from harness.render.figures.agreement import KNOWN, confusion
-from harness.render.formats.flat import flat_values
+from harness.render.loading import why_empty
 from harness.reports.categories import categories
-from harness.reports.common.run import resolve_run, why_empty
+from harness.reports.common.run import resolve_run
 from harness.reports.components import components
 from harness.reports.densities import densities
 from harness.reports.dictionaries import dictionaries

@@ -51,15 +51,15 @@ class Columns:
 
     def window(self, document: str, start: int, stop: int, column: int) -> Float[np.ndarray, " token"]:
         """Activations of the tokens start..stop, both signs; 0 on special tokens and the first."""
-        found = self.stored.document(document)
-        values = found.window(start, stop, column)
-        values[~found.ranked[start:stop]] = 0
+        stored = self.stored.document(document)
+        values = stored.window(start, stop, column)
+        values[~stored.ranked[start:stop]] = 0
         return values
 
     def matrix(self, document: str) -> csr_array:
         """[token, column] activations of a whole document; nothing on tokens that do not count."""
-        found = self.stored.document(document)
-        return found.csr.multiply(found.ranked[:, None]).tocsr()
+        stored = self.stored.document(document)
+        return stored.csr.multiply(stored.ranked[:, None]).tocsr()
 
     def histograms(self, progress: Progress) -> Int[np.ndarray, "column bin"]:
         """Tokens per bin of activation, over all ranked tokens; exact zeros are left out.

@@ -1,4 +1,4 @@
-"""The command `harness dashboard`. `harness --help` imports it: nothing heavy at the top."""
+"""The command `harness dashboard`. `harness --help` imports this module: nothing heavy at the top."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.render.commands import find_reports
+from harness.render.commands import DB_OPTION, RUN_OPTION, find_reports
 from harness.render.terminal import make_console
 
 
@@ -17,8 +17,8 @@ Examples:
   harness dashboard --open
   harness dashboard --run 3 --out results-3 --documents 40"""
 )
-@click.option("--run", "run_id", default="latest", show_default=True, metavar="latest|ID", help="Which run.")
-@click.option("--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL.")
+@RUN_OPTION
+@DB_OPTION
 @click.option("--artifacts", default="artifacts", show_default=True, metavar="DIR", help="The run's activations.")
 @click.option("--out", default="dashboard", show_default=True, metavar="DIR", help="Folder to write (or replace).")
 @click.option(

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from harness.model.components import layer_of
 from harness.model.gauge import canonical_gauge
+from harness.records.flat import flat_values
 from harness.render.dashboard.numbers import short
 from harness.render.dashboard.stored import CatalogueRow, DictionaryFolder, StoredFolder
-from harness.render.formats.flat import flat_values
 from harness.reports.components import ComponentRow
 
 TOP_LATENTS = 12

@@ -77,11 +77,11 @@ class Coverage:
         Once all features are shown, the ones that show most.
         """
         left = dict(sorted(self._features.items()))
-        shown: set[int] = set()
+        covered: set[int] = set()
         chosen: list[str] = []
         while left and len(chosen) < n:
-            best = max(left, key=lambda d: (len(left[d] - shown), len(left[d])))
-            shown |= left.pop(best)
+            best = max(left, key=lambda d: (len(left[d] - covered), len(left[d])))
+            covered |= left.pop(best)
             chosen.append(best)
         return chosen
 
@@ -154,15 +154,15 @@ class _Best:
 
 
 def _text_data(stored: StoredActivations, document: str) -> dict[str, Any]:
-    found = stored.document(document)
+    stored_document = stored.document(document)
     words = Vocabulary()
-    ids = [words(t) for t in token_texts(found, 0, len(found.ids))]
-    cuts = np.flatnonzero(np.diff(found.segments)) + 1
+    ids = [words(t) for t in token_texts(stored_document, 0, len(stored_document.ids))]
+    cuts = np.flatnonzero(np.diff(stored_document.segments)) + 1
     starts = [0, *cuts.tolist()] if len(ids) else []
     return {
         "document": document,
         "vocabulary": words.words,
         "tokens": ids,
-        "segments": [[at, SEGMENTS[int(found.segments[at])]] for at in starts],
-        "uncounted": np.flatnonzero(~found.ranked).tolist(),
+        "segments": [[at, SEGMENTS[int(stored_document.segments[at])]] for at in starts],
+        "uncounted": np.flatnonzero(~stored_document.ranked).tolist(),
     }

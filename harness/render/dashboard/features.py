@@ -1,4 +1,4 @@
-"""Features as the browser reads them: a catalogue of all, to search and sort, and shards with everything else."""
+"""Feature data for the browser: a catalogue to search and sort, and shards with everything else."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from harness.render.dashboard.scores import main_score
 from harness.render.dashboard.stored import CatalogueRow, ContextRow, ExplanationRow, ScoreRow
 
 SHARD_FEATURES = 32
-"""Features of a shard: a page load is one shard, and its neighbours come with it."""
+"""Features per shard. Opening a feature's page loads one shard."""
 
 STRONG = 0.5
 """A feature is found by the tokens that activate it at least half as much as its strongest one."""
 
 
 class Vocabulary:
-    """Strings as numbers, in order of first use."""
+    """Numbers strings in order of first use."""
 
     def __init__(self) -> None:
         self._index: dict[str, int] = {}
@@ -105,16 +105,16 @@ class Catalogue:
 def strong_tokens(contexts: Sequence[ContextRow]) -> list[str]:
     """Distinct tokens of the contexts that activate the feature strongly (`STRONG`), the most frequent first."""
     top = max((max(c.activations, default=0.0) for c in contexts), default=0.0)
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for c in contexts:
-        found.update(t for t, v in zip(c.tokens, c.activations, strict=True) if v > 0 and v >= STRONG * top)
+        counts.update(t for t, v in zip(c.tokens, c.activations, strict=True) if v > 0 and v >= STRONG * top)
         if c.activations[c.target] < STRONG * top:
-            found[c.tokens[c.target]] += 1
-    return [token for token, _ in found.most_common()]
+            counts[c.tokens[c.target]] += 1
+    return [token for token, _ in counts.most_common()]
 
 
 def scale_of(row: CatalogueRow, columns: Columns | None) -> float:
-    """What a feature's integers are fractions of: the largest activation of its column, of either sign."""
+    """The scale of a feature's integers: the largest activation of its column, of either sign."""
     column = columns.column(row.feature) if columns else None
     return row.activation_max if columns is None or column is None else float(columns.scale[column])
 
@@ -129,14 +129,14 @@ def contexts_of(
     documents = Vocabulary()
     column = columns.column(row.feature) if columns else None
     scale = scale_of(row, columns)
-    negative = row.feature.endswith("-")  # without the stored set, the name is all there is to tell the polarity by
+    negative = row.feature.endswith("-")  # without the stored set, only the name tells the polarity
     values: list[int] = []
     for c in contexts:
         if columns is not None and column is not None and columns.signed:
-            found = columns.window(c.document, c.start, c.start + len(c.tokens), column)
+            activations = columns.window(c.document, c.start, c.start + len(c.tokens), column)
         else:
-            found = np.array(c.activations, dtype=np.float32) * (-1 if negative else 1)
-        values += quantise(found, scale).tolist()
+            activations = np.array(c.activations, dtype=np.float32) * (-1 if negative else 1)
+        values += quantise(activations, scale).tolist()
     return {
         "document": [documents(c.document) for c in contexts],
         "documents": documents.words,

@@ -1,4 +1,4 @@
-"""Numbers as the data scripts hold them: few digits where few are seen, integers where there are many."""
+"""Rounding of numbers in the data scripts: five significant digits; activations as small integers."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def overview_data(
 
 
 def _report(connection: Connection, run_id: int, report: Report[Any]) -> dict[str, Any]:
-    loaded = load_report(connection, run_id, report, preview=True)
+    loaded = load_report(connection, run_id, report)
     about = {"name": report.name, "title": report.title, "legend": report.legend}
     if not loaded.rows:
         return about | {"tables": [], "notes": [], "empty": loaded.footer}

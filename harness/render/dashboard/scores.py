@@ -20,8 +20,8 @@ TOP_EVENTS = 8
 
 def main_score(scored: Sequence[ScoreRow], interpreter: str) -> float | None:
     """The score by which an explanation is sorted: balanced accuracy of the first of `KINDS` there is."""
-    own = {s.kind: s.balanced_accuracy for s in scored if s.interpreter == interpreter}
-    return next((own[k] for k in KINDS if own.get(k) is not None), None)
+    accuracy = {s.kind: s.balanced_accuracy for s in scored if s.interpreter == interpreter}
+    return next((accuracy[k] for k in KINDS if accuracy.get(k) is not None), None)
 
 
 def score_data(row: ScoreRow) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def accuracy_interval(row: ScoreRow) -> tuple[float | None, float | None]:
     if row.balanced_accuracy is None or not row.n_positive:
         return None, None
     if row.kind == "intruder":
-        found = stats.share(round(row.balanced_accuracy * row.n_positive), row.n_positive)
-        return found.low, found.high
+        share = stats.share(round(row.balanced_accuracy * row.n_positive), row.n_positive)
+        return share.low, share.high
     if not row.n_negative:
         return None, None
     yes = stats.share(sum(t and r is not None and r >= 0.5 for t, r in row.ratings), row.n_positive)

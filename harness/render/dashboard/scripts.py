@@ -27,7 +27,7 @@ def as_json(value: Any) -> str:
 
 
 def plain_script(name: str, value: Any) -> bytes:
-    """A script that hands over `value`, an object or a list, in the open."""
+    """A script that hands over `value`, an object or a list, as plain JSON."""
     return f"dashboard.provide({as_json(name)}, {as_json(value)});\n".encode("ascii")
 
 

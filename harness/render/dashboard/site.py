@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from sqlalchemy import Connection
 
 from harness.contract.progress import Progress
 from harness.contract.report import Report
-from harness.errors import StorageError, UsageError
+from harness.errors import UsageError
 from harness.render.dashboard import stored
 from harness.render.dashboard.columns import Columns, open_columns
 from harness.render.dashboard.components import adapter_norms, component_data, latents_that_write
@@ -29,8 +27,10 @@ from harness.render.dashboard.overview import overview_data, run_data
 from harness.render.dashboard.pictures import write_pictures
 from harness.render.dashboard.scores import event_data, score_data
 from harness.render.dashboard.scripts import ScriptFolder
+from harness.render.folders import replaced_folder
+from harness.render.loading import why_empty
 from harness.reports import load_reports
-from harness.reports.common.run import open_results, resolve_run, why_empty
+from harness.reports.common.run import open_results, resolve_run
 from harness.reports.components import components
 from harness.study.display import Display, Quiet
 
@@ -83,14 +83,14 @@ def write_dashboard(
         StorageError: the disk is full or the folder is not writable.
     """
     refuse_foreign(out)
-    with open_results(db) as connection, _swapped_in(out) as folder:
+    with open_results(db) as connection, replaced_folder(out) as folder:
         run_id = resolve_run(connection, run)
         reports = load_reports() if reports is None else reports
         site = _Site(connection, run_id, artifacts, ScriptFolder(folder / "data"), display or Quiet(), reports)
         site.write(n_documents)
         _copy_pages(folder)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    return Dashboard(out, run_id, len(site.rows), site.n_contexts, len(site.kept), size)
+    return Dashboard(out, run_id, len(site.rows), site.n_contexts, len(site.whole_documents), size)
 
 
 def refuse_foreign(out: Path) -> None:
@@ -124,7 +124,7 @@ class _Site:
         self.absent: dict[str, str] = {}
         self.texts, self.coverage = Texts(scripts), Coverage()
         self.n_contexts = 0
-        self.kept: list[dict[str, Any]] = []
+        self.whole_documents: list[dict[str, Any]] = []
 
     def write(self, n_documents: int) -> None:
         """Everything, the run's own script last."""
@@ -155,12 +155,12 @@ class _Site:
         bar.start(len(self.rows), "features")
         for number, at in enumerate(range(0, len(self.rows), SHARD_FEATURES)):
             rows = self.rows[at : at + SHARD_FEATURES]
-            found = stored.contexts(self.connection, [r.feature_id for r in rows])
+            contexts_of_shard = stored.contexts(self.connection, [r.feature_id for r in rows])
             events = stored.events(self.connection, self.run_id, [r.feature for r in rows])
             words = Vocabulary()
             shard = []
             for row in rows:
-                contexts = found.get(row.feature_id, [])
+                contexts = contexts_of_shard.get(row.feature_id, [])
                 columns = self.columns.get(row.source)
                 explained = self.explained.get((row.source, row.feature), [])
                 scored = self.scored.get((row.source, row.feature), [])
@@ -196,8 +196,8 @@ class _Site:
         if columns is None:
             return {"number": None, "reason": self._why_absent(row.source)}
         top = contexts[0]
-        found = full_document(columns, row.feature, top.document, top.position, self.texts)
-        return found or {"number": None, "reason": f"{row.source} has no column {row.feature} on disk"}
+        full = full_document(columns, row.feature, top.document, top.position, self.texts)
+        return full or {"number": None, "reason": f"{row.source} has no column {row.feature} on disk"}
 
     def _why_absent(self, source: str) -> str:
         return self.absent.get(source, "the run stored no activation set of this source")
@@ -221,7 +221,7 @@ class _Site:
                 number = self.texts.number(first, document)
                 write_document(number, document, held, index, self.scripts)
                 n_tokens = first.n_tokens([document])
-                self.kept.append(
+                self.whole_documents.append(
                     {"number": number, "document": document, "n_tokens": n_tokens, "sources": list(held),
                      "block_columns": block_columns(n_tokens)}
                 )  # fmt: skip
@@ -252,7 +252,7 @@ class _Site:
                 }
                 for name, rows in self.by_source.items()
             ],
-            "documents": self.kept,
+            "documents": self.whole_documents,
             "n_components": n_components,
             "n_contexts": self.n_contexts,
         }
@@ -263,34 +263,6 @@ def _timed(display: Display, name: str, position: int) -> Iterator[Progress]:
     start = monotonic()
     yield display.begin(name, position, 4)
     display.end(name, "done", monotonic() - start)
-
-
-@contextmanager
-def _swapped_in(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends, and is gone if it fails."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise StorageError(f"cannot write beside {out}: {error.strerror or error}; choose another --out") from error
-    try:
-        yield fresh
-        fresh.chmod(0o777 & ~_umask())
-        if out.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent)) / "old"
-            os.rename(out, old)
-            os.rename(fresh, out)
-            shutil.rmtree(old.parent)
-        else:
-            os.rename(fresh, out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _umask() -> int:
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
 
 
 def _copy_pages(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the dashboard shows of each feature, read a few features at a time so that memory does not grow with the run."""
+"""What the dashboard shows of each feature, read a few features at a time to bound memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
-from harness.reports.common.rows import plan_order, run_steps
+from harness.reports.common.features import CategoryName, FeatureName, category_assignments, stored_categories
+from harness.reports.common.rows import plan_order, row_from, run_steps
 from harness.store.schema import (
     ActivationSet,
-    Category,
-    CategoryAssignment,
     Checkpoint,
     Dictionary,
     Enrichment,
@@ -22,7 +22,6 @@ from harness.store.schema import (
     Explanation,
     ExplanationScore,
     Feature,
-    RunStep,
     Step,
 )
 
@@ -122,8 +121,8 @@ class StoredFolder:
         parts = Path(self.path).parts
         inner = parts[parts.index(self.artifact) + 1 :] if self.artifact in parts else parts[-1:]
         root = artifacts.resolve()
-        found = (root / self.artifact / Path(*inner)).resolve()
-        return found if found.is_relative_to(root) and found.is_dir() else None
+        folder = (root / self.artifact / Path(*inner)).resolve()
+        return folder if folder.is_relative_to(root) and folder.is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -138,10 +137,8 @@ def catalogue(connection: Connection, run_id: int) -> list[CatalogueRow]:
     f = Feature
     columns = (f.id, f.source, f.feature, f.layer, f.projection, f.density_per_token, f.activation_sum,
                f.activation_max, f.n_tokens)  # fmt: skip
-    found = connection.execute(
-        select(*columns).where(f.step_id.in_(run_steps(run_id))).order_by(*plan_order(run_id, f))
-    )
-    return list({(r.source, r.feature): CatalogueRow(*r) for r in found}.values())
+    rows = connection.execute(select(*columns).where(f.step_id.in_(run_steps(run_id))).order_by(*plan_order(run_id, f)))
+    return list({(r.source, r.feature): CatalogueRow(*r) for r in rows}.values())
 
 
 def contexts(connection: Connection, feature_ids: Sequence[int]) -> dict[int, list[ContextRow]]:
@@ -149,122 +146,81 @@ def contexts(connection: Connection, feature_ids: Sequence[int]) -> dict[int, li
     e = Exemplar
     columns = (e.feature_id, e.rank, e.quantile, e.document, e.position, e.start, e.target, e.tokens_json,
                e.activations_json)  # fmt: skip
-    found = connection.execute(select(*columns).where(e.feature_id.in_(feature_ids)).order_by(e.feature_id, e.rank))
+    stored = connection.execute(select(*columns).where(e.feature_id.in_(feature_ids)).order_by(e.feature_id, e.rank))
     rows: dict[int, list[ContextRow]] = defaultdict(list)
-    for feature_id, *rest in found:
-        rows[feature_id].append(ContextRow(*rest))
+    for feature_id, *context in stored:
+        rows[feature_id].append(ContextRow(*context))
     return rows
 
 
-def explanations(connection: Connection, run_id: int) -> dict[tuple[str, str], list[ExplanationRow]]:
+def explanations(connection: Connection, run_id: int) -> dict[FeatureName, list[ExplanationRow]]:
     """(source, feature) -> the newest explanation by each interpreter, with the category it was given."""
-    assigned = _assignments(connection, run_id)
+    names = stored_categories(connection, run_id)
+    categories: dict[tuple[str, str, str | None], tuple[str, str, str | None]] = {}
+    for a in category_assignments(connection, run_id):
+        category = names.get(CategoryName(a.step_id, None, a.category))
+        name = category.name if category else a.category
+        categories[a.source, a.feature, a.plugin] = (a.category, name, a.reason)
     e = Explanation
     columns = (e.source, e.feature, e.interpreter, e.explanation, e.grade, e.reason, e.raw, e.n_exemplars)
-    found = connection.execute(select(*columns).where(e.step_id.in_(run_steps(run_id))).order_by(e.id))
-    newest = {(r.source, r.feature, r.interpreter): r for r in found}
-    rows: dict[tuple[str, str], list[ExplanationRow]] = defaultdict(list)
+    stored = connection.execute(select(*columns).where(e.step_id.in_(run_steps(run_id))).order_by(e.id))
+    newest = {(r.source, r.feature, r.interpreter): r for r in stored}
+    rows: dict[FeatureName, list[ExplanationRow]] = defaultdict(list)
     for key, r in newest.items():
-        rows[r.source, r.feature].append(ExplanationRow(*r[2:], *assigned.get(key, (None, None, None))))
+        rows[r.source, r.feature].append(ExplanationRow(*r[2:], *categories.get(key, (None, None, None))))
     return rows
 
 
-def scores(connection: Connection, run_id: int) -> dict[tuple[str, str], list[ScoreRow]]:
+def scores(connection: Connection, run_id: int) -> dict[FeatureName, list[ScoreRow]]:
     """(source, feature) -> the newest score of each kind and interpreter."""
     s = ExplanationScore
     columns = (s.source, s.feature, s.interpreter, s.kind, s.balanced_accuracy, s.auc, s.n_positive, s.n_negative,
                s.n_unanswered, s.reason, s.contexts_json)  # fmt: skip
-    found = connection.execute(select(*columns).where(s.step_id.in_(run_steps(run_id))).order_by(s.id))
-    rows: dict[tuple[str, str], list[ScoreRow]] = defaultdict(list)
-    for r in {(r.source, r.feature, r.interpreter, r.kind): r for r in found}.values():
+    stored = connection.execute(select(*columns).where(s.step_id.in_(run_steps(run_id))).order_by(s.id))
+    newest = {(r.source, r.feature, r.interpreter, r.kind): r for r in stored}
+    rows: dict[FeatureName, list[ScoreRow]] = defaultdict(list)
+    for r in newest.values():
         ratings = [(bool(c["label"]), c["rating"]) for c in r.contexts_json]
-        rows[r.source, r.feature].append(
-            ScoreRow(
-                interpreter=r.interpreter,
-                kind=r.kind,
-                balanced_accuracy=r.balanced_accuracy,
-                auc=r.auc,
-                n_positive=r.n_positive,
-                n_negative=r.n_negative,
-                n_unanswered=r.n_unanswered,
-                reason=r.reason,
-                ratings=ratings,
-            )
-        )
+        rows[r.source, r.feature].append(row_from(ScoreRow, r, ratings=ratings))
     return rows
 
 
-def events(connection: Connection, run_id: int, names: Sequence[str]) -> dict[tuple[str, str], list[EventRow]]:
+def events(connection: Connection, run_id: int, names: Sequence[str]) -> dict[FeatureName, list[EventRow]]:
     """(source, feature) -> what it goes with, the surest first, for features of these names. Ask for some tens."""
     e, a = Enrichment, EventAssociation
     columns = (e.source, e.feature, a.family, a.event, a.n_event, a.n_both, a.activation_share, a.odds_ratio, a.ci_low,
                a.ci_high, a.q_value)  # fmt: skip
-    found = connection.execute(
+    stored = connection.execute(
         select(*columns)
         .join(e, e.id == a.enrichment_id)
         .where(e.step_id.in_(run_steps(run_id)), e.feature.in_(set(names)), a.odds_ratio.is_not(None))
         .order_by(a.q_value.is_(None), a.q_value, a.id)
     )
-    rows: dict[tuple[str, str], list[EventRow]] = defaultdict(list)
-    for source, feature, *rest in found:
-        rows[source, feature].append(EventRow(*rest))
+    rows: dict[FeatureName, list[EventRow]] = defaultdict(list)
+    for source, feature, *event in stored:
+        rows[source, feature].append(EventRow(*event))
     return rows
 
 
 def activation_sets(connection: Connection, run_id: int) -> list[StoredFolder]:
     """The run's activation sets; the newest of each source."""
-    a = ActivationSet
-    found = connection.execute(
-        select(a.source, Step.artifact, a.path)
-        .join(Step, Step.id == a.step_id)
-        .where(a.step_id.in_(run_steps(run_id)))
-        .order_by(*plan_order(run_id, a))
-    )
-    return list({r.source: StoredFolder(*r) for r in found}.values())
+    rows = connection.execute(_folders(run_id, ActivationSet, ActivationSet.source))
+    return list({r.source: StoredFolder(*r) for r in rows}.values())
 
 
 def dictionary_folders(connection: Connection, run_id: int) -> list[DictionaryFolder]:
     """The run's dictionaries; the newest of each name."""
-    d = Dictionary
-    found = connection.execute(
-        select(d.name, Step.artifact, d.path, d.columns_json)
-        .join(Step, Step.id == d.step_id)
-        .where(d.step_id.in_(run_steps(run_id)))
-        .order_by(*plan_order(run_id, d))
-    )
-    return list({r.name: DictionaryFolder(*r) for r in found}.values())
+    rows = connection.execute(_folders(run_id, Dictionary, Dictionary.name, Dictionary.columns_json))
+    return list({r.name: DictionaryFolder(*r) for r in rows}.values())
 
 
 def adapter_folder(connection: Connection, run_id: int) -> StoredFolder | None:
     """The run's adapter: the first checkpoint of that kind."""
-    c = Checkpoint
-    found = connection.execute(
-        select(Step.name, Step.artifact, c.path)
-        .join(Step, Step.id == c.step_id)
-        .join(RunStep, RunStep.step_id == Step.id)
-        .where(RunStep.run_id == run_id, c.kind == "adapter")
-        .order_by(RunStep.position)
-    ).first()
-    return StoredFolder(*found) if found else None
+    adapter = connection.execute(_folders(run_id, Checkpoint, Step.name).where(Checkpoint.kind == "adapter")).first()
+    return StoredFolder(*adapter) if adapter else None
 
 
-def _assignments(connection: Connection, run_id: int) -> dict[tuple[str, str, str | None], tuple[str, str, str | None]]:
-    """(source, feature, interpreter) -> category, its name for people, and why there is none."""
-    own = run_steps(run_id)
-    named = {
-        (c.step_id, c.category): c.name
-        for c in connection.execute(
-            select(Category.step_id, Category.category, Category.name).where(Category.step_id.in_(own))
-        )
-    }
-    a = CategoryAssignment
-    found = connection.execute(
-        select(a.source, a.feature, Step.plugin, a.category, a.reason, a.step_id)
-        .join(Step, Step.id == a.step_id)
-        .where(a.step_id.in_(own))
-        .order_by(a.id)
-    )
-    return {
-        (r.source, r.feature, r.plugin): (r.category, named.get((r.step_id, r.category), r.category), r.reason)
-        for r in found
-    }
+def _folders(run_id: int, table: Any, name: Any, *more: Any) -> Select[Any]:
+    """Name, step's folder and path of the artefacts of a kind, in the order of the plan."""
+    query = select(name, Step.artifact, table.path, *more).join(Step, Step.id == table.step_id)
+    return query.where(table.step_id.in_(run_steps(run_id))).order_by(*plan_order(run_id, table))

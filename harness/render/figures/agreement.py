@@ -1,4 +1,4 @@
-"""Do two judges agree? Grades of the same features by two interpreters (or of one, with what was planted)."""
+"""Agreement of two judges: grades of the same features by two interpreters, or of planted features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHORT = {0: "mono-\nsemantic", 1: "broad", 2: "poly-\nsemantic", None: "failed"
 
 
 KNOWN = "what is known"
-"""Stands as the first judge of planted features."""
+"""Name of the first judge of planted features: their right grade."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from harness.render.figures.recovery import recovery_figure
 from harness.render.figures.style import Drawn, Theme, ThemeName, themed
 from harness.render.figures.training import TrainingRow, training, training_figure
 from harness.render.figures.writer import file_stem
+from harness.render.loading import why_empty
 from harness.reports.categories import CategoryRow, categories
-from harness.reports.common.run import why_empty
 from harness.reports.components import ComponentRow, components
 from harness.reports.densities import DensityRow, densities
 from harness.reports.dictionaries import DictionaryRow, dictionaries

@@ -11,7 +11,7 @@ from harness.render.figures.style import Theme, clean, light_grid, new_figure, s
 from harness.reports.categories import CategoryRow
 
 LAST = ("uncategorised", "failed")
-"""Not categories: shown last."""
+"""Ids that stand for no category; they are shown last."""
 
 
 def source_names(rows: Sequence[CategoryRow]) -> list[str]:
@@ -20,7 +20,7 @@ def source_names(rows: Sequence[CategoryRow]) -> list[str]:
 
 
 def category_order(rows: Sequence[CategoryRow]) -> list[str]:
-    """Category ids, the largest mean share first; what is not a category last."""
+    """Category ids, the largest mean share first; those that stand for no category last."""
     sources = source_names(rows)
     total: dict[str, float] = {}
     for r in rows:

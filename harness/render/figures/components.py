@@ -20,7 +20,7 @@ from harness.render.figures.style import Theme, clean, light_grid, new_figure, s
 from harness.reports.components import ComponentRow, projection_rank
 
 MOST_TICKS = 9
-"""Layers that are numbered; with more, every so many-th."""
+"""Up to so many layers are all numbered; of more layers, some."""
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def _labels(axes: Axes, parts: Sequence[tuple[str, float]], theme: Theme) -> Non
 
 
 def spread(wanted: Sequence[float], gap: float, limit: float) -> list[float]:
-    """Places as near as can be to the wanted ones (descending), at least `gap` apart, within ±`limit`.
+    """Positions as close as possible to the wanted ones (descending), at least `gap` apart, within ±`limit`.
 
     Where they cannot all fit, the gap gives way evenly.
     """

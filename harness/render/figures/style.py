@@ -42,7 +42,7 @@ class Drawn:
 
 
 COLUMN_IN = 3.3
-"""Width of a column of a two-column paper, inches. Type is sized for it; wider is the same figure, scaled."""
+"""Width of a column of a two-column paper in inches. Fonts are sized for it; a wider figure is scaled."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ THEMES: dict[ThemeName, Theme] = {
 """The themes by name."""
 
 OTHER = {"light": "#8b9098", "dark": "#7d838c"}
-"""What is not a category of its own: uncategorised, failed."""
+"""Colours of features without a category (uncategorised, failed)."""
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def category_colours(theme: Theme, categories: list[str]) -> dict[str, str]:
 
 
 def sequential(theme: Theme) -> Colormap:
-    """The theme's colour map without the end that cannot be told from the ground."""
+    """The theme's colour map without the end that looks like the background."""
     full = matplotlib.colormaps[theme.scale]
     return LinearSegmentedColormap.from_list(f"harness-{theme.name}", [full(0.1 + 0.88 * i / 63) for i in range(64)])
 
@@ -132,7 +132,7 @@ def tint(colour: str, ground: str, share: float) -> tuple[float, float, float]:
 
 
 def ink_on(colour: Any) -> str:
-    """Black or white, whichever reads better on a colour."""
+    """Black or white, whichever is easier to read on a colour."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour))
     return "#000000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "#ffffff"
 

@@ -14,7 +14,7 @@ import matplotlib
 from harness.render.figures.style import Drawn, themed
 
 FORMATS = ("svg", "pdf", "png")
-"""What figures are written as."""
+"""File formats of figures."""
 
 PNG_DPI = 300
 """Dots per inch of PNG files."""
@@ -33,9 +33,9 @@ def figure_bytes(drawn: Drawn, form: str, *, transparent: bool = False) -> bytes
     """
     stream = io.BytesIO()
     settings: Any = {"svg.fonttype": "path", "svg.hashsalt": "harness", "pdf.fonttype": 42}
-    # The theme again: matplotlib makes its ticks only now.
+    # The theme is set again because matplotlib makes the ticks when it saves.
     with themed(drawn.theme) as theme, matplotlib.rc_context(settings), warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the tables have it.
+        # Characters that the font lacks are drawn as boxes; the tables have them.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
         ground = "none" if transparent else theme.ground
         drawn.figure.savefig(stream, format=form, dpi=PNG_DPI, metadata=_METADATA[form], facecolor=ground)

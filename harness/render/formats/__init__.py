@@ -1,4 +1,4 @@
-"""The formats of reports, one module each: `print_header` and `print_report`. Importing this imports none of them."""
+"""The formats of reports, one module each. Importing this imports none of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Format(Protocol):
     """What a module of this folder has."""
 
     def print_header(self, title: str, console: Console) -> None:
-        """Say which run the reports are of."""
+        """Say which run the reports are of; data formats have none."""
 
     def print_report(self, loaded: Loaded, console: Console) -> None:
         """Print one report."""

@@ -10,13 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from harness.contract.cells import visible
+from harness.records.flat import flat_keys, flat_values
 from harness.render.formats import print_raw
-from harness.render.formats.flat import flat_keys, flat_values
 from harness.render.loading import Loaded
-
-
-def print_header(title: str, console: Console) -> None:
-    """Nothing: the first line has the columns' names."""
 
 
 def print_report(loaded: Loaded, console: Console) -> None:

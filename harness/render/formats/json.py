@@ -10,15 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
+from harness.records.flat import flat_values
 from harness.render.formats import print_raw
-from harness.render.formats.flat import flat_values
 from harness.render.loading import Loaded
 
 _LINE_BREAKING = re.compile("[\x7f-\x9f\u2028\u2029]")
-
-
-def print_header(title: str, console: Console) -> None:
-    """Nothing: a list of objects has no place for it."""
 
 
 def print_report(loaded: Loaded, console: Console) -> None:

@@ -61,10 +61,10 @@ def explanations(connection: Connection, run_id: int) -> list[Explained]:
 
 @cached_query
 def category_assignments(connection: Connection, run_id: int) -> list[Any]:
-    """Source, feature, category, subcategory, step and plugin of every assignment, as they were stored."""
+    """Source, feature, category, subcategory, reason, step and plugin of every assignment, in the order of storing."""
     a = CategoryAssignment
     rows = connection.execute(
-        select(a.source, a.feature, a.category, a.subcategory, a.step_id, Step.plugin)
+        select(a.source, a.feature, a.category, a.subcategory, a.reason, a.step_id, Step.plugin)
         .join(Step, Step.id == a.step_id)
         .where(a.step_id.in_(run_steps(run_id)))
         .order_by(a.id)

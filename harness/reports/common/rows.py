@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Select, select
 
 from harness import stats
-from harness.records.base import Estimate, Flat, flat_names
+from harness.records.base import Estimate, flat_names
+from harness.records.flat import flat_fields
 from harness.store.schema import PaperClaim, RunStep, StudyRun
 
 T = TypeVar("T")
@@ -56,20 +57,38 @@ def run_steps(run_id: int) -> Select[Any]:
 
 
 def plan_order(run_id: int, table: Any) -> tuple[Any, Any]:
-    """To order records by: the place of their step in the plan. Two processes store them in the order they are made."""
+    """Sort keys: the place of a record's step in the plan, then its id. Two processes store records as they finish."""
     of_step = RunStep.run_id == run_id, RunStep.step_id == table.step_id
     return select(RunStep.position).where(*of_step).scalar_subquery(), table.id
 
 
-def estimate(row: Any, field_name: str, flat: Flat | None = None) -> Estimate | None:
-    """The estimate in a stored row's columns (`flat_names`); None where there is no value."""
-    value, low, high = (getattr(row, name) for name in flat_names(field_name, flat))
-    return None if value is None else bounded_estimate(value, low, high)
+def estimate(row: Any, field_name: str) -> Estimate | None:
+    """The estimate in a stored row's columns (`flat_names`); None where there is no row or no value."""
+    return _estimate(row, flat_names(field_name)) if row is not None else None
 
 
-def bounded_estimate(value: float, low: float | None, high: float | None) -> Estimate:
-    """An estimate of stored numbers: a bound that is NULL is infinite."""
+def _estimate(row: Any, columns: Sequence[str]) -> Estimate | None:
+    """A bound that is NULL is infinite."""
+    value, low, high = (getattr(row, column) for column in columns)
+    if value is None:
+        return None
     return Estimate(value, -math.inf if low is None else low, math.inf if high is None else high)
+
+
+def row_from(row_class: type[T], stored: Any, **derived: Any) -> T:
+    """A report's row of a stored one: fields are columns of the same name, or three for an estimate.
+
+    Args:
+        row_class: the row's class.
+        stored: has the columns; None gives rows without them.
+        derived: the fields that are not columns, or not as they are stored.
+    """
+    values, fields_of = derived, cast(Any, row_class)
+    for name, columns in flat_fields(fields_of):
+        if name not in derived:
+            get = _estimate if len(columns) == 3 else lambda row, columns: getattr(row, columns[0])
+            values[name] = None if stored is None else get(stored, columns)
+    return row_class(**values)
 
 
 def claims(connection: Connection) -> dict[tuple[str, str], float]:

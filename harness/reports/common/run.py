@@ -1,4 +1,4 @@
-"""Opening stored results, which run is meant, and why it has no rows of some kind."""
+"""Opening stored results, and which run is meant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from sqlalchemy import Connection, select
 
 from harness.errors import ResultsError
 from harness.reports.common.rows import one_report
-from harness.reports.steps import steps
 from harness.store.database import open_database, translate_db_errors
 from harness.store.schema import StudyRun
 
@@ -48,26 +47,3 @@ def resolve_run(connection: Connection, run: str | int) -> int:
         return int(run)
     last = ", ".join(map(str, ids[-5:]))
     raise ResultsError(f"no run {str(run)!r}; the last ones are {last} (or: latest)")
-
-
-def why_empty(connection: Connection, run_id: int, kinds: tuple[str, ...], noun: str) -> str:
-    """Why a run has no rows of some kind, as a sentence.
-
-    Args:
-        connection: to the database.
-        run_id: the run.
-        kinds: kinds of step that make such rows.
-        noun: what is missing, plural, e.g. `dictionaries`.
-    """
-    start = f"no {noun} in run {run_id}: "
-    makers = [s for s in steps(connection, run_id) if s.kind in kinds]
-    unfinished = next((s for s in makers if s.status != "done"), None)
-    if unfinished:
-        reason = f" ({unfinished.reason})" if unfinished.reason else ""
-        return f"{start}{unfinished.step} is {unfinished.status}{reason}"
-    if makers:
-        return f"{start}{', '.join(s.step for s in makers)} stored none"
-    run = connection.execute(select(StudyRun.status, StudyRun.reason).where(StudyRun.id == run_id)).one()
-    if run.status != "done":
-        return f"{start}the run is {run.status} and did not get there" + (f" ({run.reason})" if run.reason else "")
-    return f"{start}it has no step of that kind ({', '.join(kinds)})"

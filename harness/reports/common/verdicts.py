@@ -29,7 +29,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim, and why where that is not plain from the numbers."""
+    """The verdict on a claim, and its reason where the numbers do not show it."""
 
     word: Word
     reason: str | None = None
