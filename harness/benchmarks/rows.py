@@ -190,10 +190,11 @@ def _check_target(task: Any, document: Mapping[str, Any], place: str) -> None:
     target = task.doc_to_target(document)
     if target is None:
         raise DataError(f"{place} has no gold answer")
-    if isinstance(target, list) != bool(getattr(task, "multiple_target", int(isinstance(target, list)))):
+    multiple = getattr(task, "multiple_target", None)
+    if multiple is not None and isinstance(target, list) != bool(multiple):
         kinds = ("a list", "a single value") if isinstance(target, list) else ("a single value", "a list")
         raise DataError(f"{place}: the gold answer {target!r} is {kinds[0]}, and the first row's is {kinds[1]}")
-    if getattr(task.config, "doc_to_choice", None) is None or getattr(task, "multiple_input", 0):
+    if getattr(task.config, "doc_to_choice", None) is None or getattr(task, "multiple_input", None):
         return
     choices = task.doc_to_choice(document)
     for gold in target if isinstance(target, list) else [target]:
