@@ -1,7 +1,7 @@
-"""Who answers a benchmark: a model variant behind one of the backends.
+"""The model variants that answer benchmarks, behind one interface for all backends.
 
 The variants of a study are the base, a full fine-tune, an adapter, and an adapter with components switched off. A
-backend makes an `Answerer` of each; what is asked, recorded and scored is the same for all.
+backend makes an `Answerer` of each. All are asked, recorded and scored in the same way.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 class BenchmarkLM(Protocol):
-    """An lm-eval model that keeps what text alone does not tell."""
+    """An lm-eval model that also keeps the length of each answer and why it ended."""
 
     @property
     def completions(self) -> Mapping[tuple[int, int], Completion]:
-        """(document, repeat) -> what was generated for it."""
+        """(document, repeat) -> its completion."""
         ...
 
 
 class Answerer(Protocol):
-    """A model variant, ready to be asked."""
+    """A model variant that is loaded and can answer."""
 
     @property
     def chat_hash(self) -> str:
@@ -45,14 +45,14 @@ class Answerer(Protocol):
 
     @property
     def engine(self) -> str:
-        """What generates: backend, versions, dtype and kernels. Answers of different engines differ by that, too."""
+        """Backend, versions, dtype and kernels that generate. Answers may differ between engines."""
         ...
 
     def check(self) -> int | None:
-        """How many modules its adapter binds; None without an adapter.
+        """Number of modules that its adapter is applied to; None without an adapter.
 
         Raises:
-            ModelError: the adapter is not at work: this would measure the base model.
+            ModelError: the adapter has no effect, so this would measure the base model.
         """
         ...
 
@@ -62,10 +62,10 @@ class Answerer(Protocol):
 
 
 def answerer(subject: Subject, run: RunContext, off: Sequence[Component] = ()) -> Answerer:
-    """A loaded subject with components off, behind the backend of the run's benchmarks.
+    """A loaded subject with components switched off, behind the backend of the run's benchmarks.
 
-    With vLLM the subject's weights leave the device first: an engine takes what memory there is. `RunState.subject`
-    puts them back.
+    With vLLM the subject's weights are moved to the CPU first, because an engine takes all free GPU memory.
+    `RunState.subject` moves them back.
 
     Raises:
         ModelError: vLLM cannot serve it.
@@ -78,12 +78,12 @@ def answerer(subject: Subject, run: RunContext, off: Sequence[Component] = ()) -
 
 
 def answerers(subject: Subject, run: RunContext, offs: Sequence[Sequence[Component]]) -> list[Answerer]:
-    """Variants of a subject with components off, to be asked the same: in memory, one batch answers for all of them.
+    """Variants of a subject with components switched off. In memory, they answer in shared batches.
 
     Raises:
         ModelError: vLLM cannot serve it.
     """
-    # a thinking budget asks each variant to go on from what it has written itself
+    # with a thinking budget each variant continues its own text, so prompts are not shared
     if run.evaluate.backend != "hf" or run.evaluate.thinking_tokens is not None:
         return [answerer(subject, run, off) for off in offs]
     from harness.benchmarks.together import Together, Variant
@@ -96,12 +96,12 @@ _CACHE_BYTES = 512 * 2**20
 
 
 def _cache_bytes_per_token(model: Any) -> int:
-    """Keys and values of all layers."""
+    """Bytes of the keys and values of all layers, per token."""
     config, first = model.config.get_text_config(), next(model.parameters())
     heads = config.num_attention_heads
-    kept = getattr(config, "num_key_value_heads", None) or heads
+    key_value_heads = getattr(config, "num_key_value_heads", None) or heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(2 * config.num_hidden_layers * kept * width * first.element_size())
+    return int(2 * config.num_hidden_layers * key_value_heads * width * first.element_size())
 
 
 class InMemory:
@@ -120,9 +120,9 @@ class InMemory:
         Args:
             subject: the model.
             off: components of its adapter that are switched off.
-            tokens_per_batch: most tokens at once, prompt and answer; lowers the batch size for long answers. None is
-                65,536, or as many as a cache of 512 MiB holds.
-            writer: who writes with the lm-eval model, where it does not do so by itself.
+            tokens_per_batch: most tokens in a batch, prompts and answers together; lowers the batch size for long
+                answers. None is 65,536, or as many as a cache of 512 MiB holds.
+            writer: makes the writer of an lm-eval model; None lets the model write for itself.
         """
         self._subject, self._off, self._tokens_per_batch = subject, tuple(off), tokens_per_batch
         self._writer = writer
@@ -142,7 +142,7 @@ class InMemory:
         return f"hf transformers {transformers.__version__} torch {torch.__version__} {dtype} {self._subject.device}"
 
     def check(self) -> int | None:
-        """Modules that the adapter binds; the logits of an adapter that is all on must not be the base's."""
+        """Number of modules with an adapter. An adapter without ablations must change the base's logits."""
         return check_bound(self._subject, probe=not self._off)
 
     @contextmanager
@@ -170,7 +170,7 @@ class InMemory:
 
 
 def check_bound(subject: Subject, *, probe: bool = True) -> int | None:
-    """How many modules the subject's adapter binds; None without an adapter.
+    """Number of modules that the subject's adapter is applied to; None without an adapter.
 
     Raises:
         ModelError: it binds none, or (with `probe`) the next-token logits are those of the base model, bit for bit.
@@ -186,7 +186,7 @@ def check_bound(subject: Subject, *, probe: bool = True) -> int | None:
 
 
 def idle(adapter: str, n_bound: int) -> str:
-    """The sentence about an adapter that is bound and changes nothing."""
+    """The error message about an adapter that is applied and changes nothing."""
     return (
         f"the adapter {adapter} binds {n_bound} modules but does not change the model's output; "
         "is it untrained (all B zero) or switched off?"
@@ -208,5 +208,5 @@ def _changes_logits(subject: Subject) -> bool:
 
 
 def canary(chat: ChatFormat, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt that adapter and base must read differently."""
+    """The prompt for which adapter and base must give different logits."""
     return chat.prompt(tokenizer, "1 + 1 = ?")

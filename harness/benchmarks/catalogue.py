@@ -8,7 +8,7 @@ takes seven seconds to build. Every task is loaded in the same way: lm-eval read
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def load_task(
     Args:
         name: of a task.
         task_paths: folders with tasks of the user's.
-        data: benchmark -> local file that takes the place of its data set.
+        data: benchmark -> local file that replaces its data set.
         repeats: answers per item; None leaves it to the task.
 
     Raises:
@@ -124,18 +124,18 @@ def _find(name: str, task_paths: Sequence[Path]) -> tuple[Any, Any]:
     """The lm-eval manager that knows a task, and its entry there (`cfg` with includes, `yaml_path`, `kind`).
 
     Raises:
-        UnknownName: nobody knows it.
+        UnknownName: no such task.
         UsageError: it is a group or a tag.
     """
-    sources = [lambda: _index_of([FOLDER]), lambda: _index_of(task_paths), _lm_eval_tasks]
+    sources: list[Callable[[], Any]] = [lambda: _index_of([FOLDER]), lambda: _index_of(task_paths), _lm_eval_tasks]
     for manager in (source() for source in sources):
         entry = manager.task_index.get(name)
         if entry is not None and entry.kind.name in ("GROUP", "TAG"):
             raise UsageError(_group_message(name, manager))
         if entry is not None:
             return manager, entry
-    known = [*list_benchmarks(task_paths), *_lm_eval_tasks().all_subtasks]
-    raise UnknownName("benchmark", name, known, hint=_unread(task_paths))
+    names = [*list_benchmarks(task_paths), *_lm_eval_tasks().all_subtasks]
+    raise UnknownName("benchmark", name, names, hint=_unread(task_paths))
 
 
 def _index_of(folders: Sequence[Path]) -> Any:
@@ -222,7 +222,7 @@ _NO_HUB = {"dataset_path": None, "dataset_name": None, "dataset_kwargs": None}
 
 
 def _with_file(config: Mapping[str, Any], file: str, places: dict[str, list[str]]) -> dict[str, Any]:
-    """Overrides that put a local file in the place of a task's data set; `places` is filled when it is read."""
+    """Overrides that replace a task's data set by a local file. `places` is filled when it is read."""
     path = resolve(file)
 
     def read(**_: Any) -> dict[str, Any]:

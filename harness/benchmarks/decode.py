@@ -1,8 +1,7 @@
 """Greedy decoding for benchmarks: many short answers at once.
 
-`generate` looks at every stop string by decoding every row at every step, and goes on computing rows that have
-finished. Here an end-of-turn token stops a row for free, finished rows leave the batch, and only stop strings that are
-no single special token are searched for in text.
+Transformers' `generate` goes on computing rows that have finished, and looks for stop strings by decoding every row at
+every step. Here finished rows leave the batch, and a stop string that is one special token is compared by its id.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Stop:
     """When a row is finished.
 
     Attributes:
-        ids: tokens that end a row; the first one also fills finished rows.
+        ids: tokens that end a row; the first one also pads finished rows.
         strings: texts that end a row.
         decode: token ids per row -> text per row.
     """
@@ -48,13 +47,13 @@ class Stop:
         done = torch.isin(last, torch.tensor(self.ids, device=last.device))
         if self.strings and self.decode is not None:
             texts = self.decode(written[:, -self.window :].tolist())
-            found = [any(s in text for s in self.strings) for text in texts]
-            done = done | torch.tensor(found, device=last.device)
+            ends_with_string = [any(s in text for s in self.strings) for text in texts]
+            done = done | torch.tensor(ends_with_string, device=last.device)
         return done
 
 
 def make_stop(tokenizer: PreTrainedTokenizerBase, strings: Sequence[str], extra_ids: Sequence[int] = ()) -> Stop:
-    """The stop rule of stop strings: those that are one special token stop by id."""
+    """The stop rule for these stop strings; one that is a single special token is compared by its id."""
     special = set(tokenizer.all_special_ids)
     ids = [i for i in (tokenizer.eos_token_id, *extra_ids) if i is not None]
     texts: list[str] = []
@@ -72,7 +71,7 @@ def make_stop(tokenizer: PreTrainedTokenizerBase, strings: Sequence[str], extra_
 
 
 def supports_greedy(model: Any) -> bool:
-    """Whether the model takes what `greedy` needs: positions and a cache."""
+    """Whether the model's forward takes positions and a cache, which `greedy` needs."""
     parameters = inspect.signature(_base(model).forward).parameters
     return {"position_ids", "past_key_values", "attention_mask"} <= parameters.keys()
 
@@ -82,7 +81,7 @@ _ROOM = 64
 
 
 class RoomyLayer(DynamicLayer):
-    """A cache layer that grows by 64 tokens at a time: transformers' own copies itself at every token."""
+    """A cache layer that grows by 64 tokens at a time. Transformers' own is copied at every token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +118,7 @@ class RoomyLayer(DynamicLayer):
 
 
 def _cache(config: Any) -> DynamicCache:
-    """Transformers' cache with roomy layers where it would put plain ones (sliding windows stay its own)."""
+    """Transformers' cache with `RoomyLayer` in place of its plain layers (sliding windows stay)."""
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -142,7 +141,7 @@ def greedy(
         mask: 1 for tokens, 0 for padding.
         max_new: most tokens to write.
         stop: when a row is finished.
-        on_leave: told which rows of the batch go on, whenever some leave it.
+        on_leave: called with the indices of the rows that stay, whenever some leave the batch.
 
     Returns:
         Written tokens, the finishing one included; what follows it in a row is `stop.ids[0]`.
@@ -167,11 +166,11 @@ def greedy(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         position = position[:, -1:] + 1
         if left < _SHRINK * len(alive):
-            kept = alive.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
+            unfinished = alive.nonzero()[:, 0]
+            cache.batch_select_indices(unfinished)
             if on_leave is not None:
-                on_leave(kept)
-            rows, ids, mask, position, alive = rows[kept], ids[kept], mask[kept], position[kept], alive[kept]
+                on_leave(unfinished)
+            rows, ids, mask, position, alive = (t[unfinished] for t in (rows, ids, mask, position, alive))
     return out
 
 

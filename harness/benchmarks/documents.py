@@ -1,4 +1,4 @@
-"""What our tasks do to their data sets before the first question (lm-eval's `process_docs`)."""
+"""Preparation of our tasks' data sets before the first question (lm-eval's `process_docs`)."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def without_figures(documents: Dataset) -> Dataset:
 def with_shuffled_options(documents: Dataset) -> Dataset:
     """GPQA's rows as a question with options A to D and the gold `letter`.
 
-    The order is drawn from a hash of the question: the same for every model and run, and not the data set's, in which
-    the correct answer comes first.
+    The order is derived from a hash of the question. It is the same for every model and run. In the data set the
+    correct answer always comes first.
     """
     require_values(documents, ["Question", *_OPTIONS], "benchmark 'gpqa_diamond'")
     return documents.map(_asked, load_from_cache_file=False)

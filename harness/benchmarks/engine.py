@@ -1,8 +1,7 @@
-"""One vLLM engine at a time: the base once on the GPUs, and adapters that are swapped by request.
+"""The vLLM engine of a process: one model on the GPUs, and adapters that are swapped by request.
 
-An engine is chosen by its model folder: base, adapters and ablated adapters share one, a full fine-tune needs another.
-Two do not fit a device (nor a process), so the last one is closed first. vLLM is an extra: it is imported when an
-engine starts.
+The base, adapters and ablated adapters share one engine; a full fine-tune needs another. Two engines do not fit a
+device (nor a process), so the running one is closed first. vLLM is an extra and is imported when an engine starts.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ _DEFAULTS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; without it a CPU's engine takes 90 % of the memory
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
-"""Environment of every engine, where the user's says nothing else."""
+"""Environment variables of every engine, unless the user has set them."""
 _STRUCTURED = {"backend": "guidance", "disable_any_whitespace": True}
-"""The backend that keeps to limits of length and writes valid JSON."""
+"""The backend that respects length limits and writes valid JSON."""
 _MULTIPROCESSING = "VLLM_ENABLE_V1_MULTIPROCESSING"
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def require_vllm(what: str) -> None:
-    """Refuse a setting that needs vLLM where it is not installed.
+    """Refuse a setting that needs vLLM if it is not installed.
 
     Raises:
         UsageError: it is not.
@@ -55,7 +54,7 @@ def require_vllm(what: str) -> None:
 
 @dataclass(frozen=True)
 class Written:
-    """What an engine wrote for one prompt.
+    """An engine's completion of one prompt.
 
     Attributes:
         ids: new tokens, the ending one included.
@@ -88,13 +87,13 @@ class Engine:
 
     @property
     def closed(self) -> bool:
-        """Whether it was stopped, to make room for another."""
+        """Whether it was stopped to make room for another."""
         return not self._copies
 
     def bind(self, adapter: LoraFolder) -> tuple[Any, int]:
-        """The request that names an adapter, and how many of its modules the engine has bound.
+        """The vLLM request that names an adapter, and the number of modules that the engine applies it to.
 
-        Adapters are known by a hash of their content: a folder that is written anew is another adapter.
+        Adapters are identified by a hash of their content: a folder that was written again is another adapter.
 
         Raises:
             ModelError: the rank is above the engine's, or vLLM cannot read the adapter.
@@ -123,24 +122,24 @@ class Engine:
         return [Written(list(o.outputs[0].token_ids), str(o.outputs[0].finish_reason)) for o in outputs]
 
     def read(self, texts: Sequence[list[int]], adapter: Any, progress: Progress) -> list[list[tuple[float, bool]]]:
-        """Of each token of each text but the first: its log-probability, and whether it is the most likely one."""
+        """For each token but a text's first: its log-probability, and whether it is the most likely one."""
         from vllm import SamplingParams
 
         sampling = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
         outputs = self._generate(texts, [sampling] * len(texts), adapter, progress)
-        found = []
+        scored = []
         for ids, output in zip(texts, outputs, strict=True):
-            own = [row[token] for row, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
-            found.append([(float(p.logprob), p.rank == 1) for p in own])
-        return found
+            of_tokens = [row[token] for row, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
+            scored.append([(float(p.logprob), p.rank == 1) for p in of_tokens])
+        return scored
 
     def _generate(
         self, prompts: Sequence[list[int]], samplings: Sequence[Any], adapter: Any, progress: Progress
     ) -> list[Any]:
-        """What vLLM returns, in order. A copy works on its share in a process of its own as soon as it has it."""
+        """VLLM's outputs, in the order of the prompts. Each copy works on its share in its own process."""
         from vllm.inputs import TokensPrompt
 
-        found: dict[int, Any] = {}
+        outputs: dict[int, Any] = {}
         bar = _bar(progress)
         n = len(self._copies)
         with _sentences(f"vLLM failed while it ran {self.place}"):
@@ -149,11 +148,11 @@ class Engine:
                 if share:
                     llm.enqueue(share, list(samplings[i::n]), lora_request=adapter, use_tqdm=False)
             for i, llm in enumerate(self._copies):
-                found.update(zip(range(i, len(prompts), n), llm.wait_for_completion(use_tqdm=bar), strict=True))
-        return [found[i] for i in range(len(prompts))]
+                outputs.update(zip(range(i, len(prompts), n), llm.wait_for_completion(use_tqdm=bar), strict=True))
+        return [outputs[i] for i in range(len(prompts))]
 
     def close(self) -> None:
-        """Stop it and give its memory back; a second time does nothing."""
+        """Stop it and free its memory. A second call does nothing."""
         if self.closed:
             return
         from vllm.distributed import cleanup_dist_env_and_memory
@@ -167,11 +166,11 @@ class Engine:
 
 
 _running: list[Engine] = []
-"""The process's engine, whoever asked for it."""
+"""The engine of this process, if one is running."""
 
 
 class Engines:
-    """Where an engine is kept for the next time it can be used."""
+    """Starts engines, and keeps the running one for reuse."""
 
     def __init__(self, settings: EngineConfig, max_num_seqs: int = 256) -> None:
         """Nothing starts yet.
@@ -184,13 +183,13 @@ class Engines:
         self._engine: Engine | None = None
 
     def get(self, model: ModelRef, tokenizer: ModelRef, rank: int, needs: str = "evaluate.backend=vllm") -> Engine:
-        """The engine of a model, started where another or none is running.
+        """The engine of a model; it is started if none or another one is running.
 
         Args:
             model: what it serves.
             tokenizer: the model whose tokenizer it uses.
             rank: largest rank of an adapter that will be asked for; 0 for none.
-            needs: the setting that asks for vLLM.
+            needs: the setting that requires vLLM, for the error message.
 
         Raises:
             UsageError: vLLM is not installed.
@@ -220,14 +219,14 @@ class Engines:
 
 
 def _prepare() -> None:
-    """Before vLLM is imported: it reads its environment then."""
+    """Set the environment, which vLLM reads when it is imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
 
 
 def allowed_rank(rank: int) -> int:
-    """The smallest maximum that vLLM can be started with for adapters of this rank; 0 where there are none.
+    """The smallest `max_lora_rank` of vLLM that admits adapters of this rank; 0 without adapters.
 
     Raises:
         ModelError: it has none.
@@ -235,16 +234,16 @@ def allowed_rank(rank: int) -> int:
     from vllm.config.lora import MaxLoRARanks
 
     ranks = sorted(int(r) for r in get_args(MaxLoRARanks))
-    found = next((r for r in [0, *ranks] if r >= rank), None)
-    if found is None:
+    allowed = next((r for r in [0, *ranks] if r >= rank), None)
+    if allowed is None:
         raise ModelError(
             f"the adapter has rank {rank}, and vLLM serves at most {ranks[-1]}; use --set evaluate.backend=hf"
         )
-    return found
+    return allowed
 
 
 def _devices(settings: EngineConfig) -> list[str | None]:
-    """What CUDA_VISIBLE_DEVICES must be for each copy; None leaves it.
+    """CUDA_VISIBLE_DEVICES of each copy; None leaves it unchanged.
 
     Raises:
         UsageError: there are fewer GPUs than the copies need.
@@ -327,7 +326,7 @@ def _ends(place: str) -> tuple[int, ...]:
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """These variables while a copy starts; it hands them to its processes."""
+    """Set these variables while a copy starts, because its processes inherit them."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -365,7 +364,7 @@ def _fingerprint(copies: Sequence[Any], settings: EngineConfig) -> str:
 
 @contextmanager
 def _sentences(what: str) -> Iterator[None]:
-    """VLLM's failures in one sentence."""
+    """Turn vLLM's errors into one sentence."""
     import torch
 
     try:
@@ -380,19 +379,19 @@ def _sentences(what: str) -> Iterator[None]:
 
 
 def _bar(progress: Progress) -> Any:
-    """VLLM reports to a tqdm: one that nobody sees and that passes finished prompts on."""
+    """A tqdm class that prints nothing and reports finished prompts to `progress`."""
     from tqdm import tqdm
 
     class Bar(tqdm):
-        """A bar into the void."""
+        """A bar that is not displayed."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**kwargs, "file": io.StringIO()})
 
         def update(self, n: float | None = 1) -> bool | None:
-            """Pass finished prompts on."""
+            """Report finished prompts."""
             progress.advance(int(n or 0))
-            shown: bool | None = super().update(n)
-            return shown
+            displayed: bool | None = super().update(n)
+            return displayed
 
     return Bar

@@ -19,8 +19,8 @@ class EngineProbe:
         lora = manager.get_adapter(adapter)
         if lora is None:
             return 0
-        found = (lora.get_lora(name) for name in manager.modules)
-        parts = (w.lora_a if isinstance(w.lora_a, list) else [w.lora_a] for w in found if w is not None)
+        weights = (lora.get_lora(name) for name in manager.modules)
+        parts = (w.lora_a if isinstance(w.lora_a, list) else [w.lora_a] for w in weights if w is not None)
         return sum(a is not None for a_of_layer in parts for a in a_of_layer)
 
     def harness_attention(self) -> str:

@@ -1,8 +1,8 @@
-"""Is this answer equal to that one? What an LLM is asked where the rules of `grading` may be too strict.
+"""Comparison of an answer with the gold answer by an LLM, for answers that the rules of `grading` may wrongly reject.
 
-It sees two answers and is not told which is the gold one: their order is drawn by lot for every pair (a grader that is
-shown the gold answer in a fixed place learns to accept the other). It does not see the question, so it compares and
-does not solve, and models that gave the same answer get the same verdict.
+The LLM sees two answers and is not told which is the gold one. Their order is random for every pair, because a grader
+that finds the gold answer in a fixed place learns to accept the other. The LLM does not see the question, so that it
+compares and does not solve, and so that models with the same answer get the same verdict.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from harness.config import digest
 from harness.records import AnswerVerdict, EvaluationResult, Sample, VerdictStatus
 
 PROMPT_VERSION = "1"
-"""Part of the step's key: raise it when the prompt, or what is asked, changes."""
+"""Part of the step's key: raise it when the prompt or the choice of pairs changes."""
 
 LONGEST = 1000
-"""Characters of an answer that are shown; of a response in which no answer was found, its last ones."""
+"""Most characters of an answer that are shown. If no answer was found, the last ones of the response are shown."""
 
 _EXACT = re.compile(r"\s*(?:[+-]?[0-9]{1,18}|\(?[A-Za-z]\)?)\s*")
 _PROMPT = """\
@@ -90,12 +90,12 @@ class Comparison:
     @property
     def prompts(self) -> list[str]:
         """One per order."""
-        gold, shown = _harmless(self.sample.target), _harmless(self.shown)
-        pairs = [(gold, shown) if first else (shown, gold) for first in self.gold_first]
+        gold, answer = _harmless(self.sample.target), _harmless(self.shown)
+        pairs = [(gold, answer) if first else (answer, gold) for first in self.gold_first]
         return [_PROMPT.format(first=first, second=second) for first, second in pairs]
 
     def verdict(self, replies: Sequence[EqualityAnswer | Failed], grader: str) -> AnswerVerdict:
-        """What the replies, one per order, come to."""
+        """The verdict from the replies, one per order."""
         said = {first: reply for first, reply in zip(self.gold_first, replies, strict=True)}
         equal = {first: reply.equal for first, reply in said.items() if isinstance(reply, EqualityAnswer)}
         failed = next((reply for reply in replies if isinstance(reply, Failed)), None)
@@ -124,27 +124,27 @@ class Comparison:
 def comparisons(
     result: EvaluationResult, *, asked: Literal["rejected", "all"], both_orders: bool, seed: int
 ) -> list[Comparison]:
-    """What is to be asked about the answers of an evaluation.
+    """The comparisons to ask for the answers of an evaluation.
 
     Args:
         result: with its samples.
         asked: `rejected` leaves out answers that the rules accept.
-        both_orders: ask in both orders; else in one that is drawn from the seed and the two answers, so that the same
-            pair is the same request whichever model answered.
+        both_orders: ask in both orders; else in one order, which is derived from the seed and the two answers, so that
+            the same pair is the same request for every model.
         seed: of the run.
     """
-    found = []
+    to_ask = []
     for sample in result.samples:
-        shown = _shown(sample)
-        if shown is None or (asked == "rejected" and sample.score >= 1):
+        answer = _shown(sample)
+        if answer is None or (asked == "rejected" and sample.score >= 1):
             continue
-        first = int(digest([seed, sample.target, shown])[:8], 16) % 2 == 0
-        found.append(Comparison(result, sample, shown, (first, not first) if both_orders else (first,)))
-    return found
+        first = int(digest([seed, sample.target, answer])[:8], 16) % 2 == 0
+        to_ask.append(Comparison(result, sample, answer, (first, not first) if both_orders else (first,)))
+    return to_ask
 
 
 def _shown(sample: Sample) -> str | None:
-    """What is compared with the gold answer; None where there is nothing to ask."""
+    """The text that is compared with the gold answer; None if there is nothing to ask."""
     if sample.finish is None:  # multiple choice by likelihood
         return None
     if sample.extracted is not None:
@@ -156,7 +156,7 @@ def _shown(sample: Sample) -> str | None:
 
 
 def _harmless(text: str) -> str:
-    """Text that cannot close its tag."""
+    """The text with its own `answer` tags broken, so that it cannot end the one around it."""
     return re.sub(r"<(/?\s*answer_)", r"< \1", text, flags=re.IGNORECASE)
 
 

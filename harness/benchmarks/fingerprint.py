@@ -1,4 +1,4 @@
-"""What a step's key says of a benchmark: the bytes of its definition and of its data."""
+"""The part of a step's key that identifies a benchmark: a hash of its definition and of its data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def benchmark_fingerprint(name: str, task_paths: Sequence[str | Path] = (), loca
     """sha256 (hex) of a benchmark's definition.
 
     A task of the harness: its YAML and data files. A folder of the user's: every YAML, Python and data file in it. A
-    task of lm-eval's: its name and lm-eval's version. A local file in the place of the data: its bytes as well.
+    task of lm-eval's: its name and lm-eval's version. A local file that replaces the data: its bytes as well.
     """
     data = [] if local is None else [_sha256(resolve(local))]
     if name in task_names():
@@ -24,17 +24,13 @@ def benchmark_fingerprint(name: str, task_paths: Sequence[str | Path] = (), loca
         files = [Path(p) for p in ((config.get("dataset_kwargs") or {}).get("data_files") or {}).values()]
         definition = {k: v for k, v in read_task(name, resolve_functions=False).items() if k != "dataset_kwargs"}
         return digest([definition, [_sha256(f) for f in files], *data])
-    own = [
-        f
-        for p in task_paths
-        for f in sorted(Path(p).rglob("*"))
-        if f.suffix in {".yaml", ".yml", ".py", ".jsonl", ".json"}
-    ]
-    return digest([name, version("lm-eval"), [[f.name, _sha256(f)] for f in own], *data])
+    suffixes = {".yaml", ".yml", ".py", ".jsonl", ".json", ".parquet", ".csv", ".tsv"}
+    user_files = [f for p in task_paths for f in sorted(Path(p).rglob("*")) if f.suffix in suffixes]
+    return digest([name, version("lm-eval"), [[f.name, _sha256(f)] for f in user_files], *data])
 
 
 def _sha256(file: Path) -> str:
-    """sha256 of a file; that it is missing is said where it is read."""
+    """sha256 of a file. A missing one is reported when it is read."""
     if not file.is_file():
         return "missing"
     with file.open("rb") as stream:

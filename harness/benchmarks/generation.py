@@ -1,6 +1,6 @@
-"""What generation is asked for and what comes back, whatever the backend; and generation within a thinking budget.
+"""Requests and results of generation for all backends, and generation within a thinking budget.
 
-lm-eval passes text alone. Whether an answer was finished, and how long it was, is kept here beside it.
+lm-eval passes text only. A `Completion` also says whether the answer was finished and how many tokens it has.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Thinking:
-    """Budget forcing (s1, section 3): a longest, and a number of times that an early end is not accepted.
+    """Budget forcing (s1, section 3): a maximum length, and how often an earlier end is refused.
 
     Attributes:
-        max_tokens: tokens of the trace; at that length it is closed and the answer opened.
+        max_tokens: most tokens of the trace; then it is closed and the answer begins.
         waits: how many times a trace that ends earlier is continued with "Wait".
     """
 
@@ -72,8 +72,8 @@ def write_within_budget(
 ) -> list[Completion]:
     """Continue prompts with a trace of at most `budget.max_tokens` tokens, then the answer.
 
-    The trace is opened by the harness (`chat.think_header`), ended by the model or by the budget, and followed by
-    `chat.answer_header`; a trace that was cut gets "Final Answer:" behind it, as in s1. The answer has what is left of
+    The trace begins with `chat.think_header`, is ended by the model or by the budget, and is followed by
+    `chat.answer_header`. A trace that was cut is followed by "Final Answer:", as in s1. The answer gets the rest of
     `sampling.max_tokens`.
     """
     close = chat.answer_header.strip()

@@ -22,7 +22,7 @@ Fallback = Literal["none", "last-number"]
 Equal = Callable[[str, str], bool]
 
 ANSWER_MARKERS = ("<|im_start|>answer", "</think>")
-"""What closes a reasoning trace: the paper's rendering, and R1's."""
+"""Texts that end a reasoning trace: the paper's rendering, and R1's."""
 
 COMPARE_S = 5
 """Seconds that one comparison may take before it counts as unequal."""
@@ -74,8 +74,8 @@ def extract_answer(response: str, *, fallback: Fallback = "none") -> Extracted:
 
     Args:
         response: what the model wrote.
-        fallback: `last-number` also takes what follows the last "answer is", and else the last number: the rule of
-            graders that never leave a response without an answer. It rewards unfinished responses by chance.
+        fallback: `last-number` also takes the text after the last "answer is", or else the last number, as graders do
+            that never leave a response without an answer. It rewards unfinished responses by chance.
     """
     tail = after_marker(response)
     boxed = last_boxed(tail)
@@ -246,9 +246,9 @@ def _first_line(text: str) -> str:
     Lines that go on with "or", or hold one more value or letter and nothing else, belong to the answer.
     """
     text = text.lstrip()
-    mark = re.match(r"\*\*|__|\*|_|\}", text)
-    if mark and (mark[0] == "}" or text.partition("\n")[0].count(mark[0]) % 2):
-        text = text[mark.end() :].lstrip()  # closes what was opened before "Answer:"
+    closing = re.match(r"\*\*|__|\*|_|\}", text)
+    if closing and (closing[0] == "}" or text.partition("\n")[0].count(closing[0]) % 2):
+        text = text[closing.end() :].lstrip()  # closes what was opened before "Answer:"
     block = _BLOCK.match(text)
     if block and not text[block.end() :].partition("\n")[0].strip(" .*_"):
         return next(content for content in block.groups() if content is not None).strip()

@@ -1,4 +1,4 @@
-"""A subject as lm-eval sees it: its own HF backend, with our one chat format and our greedy decoding."""
+"""lm-eval's HF backend over a subject, with the study's chat format and our greedy decoding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from harness.model.taps import RowGates
 
 _NEUTRAL: dict[str, Any] = {"repetition_penalty": 1.0, "top_p": 1.0, "top_k": 0}
-"""Given explicitly: a model's generation_config.json would otherwise change greedy answers (repetition_penalty)."""
+"""Passed to `generate`, because a model's generation_config.json could change greedy answers (repetition_penalty)."""
 
 
 class SubjectLM(RecordingLM, HFLM):
@@ -39,7 +39,7 @@ class SubjectLM(RecordingLM, HFLM):
         gates: RowGates | None = None,
         writer: Callable[[SubjectLM], Writer] | None = None,
     ) -> None:
-        """Over a subject whose components are tapped by `gates`; `writer` writes with this model in its place."""
+        """Wrap a subject whose components are tapped by `gates`; `writer` makes the writer to use in its place."""
         self._chat = subject.chat
         self._progress = progress or SilentProgress()
         self._gates = gates
@@ -65,9 +65,9 @@ class SubjectLM(RecordingLM, HFLM):
 
         Args:
             prompts: what to continue.
-            sampling: how.
+            sampling: of all prompts.
             seeds: one per prompt.
-            gates: [prompt, component]: each prompt's own, in place of the tap's.
+            gates: [prompt, component], for each prompt, in place of the tap's; None keeps the tap's.
 
         Raises:
             UsageError: a prompt and its answer do not fit into the model's context.
@@ -88,7 +88,7 @@ class SubjectLM(RecordingLM, HFLM):
         return [written[i] for i in range(len(prompts))]
 
     def rows_at_once(self, prompts: Sequence[str], sampling: Sampling) -> int:
-        """How many of these are one batch.
+        """Number of these prompts that fit into one batch.
 
         Raises:
             UsageError: a prompt and its answer do not fit into the model's context.
@@ -113,15 +113,15 @@ class SubjectLM(RecordingLM, HFLM):
         if gates is None or self._gates is None:
             yield
             return
-        own = self._gates.gates
+        gates_of_tap = self._gates.gates
         self._gates.gates = gates[batch].to(self.device)
         try:
             yield
         finally:
-            self._gates.gates = own
+            self._gates.gates = gates_of_tap
 
     def _continue(self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling, stop: Stop) -> list[list[int]]:
-        """New tokens of left-padded contexts; rows may go on behind their end."""
+        """New tokens of left-padded contexts. A row may have tokens after its end."""
         if sampling.temperature == 0 and supports_greedy(self.model):
             leave = None if self._gates is None else self._gates.keep
             return greedy(self.model, ids, mask, sampling.max_tokens, stop, leave).tolist()
@@ -146,16 +146,16 @@ class SubjectLM(RecordingLM, HFLM):
         n = next((i for i, t in enumerate(tokens) if t in stop.ids), len(tokens))
         text = str(self.tokenizer.decode(tokens[:n], skip_special_tokens=False))
         cut = cut_at(text, sampling.stop)
-        by_text = len(cut) < len(text)  # what follows such an end is filling, not an end token of the row's own
+        by_text = len(cut) < len(text)  # tokens after such an end are padding, not an end token of the row
         stopped = n < len(tokens) or by_text or len(tokens) < sampling.max_tokens
         return Completion(cut, "stop" if stopped else "length", n if by_text else min(n + 1, len(tokens)))
 
     def expect(self, n: int) -> None:
-        """The progress bar begins again, at 0 of `n` items."""
+        """Restart the progress bar at 0 of `n` items."""
         self._progress.start(n, "item")
 
     def advance(self, n: int) -> None:
-        """`n` items are there already."""
+        """Report `n` more items as done."""
         self._progress.advance(n)
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -169,7 +169,7 @@ class SubjectLM(RecordingLM, HFLM):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """lm-eval's bars and its remarks about what we do on purpose are not shown."""
+    """Hide lm-eval's progress bars and its warnings about settings that are chosen on purpose."""
     import lm_eval.api.task as tasks
 
     names: Sequence[str] = ("lm_eval", "transformers", "datasets")

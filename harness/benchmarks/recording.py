@@ -1,4 +1,4 @@
-"""What our lm-eval models have in common: the study's settings win over the task's, and every completion is kept."""
+"""Base of our lm-eval models: the study's settings override the task's, and every completion is recorded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from harness.model.chat import ChatFormat
 
 _DEFAULT_TOKENS = 256
-"""lm-eval's, for tasks that do not say."""
+"""lm-eval's default."""
 
 
 class Recorder:
-    """Answers lm-eval's generation requests through a backend and keeps what text alone does not tell.
+    """Answers lm-eval's generation requests through a backend, and records every completion.
 
     Attributes:
         completions: (document, repeat) -> its completion.
@@ -31,7 +31,7 @@ class Recorder:
         self.completions: dict[tuple[int, int], Completion] = {}
 
     def answer(self, requests: Sequence[Any]) -> list[str]:
-        """Texts in the order of the requests. Repeats of a document are told apart by their order.
+        """Texts in the order of the requests. Repeats of a document are numbered in that order.
 
         Raises:
             UsageError: the thinking budget leaves no token for the answer.
@@ -63,7 +63,7 @@ class Recorder:
         return write_within_budget(self._writer, prompts, sampling, seeds, self._chat, thinking)
 
     def _sampling(self, task: dict[str, Any]) -> Sampling:
-        """The task's `generation_kwargs`, under the study's settings."""
+        """The task's `generation_kwargs`, overridden by the study's settings."""
         until = task.get("until") or []
         greedy = not task.get("do_sample", float(task.get("temperature") or 0) > 0)
         ours = self._settings
@@ -77,7 +77,7 @@ class Recorder:
 
 
 class RecordingLM:
-    """Mixed into lm-eval's models: our one chat format, and generation through a Recorder.
+    """Mixin for lm-eval's models: the study's chat format, and generation through a `Recorder`.
 
     Prompts are rendered by the chat format and tokenised without further special tokens, as in training. Responses keep
     their special tokens.
@@ -89,7 +89,7 @@ class RecordingLM:
     _progress: Progress
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Turns as a prompt; a begun answer (lm-eval's gen_prefix) is put behind it."""
+        """Turns as a prompt. The beginning of an answer (lm-eval's gen_prefix) is appended."""
         if add_generation_prompt:
             return self._chat.chat_prompt(self.tokenizer, chat_history)
         return self._chat.chat_prompt(self.tokenizer, chat_history[:-1]) + chat_history[-1]["content"]
@@ -105,12 +105,12 @@ class RecordingLM:
 
     @property
     def completions(self) -> Mapping[tuple[int, int], Completion]:
-        """(document, repeat) -> what was generated for it."""
+        """(document, repeat) -> its completion."""
         return self._recorder.completions
 
 
 def derived_seed(*parts: int) -> int:
-    """A seed below 2^31 that depends on all the parts: repeats must not be copies, and re-runs must be."""
+    """A seed below 2^31 from all the parts, so that repeats differ and re-runs do not."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
 
 

@@ -68,7 +68,7 @@ def typed_dataset(rows: Sequence[tuple[str, dict[str, Any]]], what: str) -> Data
         DataError: there are no rows, or a field has another type in one row than in the first; both are named.
     """
     from datasets import Dataset
-    from pyarrow import ArrowException
+    from pyarrow import ArrowException  # type: ignore[import-untyped]
 
     if not rows:
         raise DataError(f"{what} holds no rows")
@@ -121,7 +121,7 @@ def check_documents(task: Any, places: Mapping[str, Sequence[str]]) -> None:
 
     Args:
         task: of lm-eval. Of its Python classes only the gold answers are looked at.
-        places: split -> where each of its rows stands, in words; documents are counted where it is not known.
+        places: split -> where each of its rows stands, in words; documents are counted if it is missing.
 
     Raises:
         DataError: it names the row and the fields that are null.
@@ -130,10 +130,10 @@ def check_documents(task: Any, places: Mapping[str, Sequence[str]]) -> None:
 
     config = task.config
     split = config.test_split or config.validation_split
-    known = () if config.process_docs is not None else places.get(split or "", ())
+    of_rows = () if config.process_docs is not None else places.get(split or "", ())
     question, target = (_Part(task, name) for name in ("doc_to_text", "doc_to_target"))
     for index, document in enumerate(getattr(task, "task_docs", None) or task.eval_docs):
-        place = known[index] if index < len(known) else f"benchmark {config.task!r}: row {index + 1}"
+        place = of_rows[index] if index < len(of_rows) else f"benchmark {config.task!r}: row {index + 1}"
         try:
             if task.OUTPUT_TYPE != "loglikelihood_rolling":
                 question.check(document, place)
@@ -190,10 +190,11 @@ def _check_target(task: Any, document: Mapping[str, Any], place: str) -> None:
     target = task.doc_to_target(document)
     if target is None:
         raise DataError(f"{place} has no gold answer")
-    if isinstance(target, list) != bool(getattr(task, "multiple_target", isinstance(target, list))):
+    multiple = getattr(task, "multiple_target", None)
+    if multiple is not None and isinstance(target, list) != bool(multiple):
         kinds = ("a list", "a single value") if isinstance(target, list) else ("a single value", "a list")
         raise DataError(f"{place}: the gold answer {target!r} is {kinds[0]}, and the first row's is {kinds[1]}")
-    if getattr(task.config, "doc_to_choice", None) is None or getattr(task, "multiple_input", 0):
+    if getattr(task.config, "doc_to_choice", None) is None or getattr(task, "multiple_input", None):
         return
     choices = task.doc_to_choice(document)
     for gold in target if isinstance(target, list) else [target]:

@@ -1,4 +1,4 @@
-"""A model variant served by the run's vLLM engine, and lm-eval's view of it."""
+"""A model variant that the run's vLLM engine serves, and the lm-eval model over it."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def serve(
     rank: int = 1,
     probe: bool = True,
 ) -> Served:
-    """A variant behind the run's engine, which is started (again) where the one that runs serves another model.
+    """A variant behind the run's engine, which is restarted if it serves another model.
 
     Args:
-        engines: the run's.
+        engines: of the run.
         base: the base model.
-        chat: the format of its prompts.
-        checkpoint: an adapter, which the engine swaps in by request, or a full fine-tune.
-        rank: largest rank of the adapters that this engine will be asked for.
+        chat: format of its prompts.
+        checkpoint: an adapter, which the engine loads by request, or a full fine-tune.
+        rank: largest rank of the adapters that this engine will serve.
         probe: whether the adapter must change the model's output.
 
     Raises:
@@ -63,7 +63,7 @@ def serve(
 
 
 def serve_subject(subject: Subject, run: RunContext, off: Sequence[Component]) -> Served:
-    """A loaded subject with components off, as a PEFT folder under the step's own. Its weights leave the GPU.
+    """A loaded subject with components off, as a PEFT folder in the step's folder. Its weights leave the GPU.
 
     Raises:
         ModelError: vLLM cannot serve it.
@@ -85,7 +85,7 @@ def serve_subject(subject: Subject, run: RunContext, off: Sequence[Component]) -
 
 @dataclass
 class Served:
-    """A variant that an engine answers for.
+    """A variant that an engine serves.
 
     Attributes:
         chat_hash: hash of its chat format.
@@ -104,10 +104,10 @@ class Served:
         return self._engine.fingerprint
 
     def check(self) -> int | None:
-        """How many modules the engine has bound; None without an adapter.
+        """Number of modules that the engine applies the adapter to; None without an adapter.
 
         Raises:
-            ModelError: not as many as the adapter has, or the log-probabilities of a prompt are the base model's.
+            ModelError: it is not the adapter's number, or the log-probabilities of a prompt equal the base model's.
         """
         if self._adapter is None:
             return None
@@ -127,13 +127,13 @@ class Served:
 
     @contextmanager
     def answering(self, settings: EvaluateConfig, seed: int, progress: Progress) -> Iterator[EngineLM]:
-        """lm-eval's view of it."""
+        """The lm-eval model over the engine."""
         adapter = self._engine.bind(self._adapter)[0] if self._adapter else None
         yield EngineLM(self._engine, adapter, self._chat, self._tokenizer, settings, seed, progress)
 
 
 class EngineLM(RecordingLM, TemplateLM):
-    """An lm-eval model over an engine: all prompts at once, each sampled by a seed of its own."""
+    """An lm-eval model over an engine. All prompts are sent at once, each with its own seed."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class EngineLM(RecordingLM, TemplateLM):
         seed: int,
         progress: Progress,
     ) -> None:
-        """Nothing is asked yet; `adapter` is what the engine bound it as."""
+        """Store what it needs; `adapter` is the engine's request for it."""
         super().__init__()
         self.tokenizer = tokenizer
         self._engine, self._adapter, self._chat, self._progress = engine, adapter, chat, progress
@@ -158,7 +158,7 @@ class EngineLM(RecordingLM, TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """What stands before an empty context."""
+        """The token that replaces an empty context."""
         return int(self.tokenizer.eos_token_id)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
@@ -166,7 +166,7 @@ class EngineLM(RecordingLM, TemplateLM):
         return list(self.tokenizer.encode(string, add_special_tokens=False))
 
     def write(self, prompts: Sequence[str], sampling: Sampling, seeds: Sequence[int]) -> list[Completion]:
-        """Continue prompts, up to the end of the context where `max_tokens` would go beyond it.
+        """Continue prompts by up to `max_tokens`, or up to the end of the context if that comes first.
 
         Raises:
             UsageError: a prompt leaves no room for an answer.
@@ -195,27 +195,27 @@ class EngineLM(RecordingLM, TemplateLM):
     def _completed(self, ids: list[int], finish: str, sampling: Sampling, stop: Stop) -> Completion:
         if finish not in ("stop", "length"):
             raise ModelError(f"vLLM ended an answer with {finish!r}")
-        kept = ids[:-1] if ids and ids[-1] in stop.ids else ids
-        text = cut_at(str(self.tokenizer.decode(kept, skip_special_tokens=False)), sampling.stop)
+        without_end = ids[:-1] if ids and ids[-1] in stop.ids else ids
+        text = cut_at(str(self.tokenizer.decode(without_end, skip_special_tokens=False)), sampling.stop)
         return Completion(text, "length" if finish == "length" else "stop", len(ids))
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihood of every request's continuation."""
-        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        return found
+        results: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return results
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Of every (context, continuation): the log-likelihood, and whether greedy decoding writes it."""
+        """For each (context, continuation): the log-likelihood, and whether greedy decoding would write it."""
         self._progress.start(len(requests), "item")
         self._refuse_long([context + continuation for _, context, continuation in requests])
         read = self._engine.read([c + d for _, c, d in requests], self._adapter, self._progress)
-        own = [tokens[len(tokens) - len(d) :] for tokens, (_, _, d) in zip(read, requests, strict=True)]
-        return [(sum(log for log, _ in tokens), all(best for _, best in tokens)) for tokens in own]
+        ends = [tokens[len(tokens) - len(d) :] for tokens, (_, _, d) in zip(read, requests, strict=True)]
+        return [(sum(log for log, _ in tokens), all(best for _, best in tokens)) for tokens in ends]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """Refused: perplexity of whole documents is not read through vLLM.
+        """Refuse perplexity of whole documents, which is not read through vLLM.
 
         Raises:
             UsageError: always.

@@ -1,7 +1,7 @@
-"""Ablated variants that answer together: every row of a batch has the gates of its variant.
+"""Ablated variants that answer in shared batches: every row of a batch has the gates of its variant.
 
 On a small model a decoding step of ten rows takes as long as one of a hundred. Greedy answers are those that each
-variant gives alone, but for rounding: which variants share a batch does not depend on what is stored already.
+variant gives alone, except for rounding. Which variants share a batch does not depend on what is already stored.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 _BATCHES = 4
-"""Where all of them are more batches than this, each variant writes for itself: an interruption would lose too much."""
+"""Most batches that are shared. Beyond that each variant writes alone, as an interruption would lose too much."""
 
 
 class Together:
-    """What several variants of a subject answer. The first that is asked writes for all."""
+    """The answers of several variants of a subject. The first variant that is asked writes for all."""
 
     def __init__(self, components: Sequence[Component], offs: Sequence[Sequence[Component]]) -> None:
-        """Nothing is written yet. `offs`: the components that are off, per variant."""
+        """Prepare the gates; `offs` holds the components that are off, per variant."""
         self._gates = torch.stack([ablate(components, off).gates for off in offs])
         self._written: dict[tuple[str, Sampling, int], list[Completion]] = {}
 
@@ -53,7 +53,7 @@ class Together:
 
 
 class Variant:
-    """One of them, as a writer."""
+    """One of these variants, as a writer."""
 
     def __init__(self, together: Together, variant: int, lm: SubjectLM) -> None:
         self._together, self._variant, self._lm = together, variant, lm

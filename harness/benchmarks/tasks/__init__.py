@@ -2,7 +2,7 @@
 
 `!function` names a function by its import path, as in lm-eval, so that these files also work there (`--include_path`).
 Two things are filled in here: where this installation keeps a `package://harness/...` data file, and the task's data
-where a local file takes the place of its hub data set.
+where a local file replaces its hub data set.
 """
 
 from __future__ import annotations
