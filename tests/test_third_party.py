@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.commands import command_environment
 
 PACKAGE = Path(__file__).parent / "third_party" / "synergy"
@@ -19,8 +17,6 @@ def test_it_is_small() -> None:
     assert len((PACKAGE / "src" / "harness_synergy.py").read_text().splitlines()) <= 90
 
 
-# The marker goes when records, reports and observers of plugins are there: strict, so it cannot be forgotten.
-@pytest.mark.xfail(strict=True, reason="the hooks harness_records and harness_reports are not there yet")
 def test_its_record_its_report_and_its_observer_work_in_both_processes(tiny_study: Path, tmp_path: Path) -> None:
     folder, source = tmp_path / "study", tmp_path / "package"
     shutil.copytree(tiny_study, folder)

@@ -25,10 +25,11 @@ def new_plugin(name: str, stage: str, out: Path | None) -> None:
     out = out or Path(name)
     console = make_console()
     for path in write_package(name, stage, out):
-        console.print(f"wrote {path}", markup=False, highlight=False)
+        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     last = f"--provider {name}" if STAGES.get(stage, stage) == "providers" else f"--plugin {name}"
     console.print(
         f"next: pip install -e {out} && pytest {out}\nthen: harness run {last}   (the guide: docs/writing-a-plugin.md)",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )

@@ -2,4 +2,3 @@
 
 from tests.store.conftest import empty_file as empty_file
 from tests.store.conftest import store as store
-from tests.store.conftest import synthetic as synthetic

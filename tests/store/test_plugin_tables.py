@@ -12,7 +12,7 @@ from harness.store.read import records_of
 from harness.store.schema import table_of
 from harness.store.writer import Store
 from harness.study.manager import Manager
-from harness.study.registry import Registry, StudyRow
+from harness.study.registry import Registry
 from tests.store import synthetic
 
 
@@ -122,8 +122,8 @@ def test_a_word_of_sql_can_be_a_tables_name(store: Store, step: int) -> None:
 
 def manager_of(*records: type[Record]) -> Manager:
     study = {"summary": "s", "model": {"path": "m"}, "data": {"path": "d"}, "adapter": "x"}
-    studies = {"s": StudyRow.model_validate(study)}
-    manager = Manager(Registry(version=1, default_study="s", plugins=(), studies=studies))
+    registry = {"version": 1, "default_study": "s", "plugins": [], "studies": {"s": study}}
+    manager = Manager(Registry.model_validate(registry))
     for i, record in enumerate(records):
 
         class Plugin:

@@ -212,7 +212,7 @@ def test_a_registration_may_name_its_class(monkeypatch: pytest.MonkeyPatch) -> N
     named = replace(registration("mine"), load=f"{name}:Implementation")
     assert named.implementation()(NoConfig()).config == NoConfig()
     for wrong in (f"{name}:Gone", name, f"{name}:"):
-        with pytest.raises(UsageError, match="names no class"):
+        with pytest.raises(UsageError, match="module:Class"):
             replace(named, load=wrong).implementation()
 
 

@@ -8,19 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import (
-    Column,
-    Config,
-    Estimate,
-    Record,
-    Registration,
-    Report,
-    RunContext,
-    Trace,
-    hookimpl,
-    measure_kl,
-    records_of,
-)
+from harness import Column, Config, Estimate, Record, Registration, Report, RunContext, Trace, hookimpl, measure_kl
 
 if TYPE_CHECKING:
     from harness.model.subject import Subject
@@ -75,6 +63,8 @@ def harness_records() -> list[type[Record]]:
 
 def stored(connection: Any, run_id: int) -> list[LayerSynergy]:
     """What the steps of a run stored."""
+    from harness import records_of
+
     return records_of(connection, LayerSynergy, run_id=run_id)
 
 
