@@ -39,7 +39,7 @@ def test_its_record_its_report_and_its_observer_work_in_both_processes(tiny_stud
         assert row["attention_nats"] > 0
     assert "Attention and MLP together" in harness("report")
     harness("report", "--export", "out")
-    assert json.loads((folder / "out" / "synergy.json").read_text()) == rows
+    assert json.loads((folder / "out" / "tables" / "synergy.json").read_text()) == rows
     assert "KL without attention, mean over tokens." in harness("db", "schema")
     times = [json.loads(line) for line in (folder / "step_times.jsonl").read_text().splitlines()]
     measured = {t["step"]: t for t in times}["ablate/synergy"]
