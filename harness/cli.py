@@ -80,7 +80,8 @@ def _only_one(ctx: click.Context, parameter: click.Parameter, names: tuple[str, 
 
 def _load(ctx: click.Context) -> tuple[Registry, Manager]:
     from harness.study.manager import Manager
-    from harness.study.registry import find_registry, read_registry
+    from harness.study.registry import read_registry
+    from harness.study.registry_file import find_registry
 
     registry = read_registry(find_registry(ctx.obj["registry"]))
     return registry, Manager(registry)

@@ -15,7 +15,8 @@ from harness.contract.context import RunContext
 from harness.errors import UsageError
 from harness.records import ModelRef
 from harness.study.manager import Manager
-from harness.study.registry import find_registry, read_registry
+from harness.study.registry import read_registry
+from harness.study.registry_file import find_registry
 from harness.testing import check_plugin, tiny_adapter
 from harness_plugins.ablations.leave_one_out.ablation import LeaveOneOut
 

@@ -100,14 +100,25 @@ def find_reports(names: Sequence[str], registry: str | None) -> dict[str, Report
     """
     if names and set(names) <= set(report_names()):
         return load_reports()
+    from harness.study.registry_file import find_registry, names_others
+
+    path = find_registry(registry)
+    if not names_others(path):
+        return _checked(names, load_reports())
     from harness.study.manager import Manager
-    from harness.study.registry import find_registry, read_registry
+    from harness.study.registry import read_registry
 
     try:
-        reports = load_reports(Manager(read_registry(find_registry(registry))).reports())
+        manager = Manager(read_registry(path))
+        reports, problems = load_reports(manager.reports()), list(manager.broken.values())
     except HarnessError as error:
-        make_console(stderr=True).print(f"reports of plugins are left out: {error}", markup=False, highlight=False)
-        reports = load_reports()
+        reports, problems = load_reports(), [str(error)]
+    for problem in problems:
+        make_console(stderr=True).print(f"reports of plugins are left out: {problem}", markup=False, highlight=False)
+    return _checked(names, reports)
+
+
+def _checked(names: Sequence[str], reports: dict[str, Report[Any]]) -> dict[str, Report[Any]]:
     for name in names:
         if name not in reports:
             raise UnknownName("report", name, reports)

@@ -10,7 +10,8 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.study.manager import Manager
 from harness.study.provenance import installed_versions
-from harness.study.registry import find_registry, read_registry
+from harness.study.registry import read_registry
+from harness.study.registry_file import find_registry
 
 _KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN")
 _EXTRAS = {

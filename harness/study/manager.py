@@ -22,9 +22,9 @@ from harness.contract.report import Report
 from harness.contract.stages import PLURALS, Registration, Stage
 from harness.errors import HarnessError, RegistryError, UnknownName, UsageError
 from harness.records.base import Record
+from harness.study.registry_file import ENTRY_POINT_GROUP
 from harness.study.study_config import PluginList
 
-ENTRY_POINT_GROUP = "harness"
 _REGISTRARS = {f"harness_{plural}": stage for stage, plural in PLURALS.items()}
 """Hook that offers plugins -> their stage."""
 _OFFERS = {*_REGISTRARS, "harness_records", "harness_reports"}

@@ -6,8 +6,6 @@ An error names file, line and field. Precedence of settings: field default < plu
 
 from __future__ import annotations
 
-import os
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,21 +42,6 @@ class Registry(PluginList):
     """Study that lends its model, data and adapter to `--plugin NAME` where NAME is a plugin."""
     studies: dict[str, FullStudyConfig]
     """All studies."""
-
-
-def find_registry(given: str | None) -> Path:
-    """`--registry`, `$HARNESS_REGISTRY`, `./registry.yaml`, else the one that comes with the package.
-
-    Raises:
-        RegistryError: the file that was named does not exist.
-    """
-    for name, origin in ((given, "--registry"), (os.environ.get("HARNESS_REGISTRY"), "$HARNESS_REGISTRY")):
-        if name:
-            if not Path(name).is_file():
-                raise RegistryError(f"{origin}: no file {name}")
-            return Path(name)
-    local = Path("registry.yaml")
-    return local if local.is_file() else Path(str(files("harness").joinpath("registry.yaml")))
 
 
 def read_registry(path: Path) -> Registry:

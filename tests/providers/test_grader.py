@@ -137,7 +137,7 @@ def test_the_budget_holds_for_the_grader(vendor: Any, answer: Any, study: Path) 
 
 
 def test_a_grader_alone_leaves_interpretation_and_the_keys_of_other_steps_as_they_are() -> None:
-    from harness.study.registry import find_registry
+    from harness.study.registry_file import find_registry
 
     registry = read_registry(find_registry(None))
     without, graded = (

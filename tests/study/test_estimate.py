@@ -12,7 +12,8 @@ from harness.study.check import check_memory
 from harness.study.costs import Cost, total
 from harness.study.manager import Manager
 from harness.study.plan import make_plan, parse_settings
-from harness.study.registry import find_registry, read_registry
+from harness.study.registry import read_registry
+from harness.study.registry_file import find_registry
 from harness.study.step import Plan
 from harness.study.steps import estimate
 from harness.study.steps.evaluate import check_context

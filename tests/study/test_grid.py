@@ -11,7 +11,8 @@ from harness.errors import UsageError
 from harness.study.grid import cells, swept_fields
 from harness.study.manager import Manager
 from harness.study.plan import make_plan
-from harness.study.registry import find_registry, read_registry
+from harness.study.registry import read_registry
+from harness.study.registry_file import find_registry
 from harness.study.step import Plan
 
 

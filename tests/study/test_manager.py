@@ -217,7 +217,7 @@ def test_a_registration_may_name_its_class(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_packages_own_registry_names_plugins_that_are_there() -> None:
-    from harness.study.registry import find_registry
+    from harness.study.registry_file import find_registry
 
     manager = Manager(read_registry(find_registry(None)))
     offers = {o.registration.name: o for o in manager.load_all()}

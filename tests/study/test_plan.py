@@ -9,7 +9,8 @@ import pytest
 from harness.errors import UsageError
 from harness.study.manager import Manager
 from harness.study.plan import make_plan, parse_settings
-from harness.study.registry import find_registry, read_registry
+from harness.study.registry import read_registry
+from harness.study.registry_file import find_registry
 from harness.study.step import Plan
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import RegistryError
-from harness.study.registry import find_registry, read_registry
+from harness.study.registry import read_registry
+from harness.study.registry_file import find_registry
 
 GOOD = """\
 version: 1

@@ -23,7 +23,8 @@ from harness.model.subject import load_base, load_subject, load_tokenizer
 from harness.records import ModelRef
 from harness.study.manager import Manager
 from harness.study.plan import make_plan
-from harness.study.registry import find_registry, read_registry
+from harness.study.registry import read_registry
+from harness.study.registry_file import find_registry
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.trainers.examples import IGNORED, labels, make_examples, pad_batch, shuffled
 from harness_plugins.trainers.full_finetune import FullFinetuneConfig
