@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-slow test-postgres test-processes test-ray check format bench docs migration clean peers test-formats bench-peers test-datasette test-dashboard test-vllm
+.PHONY: install demo test test-slow test-kills test-postgres test-processes test-ray check format bench docs migration clean peers test-formats bench-peers test-datasette test-dashboard test-vllm
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,12 @@ test: install
 # Whole studies: killed, interrupted, given another LLM; and whatever else takes minutes of two cores.
 test-slow: install
 	$(PYTEST) -m slow
+
+# kill -9 at HARNESS_KILLS random points of runs, workers, dashboards, exports, upgrades and LLM calls.
+export HARNESS_KILLS ?= 100
+
+test-kills: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/kills tests/providers/test_killed.py
 
 # Datasette in an environment of its own: it is a reader of results.db, not a dependency.
 test-datasette: install

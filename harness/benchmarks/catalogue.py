@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.benchmarks.documents import require_fields
 from harness.benchmarks.metrics import choose_metric
-from harness.benchmarks.rows import check_documents, read_rows, splits_of, typed_dataset
+from harness.benchmarks.rows import check_documents, placed_rows, splits_of, typed_dataset
 from harness.benchmarks.tasks import FOLDER, read_task, task_configs, task_names
 from harness.contract.settings import EvaluateConfig
 from harness.errors import DataError, UnknownName, UsageError
@@ -232,7 +232,7 @@ def _with_file(config: Mapping[str, Any], file: str, places: dict[str, list[str]
             dataset = Dataset.from_parquet(str(path))
             of_rows = [f"{path}: row {number}" for number in range(1, len(dataset) + 1)]
         else:
-            rows = read_rows(path)
+            rows = placed_rows(path)
             dataset = typed_dataset(rows, str(path))
             of_rows = [place for place, _ in rows]
         places.update(dict.fromkeys(splits_of(config), of_rows))
@@ -265,7 +265,7 @@ def _with_local_data(config: Mapping[str, Any], file: Path | None, places: dict[
             raise DataError(f"{file} names no data file for its split {split!r} (it has: {', '.join(located)})")
         datasets = {}
         for split in set(splits_of(config)) & located.keys():
-            rows = [row for path in located[split] for row in read_rows(path)]
+            rows = [row for path in located[split] for row in placed_rows(path)]
             places[split] = [place for place, _ in rows]
             datasets[split] = typed_dataset(rows, ", ".join(map(str, located[split])))
         return datasets

@@ -6,12 +6,13 @@ item without a gold answer would count as wrong whatever the model says. Here su
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DataError
+from harness.rows import read_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,41 +25,13 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a decimal number
 _NUMBERS = {_KINDS[int], _KINDS[float]}
 
 
-def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The rows of a JSON Lines file, each with its place in words (file and line). Only a line feed ends a line.
+def placed_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of a data file, each with its place in words (file and row).
 
     Raises:
-        DataError: the file cannot be read or is not UTF-8, or a line is not a JSON object; the row is named.
+        DataError: see `harness.rows.read_rows`.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8 JSON Lines") from error
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            place = f"{path}: row {number}"
-            rows.append((place, _row(line, place)))
-    return rows
-
-
-def _row(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line, parse_constant=_refuse_constant)
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{place} holds half a surrogate pair (\\ud800 to \\udfff), which is no character") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{place} is not a JSON object")
-    return row
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    return [(f"{path}: row {number}", row) for number, row in read_rows(path)]
 
 
 def typed_dataset(rows: Sequence[tuple[str, dict[str, Any]]], what: str) -> Dataset:
@@ -68,7 +41,7 @@ def typed_dataset(rows: Sequence[tuple[str, dict[str, Any]]], what: str) -> Data
         DataError: there are no rows, or a field has another type in one row than in the first; both are named.
     """
     from datasets import Dataset
-    from pyarrow import ArrowException  # type: ignore[import-untyped]
+    from pyarrow import ArrowException
 
     if not rows:
         raise DataError(f"{what} holds no rows")
@@ -178,11 +151,15 @@ class _Part:
         self._printed.clear()
         text = self._print(document)
         nulls = [field for field in self._fields if document.get(field) is None]
-        if any(value is None or value != value for value in self._printed) or (nulls and str(text).strip() == "None"):
+        if any(map(_no_value, self._printed)) or (nulls and str(text).strip() == "None"):
             fields = ", ".join(map(repr, nulls or self._fields))
-            raise DataError(f"{place} has no {self._name}: the field {fields} is missing, null or not a number")
+            raise DataError(f"{place} has no {self._name}: the field {fields} is missing, null or not a finite number")
         if self._printed and all(isinstance(value, str) and not value.strip() for value in self._printed):
             raise DataError(f"{place} has no {self._name}: the field {', '.join(map(repr, self._fields))} is empty")
+
+
+def _no_value(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _check_target(task: Any, document: Mapping[str, Any], place: str) -> None:
