@@ -1,4 +1,4 @@
-"""Records of files in the artefact folder, as they are stored with a step."""
+"""Records of files in the artefact folder, as they are stored with a step, and whether the files are still those."""
 
 from __future__ import annotations
 
@@ -46,9 +46,11 @@ def inventory(folder: Path, outputs: Mapping[str, Any]) -> dict[str, list[Any]]:
 def damage(output: Mapping[str, Any], folder: Path, *, contents: bool) -> str | None:
     """What is wrong with the files of a done step, as a clause; None where nothing is.
 
+    Of a step that has no inventory, and of an artefact outside its folder, only that the artefact is there is known.
+
     Args:
         output: the step's stored output, with its `files`.
-        folder: the step's folder.
+        folder: the step's folder, in the artefact folder.
         contents: also compare every file's sha256, which reads all of them; else only that they exist in their size.
     """
     for name, (size, digest) in output.get(FILES, {}).items():
@@ -59,7 +61,8 @@ def damage(output: Mapping[str, Any], folder: Path, *, contents: bool) -> str | 
             return f"{path} has {path.stat().st_size:,} bytes, {size:,} were written"
         if contents and sha256_of(path) != digest:
             return f"{path} is not what was written (its sha256 differs)"
-    return None
+    paths = (record.path for record in read_outputs(output, folder.parent).values())
+    return next((f"{path} is missing" for path in paths if not path.exists()), None)
 
 
 def portable(outputs: Mapping[str, Any], root: Path, files: Mapping[str, Any] | None = None) -> dict[str, Any]:

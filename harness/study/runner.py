@@ -393,11 +393,9 @@ class Runner:
         if row is None or row.status != "done" or step.name in self._damaged:
             return None
         output = row.output or {}
-        outputs = read_outputs(output, self.artifacts)
-        gone = (f"{record.path} is missing" for record in outputs.values() if not record.path.exists())
-        why = damage(output, self.folders[step.name], contents=contents) or next(gone, None)
+        why = damage(output, self.folders[step.name], contents=contents)
         if why is None:
-            return outputs
+            return read_outputs(output, self.artifacts)
         self._damaged[step.name] = why
         if step.name not in self._noted:
             self.display.note(f"{step.name}: {why}; the step runs again")
