@@ -311,14 +311,22 @@ def db_schema(ctx: click.Context) -> None:
 
 @cli.command()
 @_DB
+@click.option(
+    "--artifacts", is_flag=False, flag_value="artifacts", metavar="[DIR]",
+    help="Also compare every file of the database's done steps with what was written.  [DIR: artifacts]",
+)  # fmt: skip
 @click.pass_context
-def doctor(ctx: click.Context, url: str) -> None:
-    """Versions, devices, extras, API keys (present: yes or no), database and registry."""
-    from harness.render.doctor import checks
+def doctor(ctx: click.Context, url: str, artifacts: str | None) -> None:
+    """Versions, devices, extras, API keys (present: yes or no), database and registry; on demand, damaged artefacts."""
+    from itertools import chain
+    from pathlib import Path
 
-    console = make_console()
+    from harness.render.doctor import artefact_checks, checks
+
+    console, errors = make_console(), make_console(stderr=True)
     failed = False
-    for name, ok, text in checks(ctx.obj["registry"], url):
+    compared = artefact_checks(url, Path(artifacts), errors.print) if artifacts else ()
+    for name, ok, text in chain(checks(ctx.obj["registry"], url), compared):
         failed |= ok is False
         mark = {True: "[green]ok[/]", False: "[red]!![/]", None: "[dim]--[/]"}[ok]
         console.print(f"{mark} {name:<14}", end=" ")

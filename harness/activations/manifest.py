@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from pydantic import ValidationError
-
 from harness.config import digest
 from harness.errors import DataError, StorageError
+from harness.files import reading
 from harness.records import ActivationSet, Record
 
 _TOKENS = {
@@ -178,23 +177,41 @@ def read_shard_entry(path: Path) -> ShardEntry:
     Raises:
         DataError: it is not one of ours.
     """
-    try:
+    with reading(path, capture_again(path.parent)):
         return ShardEntry.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise DataError(f"{path} is not a shard description; delete {path.parent} and capture again") from error
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a complete set.
 
     Raises:
-        DataError: there is none, or it is not one of ours.
+        DataError: there is none, it is not one of ours, or it contradicts itself.
     """
     path = folder / "manifest.json"
     if not path.is_file():
         raise DataError(f"{folder} holds no manifest.json: the capture is not complete; run it again to finish it")
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{path} cannot be read ({first['loc']}: {first['msg']}); capture again") from error
+    with reading(path, capture_again(folder)):
+        manifest = Manifest.model_validate_json(path.read_bytes())
+        _refuse_contradictions(manifest)
+    return manifest
+
+
+def capture_again(folder: Path) -> str:
+    """The cure of a damaged set."""
+    return f"delete {folder} and capture again"
+
+
+def _refuse_contradictions(manifest: Manifest) -> None:
+    """Raise ValueError where the numbers of a manifest contradict one another."""
+    header, shards = manifest.header, manifest.shards
+    for name in ("layers", "projections", "scale", "write_norms", "shift"):
+        value = getattr(header, name)
+        if value is not None and len(value) != len(header.columns):
+            raise ValueError(f"{len(value)} {name} for {len(header.columns)} columns")
+    for shard in shards:
+        lengths = [n for _, n in shard.documents]
+        if not lengths or min(lengths) < 1 or sum(lengths) != shard.n_tokens:
+            raise ValueError(f"{shard.name} holds {shard.n_tokens} tokens, and its documents {sum(lengths)}")
+    counted = sum(shard.n_tokens for shard in shards), sum(len(shard.documents) for shard in shards)
+    if counted != (manifest.n_tokens, manifest.n_documents):
+        raise ValueError(f"{manifest.n_tokens} tokens of {manifest.n_documents} documents; the shards' are {counted}")

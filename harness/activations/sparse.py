@@ -35,6 +35,15 @@ class SparseRows:
         """(tokens, columns)."""
         return len(self.row_offsets) - 1, self.n_columns
 
+    def check(self) -> None:
+        """Raise ValueError where an offset or a column lies outside."""
+        if len(self.columns) != len(self.values) or self.span != slice(0, len(self.values)):
+            raise ValueError(f"{len(self.columns)} columns for {len(self.values)} values")
+        if bool((np.diff(self.row_offsets) < 0).any()):
+            raise ValueError("row offsets that fall")
+        if len(self.columns) and not 0 <= int(self.columns.min()) <= int(self.columns.max()) < self.n_columns:
+            raise ValueError(f"a column beyond the {self.n_columns} that there are")
+
     @property
     def span(self) -> slice:
         """Where these rows lie in `columns` and `values`."""

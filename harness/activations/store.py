@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack
 
-from harness.activations.manifest import Manifest, ShardEntry, parts, read_manifest, sha256_of
+from harness.activations.manifest import Manifest, ShardEntry, capture_again, parts, read_manifest, sha256_of
 from harness.activations.parts import trace_id
 from harness.activations.sparse import SparseRows, widened
 from harness.activations.writer import ActivationWriter
 from harness.errors import DataError
+from harness.files import reading
 from harness.model.chat import SEGMENTS, Document
 from harness.records import ActivationSet
 
@@ -255,9 +256,14 @@ class StoredActivations:
 
     def _open_shard(self, index: int) -> _Shard:
         entry = self.manifest.shards[index]
-        if index not in self._verified:
+        with reading(self.path / entry.name, capture_again(self.path)):
+            shard = self._read_shard(entry, verify=index not in self._verified)
+        self._verified.add(index)
+        return shard
+
+    def _read_shard(self, entry: ShardEntry, *, verify: bool) -> _Shard:
+        if verify:
             self._verify(entry)
-            self._verified.add(index)
         arrays = {
             # A plain view of the map: slicing np.memmap itself is ten times slower.
             part: np.asarray(np.load(self.path / (entry.name + ending), mmap_mode="r"))
@@ -265,18 +271,27 @@ class StoredActivations:
             if ending.endswith(".npy")
         }
         lines = (self.path / f"{entry.name}.documents.jsonl").read_text(encoding="utf-8").splitlines()
-        texts = {row["id"]: row["text"] for row in map(json.loads, lines)}
+        stored = {row["id"]: row["text"] for row in map(json.loads, lines)}
+        texts = {document: stored[document] for document, _ in entry.documents}
         starts = np.cumsum([0, *(n for _, n in entry.documents)]).tolist()
         values = arrays.pop("values")
         activations: np.ndarray | SparseRows = values
         if self.sparse:
             activations = SparseRows(arrays.pop("row_offsets"), arrays.pop("columns"), values, len(self.columns))
+            if verify:
+                activations.check()
+        shapes = {"values": activations.shape, **{part: array.shape for part, array in arrays.items()}}
+        tokens = (entry.n_tokens,)
+        if shapes != {**dict.fromkeys(arrays, tokens), "offsets": (*tokens, 2), "values": (*tokens, len(self.columns))}:
+            raise DataError(
+                f"the arrays of {self.path / entry.name} have other shapes than the manifest says: {shapes}"
+            )
         return _Shard(entry, texts, arrays, activations, tuple(starts))
 
     def _verify(self, entry: ShardEntry) -> None:
         for part, ending in parts(sparse=self.sparse).items():
             file = self.path / (entry.name + ending)
-            cure = f"delete {self.path} and capture again"
+            cure = capture_again(self.path)
             if not file.is_file():
                 raise DataError(f"the shard file {file} is missing; {cure}")
             if sha256_of(file) != entry.sha256[part]:

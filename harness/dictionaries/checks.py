@@ -14,6 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from harness.errors import DataError
+from harness.files import reading
+
+CURE = "copy or fit the dictionary again"
+"""Of a damaged file."""
 
 OFF: tuple[Any, ...] = (None, False, "", "none", [], {})
 """Values that stand for a setting that is not used, whatever its name."""
@@ -25,14 +29,10 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing, damaged, or holds something else.
     """
-    try:
+    with reading(file, CURE):
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{file.parent} holds no dictionary ({file.name}: {first_line(error)}); copy or fit it again"
-        ) from error
     if not isinstance(config, dict):
-        raise DataError(f"{file} is no JSON object; copy or fit the dictionary again")
+        raise DataError(f"{file} is no JSON object; {CURE}")
     return config
 
 
@@ -42,11 +42,8 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
     Raises:
         DataError: the file is missing or damaged.
     """
-    try:
+    with reading(file, CURE):
         return dict(load_file(file))
-    except Exception as error:
-        # safetensors over damaged bytes: what it raises has no common type.
-        raise DataError(f"cannot read {file}: {first_line(error)}; copy or fit the dictionary again") from error
 
 
 def refuse_unknown_fields(file: Path, config: Mapping[str, Any], fields: frozenset[str], tool: str) -> None:
@@ -114,8 +111,3 @@ def truth(file: Path, name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise DataError(f"{file}: {name}={value!r} is neither true nor false")
     return value
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

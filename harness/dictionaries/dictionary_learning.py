@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from harness.dictionaries.checks import checked, first_line, read_json, refuse_unknown_fields, whole_number
+from harness.dictionaries.checks import CURE, checked, read_json, refuse_unknown_fields, whole_number
 from harness.dictionaries.saelens import gated_as_threshold
 from harness.dictionaries.weights import Weights, from_tensors
 from harness.errors import DataError
+from harness.files import reading
 
 PICKLE, TRAINER = "ae.pt", "config.json"
 
@@ -80,11 +81,8 @@ def _target(folder: Path, configured: object, stored: torch.Tensor | None, n: in
 
 
 def _state(file: Path) -> _Tensors:
-    try:
+    with reading(file, CURE):
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch over damaged or hostile bytes: what it raises has no common type.
-        raise DataError(f"cannot read {file} as tensors: {first_line(error)}") from error
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):

@@ -9,9 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, TypeAdapter
 
 from harness.errors import UsageError
+from harness.files import reading
 from harness.records import LLMReply, LLMRequest
 
 PACKAGED = Path(__file__).with_name("prices.yaml")
@@ -136,12 +137,6 @@ def _match(models: dict[str, _Rates], model: str) -> _Rates | None:
 
 @lru_cache
 def _table(path: Path) -> tuple[_Vendor, ...]:
-    try:
+    with reading(path, f"a table of prices has the form of {PACKAGED}", error_type=UsageError):
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         return tuple(TypeAdapter(list[_Vendor]).validate_python(data))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"prices: {path} cannot be read: {error}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"prices: {path}: {where}: {first['msg']} (its form: {PACKAGED})") from error

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from harness.errors import HarnessError, ModelError
+from harness.files import reason_of
 from harness.model.lora_folder import PLAIN_INITS, load_lora
 from harness.model.plain_lora import as_plain_lora
 
@@ -51,7 +52,7 @@ def attach_adapter(model: PreTrainedModel, path: str) -> Any:
         raise ModelError(f"the adapter {path!r} does not fit {base!r}: {error}") from error
     except Exception as error:
         # PEFT reads a stranger's configuration: what it raises over it has no common type.
-        raise ModelError(f"the adapter {path!r} does not fit {base!r}: {_first_line(error)}") from error
+        raise ModelError(f"the adapter {path!r} does not fit {base!r}: {reason_of(error)}") from error
     return adapted
 
 
@@ -156,8 +157,3 @@ def _refuse_misfit(tensors: dict[str, torch.Tensor], expected: dict[str, torch.T
                 f"size mismatch for {key}: {tuple(tensor.shape)} in the file, {tuple(expected[key].shape)} by the "
                 "base and the adapter's rank; it was made for another model, or its r or rank_pattern were changed"
             )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from harness.files import reason_of
+
 
 def why_not(name: str, error: BaseException, cure: str) -> str:
     """Why a model or data set of the hub cannot be loaded, and the cure, as one clause.
@@ -24,8 +26,7 @@ def why_not(name: str, error: BaseException, cure: str) -> str:
         return f"the hub cannot be reached, and it is not in the local cache {HF_HUB_CACHE}; {cure}"
     if _UNKNOWN & kinds or "doesn't exist" in messages or "not a valid model identifier" in messages:
         return f"the hub has no {name!r}, or it is private (set HF_TOKEN); {cure}"
-    first = (str(error).splitlines() or [""])[0][:300]
-    return f"{first or type(error).__name__}; {cure}"
+    return f"{reason_of(error)}; {cure}"
 
 
 _OFFLINE = {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout"}

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from harness.errors import ModelError
+from harness.files import reading, reason_of
 from harness.model.components import ONLY_A_LORA, Component, refuse_other_kinds
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 """Values of `init_lora_weights` that leave the base's weights alone, in training and at loading."""
 _WRAPPERS = re.compile(r"(?:^module\.|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)")
+_CURE = "copy the adapter again"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -81,14 +83,11 @@ def load_lora(path: Path) -> Lora:
     file = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
     if file is None:
         raise ModelError(f"the adapter {path} has no weights: neither {' nor '.join(WEIGHTS)} is there")
-    try:
+    with reading(file, _CURE, error_type=ModelError):
         if file.suffix == ".safetensors":
             stored = load_file(file)
         else:
             stored = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Formats of others over damaged bytes: what they raise has no common type.
-        raise ModelError(f"cannot read {file}: {_first_line(error)}; copy the adapter again") from error
     if not isinstance(stored, dict) or not stored:
         raise ModelError(f"{file} holds no weights; copy the adapter again")
     tensors: dict[str, torch.Tensor] = {}
@@ -214,10 +213,8 @@ def _config(path: Path) -> LoraConfig:
 
     if not (path / CONFIG).is_file():
         raise ModelError(f"{path} is no adapter: it has no {CONFIG}")
-    try:
+    with reading(path / CONFIG, _CURE, error_type=ModelError):
         settings = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path / CONFIG}: {_first_line(error)}; copy the adapter again") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
         raise ModelError(f"{path / CONFIG} is no configuration of PEFT: it is no object with a peft_type")
     if settings["peft_type"] != "LORA":
@@ -237,7 +234,7 @@ def _config(path: Path) -> LoraConfig:
             config = LoraConfig(**settings)
     except Exception as error:
         # PEFT checks its fields as it meets them: what it raises over a wrong one has no common type.
-        raise ModelError(f"{path / CONFIG} is no configuration of a LoRA: {_first_line(error)}") from error
+        raise ModelError(f"{path / CONFIG} is no configuration of a LoRA: {reason_of(error)}") from error
     config.init_lora_weights = start  # PEFT's constructor asks for libraries and data that only training needs
     _check_numbers(config, path / CONFIG)
     refuse_other_kinds(config, str(path))
@@ -257,7 +254,3 @@ def _check_numbers(config: LoraConfig, file: Path) -> None:
     for name, alpha in {"lora_alpha": config.lora_alpha, **(config.alpha_pattern or {})}.items():
         if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
             raise ModelError(f"{file}: {name}={alpha!r} is no finite number, and the adapter's scaling is made of it")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

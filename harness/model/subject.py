@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from harness.contract.executors import device_of_arrival
 from harness.errors import ModelError
+from harness.files import reading
 from harness.model.attach import attach_adapter
 from harness.model.chat import ChatFormat
 from harness.model.components import Component, find_components, idle_reason
@@ -73,13 +74,10 @@ def load_tokenizer(base: ModelRef) -> PreTrainedTokenizerBase:
         ModelError: none there, or not a fast one (offsets are needed).
     """
     place = str(local_model(base.path) or base.path)
-    try:
+    with _loading("tokenizer", base):
         tokenizer = AutoTokenizer.from_pretrained(
             place, revision=base.revision, trust_remote_code=base.trust_remote_code
         )
-    except Exception as error:
-        # Files of others: what transformers and tokenizers raise over them has no common type.
-        raise ModelError(_cannot_load("tokenizer", base, error)) from error
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {base.path!r} gives no character offsets; a fast tokenizer is needed")
     if tokenizer.pad_token_id is None:
@@ -94,17 +92,10 @@ def load_base(base: ModelRef, device: str = "cpu") -> PreTrainedModel:
         ModelError: no such folder or hub model, or a folder without weights.
     """
     place = str(local_model(base.path) or base.path)
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                place,
-                revision=base.revision,
-                dtype=getattr(torch, base.dtype),
-                trust_remote_code=base.trust_remote_code,
-            )
-    except Exception as error:
-        # Files of others: what transformers, safetensors and torch raise over them has no common type.
-        raise ModelError(_cannot_load("model", base, error)) from error
+    with _loading("model", base), quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            place, revision=base.revision, dtype=getattr(torch, base.dtype), trust_remote_code=base.trust_remote_code
+        )
     placed: Any = model.eval()
     placed.to(device)
     return model
@@ -182,5 +173,12 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _cannot_load(what: str, base: ModelRef, error: Exception) -> str:
-    return f"cannot load the {what} {base.path!r}: {why_not(base.path, error, 'pass a folder: --set model.path=DIR')}"
+@contextmanager
+def _loading(what: str, base: ModelRef) -> Iterator[None]:
+    """Read the base's files inside the block; an error says whether the hub or the files are at fault."""
+    try:
+        with reading(base.path, error_type=ModelError):
+            yield
+    except ModelError as error:
+        why = why_not(base.path, error.__cause__ or error, "pass a folder: --set model.path=DIR")
+        raise ModelError(f"cannot load the {what} {base.path!r}: {why}") from error

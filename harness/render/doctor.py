@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from sqlalchemy import select
+
 from harness.errors import HarnessError
+from harness.study.artefacts import FILES, damage
 from harness.study.manager import Manager
 from harness.study.provenance import installed_versions
 from harness.study.registry import read_registry
@@ -73,3 +77,40 @@ def _registry(given: str | None) -> Iterator[Check]:
     yield "registry", True, f"{path}: {n_plugins} plugins, {n_observers} observers, {len(registry.studies)} studies"
     for why in manager.broken.values():
         yield "left out", False, why
+
+
+def artefact_checks(db: str, artifacts: Path, say: Callable[[str], None]) -> Iterator[Check]:
+    """Compare the files of every done step with what was written: a line per step where they differ, then one for all.
+
+    Args:
+        db: the database.
+        artifacts: the artefact folder.
+        say: told how far it is, every two seconds.
+    """
+    from harness.store.database import open_database, translate_db_errors
+    from harness.store.schema import Step
+
+    engine = open_database(db, create=False)
+    try:
+        done = select(Step.name, Step.artifact, Step.output_json).where(Step.status == "done").order_by(Step.id)
+        with translate_db_errors(db), engine.connect() as connection:
+            rows = [row for row in connection.execute(done) if row.output_json and row.artifact]
+    finally:
+        engine.dispose()
+    n_damaged, due = 0, time.monotonic() + 2
+    for position, row in enumerate(rows):
+        if time.monotonic() > due:
+            say(f"compared the files of {position} of {len(rows)} steps")
+            due = time.monotonic() + 2
+        why = damage(row.output_json, artifacts.resolve() / row.artifact, contents=True)
+        if why is not None:
+            n_damaged += 1
+            yield "artefacts", False, f"{row.name}: {why}"
+    files = [size for row in rows for size, _ in row.output_json.get(FILES, {}).values()]
+    n_unknown = sum(FILES not in row.output_json for row in rows)
+    text = f"{len(rows) - n_damaged} of {len(rows)} steps whole ({len(files)} files, {sum(files) / 1e6:,.1f} MB)"
+    if n_unknown:
+        text += f"; {n_unknown} have no hashes (stored before there were any): only that they are there is known"
+    if n_damaged:
+        text += "; the next harness run of their study does the others again"
+    yield "artefacts", n_damaged == 0, text

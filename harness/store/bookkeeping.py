@@ -83,7 +83,8 @@ class Step(Record):
     artifact: str | None
     """Its folder within the artefact folder."""
     output: dict[str, Any] | None
-    """Its artefact records by type name; NULL before it is done."""
+    """Its artefact records by type name, and in `files` the [bytes, sha256] of each of their files; NULL before it is
+    done."""
     started_at: str
     """ISO 8601, UTC."""
     finished_at: str | None

@@ -7,19 +7,22 @@ An error names file, line and field. Precedence of settings: field default < plu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import Field, ValidationError, create_model
 
 from harness.config import Config
 from harness.errors import RegistryError, UnknownName
+from harness.files import printable, reading
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig
 from harness.study import steps
 from harness.study.study_config import PluginList, StudyConfig
 
 Location = tuple[str | int, ...]
+_MOST_VALUES = 100_000
+"""Of a registry with its aliases written out: a few lines of them can stand for billions."""
 
 
 STUDY_SECTIONS: dict[str, type[Config]] = {"data": DataConfig, "chat": ChatFormat, **steps.sections()}
@@ -48,21 +51,12 @@ def read_registry(path: Path) -> Registry:
     """Read and check a registry.
 
     Raises:
-        RegistryError: not YAML, an unknown or missing field, a wrong value, a duplicate name, a study that names a
-            plugin of another stage.
+        RegistryError: it cannot be read or is not YAML, an unknown or missing field, a wrong value, a duplicate name,
+            a study that names a plugin of another stage.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RegistryError(f"{path}{line}: {getattr(error, 'problem', None) or error}") from error
     lines: dict[Location, int] = {}
-    if node is not None:
-        _index_lines(node, (), lines)
-    _refuse_duplicate_keys(node, path)
+    with reading(path, "write it as registry.yaml of the package is written", error_type=RegistryError):
+        data = _parse(path, lines)
     try:
         registry = Registry.model_validate(data)
     except ValidationError as error:
@@ -74,28 +68,40 @@ def read_registry(path: Path) -> Registry:
     return registry
 
 
-def _index_lines(node: yaml.Node, place: Location, lines: dict[Location, int]) -> None:
-    lines[place] = node.start_mark.line + 1
+def _parse(path: Path, lines: dict[Location, int]) -> Any:
+    """What the file holds; the line of each place goes into `lines`.
+
+    Raises:
+        RegistryError: not YAML, a key twice, or one that is no text, or aliases that repeat too much.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            _index_lines(node, (), lines, path)
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RegistryError(f"{path}{line}: {error.problem or error}") from error
+
+
+def _index_lines(node: yaml.Node, place: Location, lines: dict[Location, int], path: Path) -> None:
+    line = node.start_mark.line + 1
+    if len(lines) > _MOST_VALUES:
+        raise RegistryError(f"{path}:{line}: its aliases make more than {_MOST_VALUES:,} values of it; write them out")
+    lines[place] = line
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            _index_lines(value, (*place, key.value), lines)
-            lines[(*place, key.value)] = key.start_mark.line + 1
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise RegistryError(f"{path}:{line}: a key that is a list or a mapping; keys are names")
+            if (*place, key.value) in lines:
+                raise RegistryError(f"{path}:{line}: {key.value!r} is given twice")
+            _index_lines(value, (*place, key.value), lines, path)
+            lines[(*place, key.value)] = line
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
-            _index_lines(value, (*place, i), lines)
-
-
-def _refuse_duplicate_keys(node: yaml.Node | None, path: Path) -> None:
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise RegistryError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is given twice")
-            seen.add(key.value)
-            _refuse_duplicate_keys(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicate_keys(value, path)
+            _index_lines(value, (*place, i), lines, path)
 
 
 def _sentence(path: Path, lines: dict[Location, int], place: Location, message: str) -> str:
@@ -103,7 +109,7 @@ def _sentence(path: Path, lines: dict[Location, int], place: Location, message: 
     while nearest and nearest not in lines:
         nearest = nearest[:-1]
     field = ".".join(str(p) for p in place)
-    return f"{path}:{lines.get(nearest, 1)}: {field}: {message}"
+    return printable(f"{path}:{lines.get(nearest, 1)}: {field}: {message}")
 
 
 def _check_names(registry: Registry, path: Path, lines: dict[Location, int]) -> None:

@@ -23,7 +23,7 @@ from harness.records import Record
 from harness.store.journal import Journal
 from harness.store.lock import run_lock
 from harness.store.writer import Store
-from harness.study.artefacts import ARTEFACTS, folder_name, portable, read_outputs
+from harness.study.artefacts import ARTEFACTS, damage, folder_name, inventory, portable, read_outputs
 from harness.study.check import check_device, check_plan
 from harness.study.display import Display, Quiet, RunSummary
 from harness.study.manager import Manager
@@ -111,6 +111,9 @@ class Runner:
         self._worker: WorkerProcess | None = None
         self._in_worker: _RunningStep | None = None
         self._failed_in_worker: set[str] = set()
+        self._damaged: dict[str, str] = {}
+        self._compared: set[str] = set()
+        self._noted: set[str] = set()
         self._waiting: dict[int, Step] = {}
         self._ended: dict[str, str] = {}
         self.executor: Executor = FreeingGPUs(executor, self.state) if executor else LocalExecutor()
@@ -121,6 +124,8 @@ class Runner:
         Args:
             dry_run: only a plan is wanted: the data need not be there, and no device is needed.
         """
+        if not dry_run:
+            self._compare_inputs()
         pending = [self.plan.step(name) for name in self.pending()]
         asks_llm = any(self._asks_llm(step) for step in pending)
         check_plan(self.plan, pending, self.store, self.llm, asks_llm=asks_llm, dry_run=dry_run)
@@ -130,7 +135,7 @@ class Runner:
 
     def pending(self) -> list[str]:
         """Names of the steps that would run."""
-        return [s.name for s in self.plan.steps if self.force or self._done_before(s) is None]
+        return [s.name for s in self.plan.steps if self._outputs_before(s) is None]
 
     def run(self) -> RunSummary:
         """Do the steps that are not done.
@@ -154,6 +159,8 @@ class Runner:
             unfinished: dict[str, str] = {}
             statuses = self._ended = {}
             try:
+                self._damaged.clear()  # while this run waited for the lock, another one may have done the step again
+                self._compare_inputs()
                 self._open_worker()
                 self._waiting = dict(enumerate(self.plan.steps))
                 while self._waiting or self._in_worker is not None:
@@ -215,7 +222,7 @@ class Runner:
             ready = all(self._ended.get(name) in ("done", "reused") for name in step.inputs)
             if not ready or not self._suits_worker(step):
                 continue
-            if not self.force and self._done_before(step) is not None:
+            if self._outputs_before(step) is not None:
                 continue
             del self._waiting[position]
             self._in_worker = running = self._begin(run_id, position, step)
@@ -260,7 +267,7 @@ class Runner:
 
     def _step(self, run_id: int, position: int, step: Step) -> tuple[str, str]:
         """Run or reuse one step; returns how it ended, and why it is not done."""
-        outputs = None if self.force else self._done_before(step)
+        outputs = self._outputs_before(step)
         if outputs is not None:
             self.state.outputs[step.name] = outputs
             self.store.link_reused(run_id, self._step_id(step), position)
@@ -302,7 +309,7 @@ class Runner:
     def _finish(self, running: _RunningStep, status: str, reason: str, wall_s: float) -> None:
         step = running.step
         outputs = self.state.outputs.get(step.name, {}) if status == "done" else {}
-        output = portable(outputs, self.artifacts)
+        output = portable(outputs, self.artifacts, inventory(self.folders[step.name], outputs))
         self.store.finish_step(running.step_id, status=status, reason=reason or None, wall_s=wall_s, output=output)
         self.display.end(step.name, status, wall_s)
         finished = StepFinished(step.name, step.key, status, wall_s, reason or None)
@@ -363,17 +370,37 @@ class Runner:
         mapped = kind_of(step).on_executor and self.executor.on_gpus
         return "cuda (workers)" if mapped else self.device()
 
-    def _done_before(self, step: Step) -> dict[str, Any] | None:
-        """A finished step's artefact records; None where it must run (not done, or its files are gone)."""
-        row = self.store.find_step(step.key)
-        if row is None or row.status != "done":
+    def _compare_inputs(self) -> None:
+        """Compare the files that pending steps are going to read with what was written, each once in a run.
+
+        A step whose files are damaged is pending, too, and so its own inputs are compared: hence from the last step on.
+        """
+        read: set[str] = set()
+        for step in reversed(self.plan.steps):
+            if self._outputs_before(step, contents=step.name in read - self._compared) is None:
+                read.update(step.inputs)
+            elif step.name in read:
+                self._compared.add(step.name)
+
+    def _outputs_before(self, step: Step, *, contents: bool = False) -> dict[str, Any] | None:
+        """A finished step's artefact records; None where it must run: not done, or its files are missing or damaged.
+
+        Args:
+            step: the step.
+            contents: compare the files' contents, not only their sizes.
+        """
+        row = None if self.force else self.store.find_step(step.key)
+        if row is None or row.status != "done" or step.name in self._damaged:
             return None
-        outputs = read_outputs(row.output or {}, self.artifacts)
-        gone = next((record.path for record in outputs.values() if not record.path.exists()), None)
-        if gone is not None:
-            _log.warning("%s: %s is gone; the step runs again", step.name, gone)
-            return None
-        return outputs
+        output = row.output or {}
+        why = damage(output, self.folders[step.name], contents=contents)
+        if why is None:
+            return read_outputs(output, self.artifacts)
+        self._damaged[step.name] = why
+        if step.name not in self._noted:
+            self.display.note(f"{step.name}: {why}; the step runs again")
+            self._noted.add(step.name)
+        return None
 
     def _describe(self, step: Step) -> dict[str, Any]:
         return {

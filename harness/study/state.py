@@ -195,7 +195,10 @@ class FreeingGPUs:
 
 def prepare_folder(folder: Path, *, keep: bool) -> Path:
     """Make a step's folder, and empty it unless `keep`: an interrupted step continues from what is in it."""
-    if folder.exists() and not keep:
+    if folder.is_symlink() or folder.is_file():
+        if not (keep and folder.is_dir()):
+            folder.unlink()  # what a link points to is not ours
+    elif folder.exists() and not keep:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

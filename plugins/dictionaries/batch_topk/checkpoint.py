@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 
 from harness.activations.manifest import write_atomically
+from harness.errors import DataError
+from harness.files import reading
 
 from .autoencoder import Autoencoder, Report
 
@@ -84,21 +86,21 @@ def load_state(path: Path, key: str, sae: Autoencoder, optimizer: torch.optim.Op
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with reading(path), safe_open(path, framework="pt") as file:
             rest = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if rest["key"] != key:
-            return None
-        mean, weight = rest["threshold"]
-        state = TrainingState(
-            step=rest["step"],
-            since_fired=tensors["since_fired"].to(sae.b_enc.device),
-            losses=[(int(s), float(x)) for s, x in rest["losses"]],
-            validation=[(int(s), float(x), float(y)) for s, x, y in rest["validation"]],
-            threshold_mean=mean,
-            threshold_weight=weight,
-        )
-    except (SafetensorError, ValueError, KeyError, TypeError):
+            if rest["key"] != key:
+                return None
+            mean, weight = rest["threshold"]
+            state = TrainingState(
+                step=rest["step"],
+                since_fired=tensors["since_fired"].to(sae.b_enc.device),
+                losses=[(int(s), float(x)) for s, x in rest["losses"]],
+                validation=[(int(s), float(x), float(y)) for s, x, y in rest["validation"]],
+                threshold_mean=mean,
+                threshold_weight=weight,
+            )
+    except DataError:
         return None
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
