@@ -25,6 +25,7 @@ from harness.render.render import render
 from harness.reports.common.run import open_results, resolve_run
 from harness.reports.overview import overview
 from harness.store.database import sqlite_path, url_of
+from harness.store.lock import lock_file
 from harness.store.schema import RECORDS, Columns, LLMCall, RunStep, Step
 
 POLL_S = 1.0
@@ -153,7 +154,7 @@ def _is_being_written(db: str | Path) -> bool:
     path = sqlite_path(url_of(db))
     if path is None or not path.exists():
         return True
-    lock = FileLock(f"{path}.lock")
+    lock = FileLock(lock_file(path))
     try:
         lock.acquire(timeout=0)
     except Timeout:

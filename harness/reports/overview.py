@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
@@ -16,7 +15,7 @@ from harness.store.schema import LLMCall, StudyRun
 
 @dataclass(frozen=True)
 class OverviewRow:
-    """One run."""
+    """One run. `wall_s` is the sum over its steps and their attempts, those of earlier runs included."""
 
     run_id: int
     study: str
@@ -46,6 +45,7 @@ def overview(connection: Connection, run_id: int) -> list[OverviewRow]:
     """The run, its steps counted, its LLM calls added up."""
     run = connection.execute(select(StudyRun.__table__).where(StudyRun.id == run_id)).one()
     rows = steps(connection, run_id)
+    walls = [r.wall_s for r in rows if r.wall_s is not None]
     calls = connection.execute(
         select(
             func.count(),
@@ -60,7 +60,7 @@ def overview(connection: Connection, run_id: int) -> list[OverviewRow]:
             run,
             run_id=run.id,
             reason=run.reason or ("still running, or killed" if run.status == "running" else None),
-            wall_s=_seconds(run.started_at, run.finished_at),
+            wall_s=sum(walls) if walls else None,
             n_steps=len(rows),
             n_steps_done=sum(r.status == "done" for r in rows),
             n_steps_reused=sum(r.reused for r in rows),
@@ -71,10 +71,6 @@ def overview(connection: Connection, run_id: int) -> list[OverviewRow]:
             versions=", ".join(f"{name} {version}" for name, version in run.versions_json.items()),
         )
     ]
-
-
-def _seconds(start: str, end: str | None) -> float | None:
-    return None if end is None else (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
 def _commit(row: OverviewRow) -> Cell:

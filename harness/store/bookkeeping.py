@@ -30,7 +30,7 @@ class StudyRun(Record):
     finished_at: str | None
     """ISO 8601, UTC; NULL while it runs, or where it was killed."""
     status: str
-    """`running`, `done`, `incomplete`, `waiting`, `failed` or `interrupted`; `running` with no run alive was killed."""
+    """`running`, `done`, `incomplete`, `waiting`, `failed` or `interrupted` (a killed one when the next begins)."""
     reason: str | None
     """Why it is not done."""
     git_sha: str | None
@@ -79,7 +79,7 @@ class Step(Record):
     reason: str | None
     """Why it is not done."""
     wall_s: float | None
-    """Wall time of the last attempt."""
+    """Wall time of its attempts, added up; that of a killed one is not known."""
     artifact: str | None
     """Its folder within the artefact folder."""
     output: dict[str, Any] | None
@@ -106,6 +106,15 @@ class RunStep(Record):
     """The step's place in the run, from 0."""
     reused: bool
     """Whether an earlier run had done it."""
+
+
+class RunLock(Record):
+    """Which run may write to a PostgreSQL database: the one that has the token of the only row."""
+
+    token: str
+    """Random, new with each run; checked in every transaction that writes."""
+    taken_at: str
+    """ISO 8601, UTC."""
 
 
 class LLMCall(Record):

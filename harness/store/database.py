@@ -12,6 +12,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,48 @@ _MIGRATING = 0x6D696772617465
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
+_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6}
+"""Of libpq's connections, in seconds: a firewall closes a connection that says nothing, and a run's lock is one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder that a run writes to, as it was when it was opened.
+
+    Attributes:
+        path: absolute, symbolic links as given.
+        identity: its device and inode.
+    """
+
+    path: Path
+    identity: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> Place:
+        """The place of a path that exists."""
+        there = path.stat()
+        return cls(path.absolute(), (there.st_dev, there.st_ino))
+
+    def check(self) -> None:
+        """Make sure that the path still leads there: what is written to a deleted file is lost without an error.
+
+        Raises:
+            ResultsError: it is gone, or another one lies there.
+        """
+        try:
+            there = self.path.stat()
+        except OSError as error:
+            raise ResultsError(
+                f"{self.path} was deleted or moved away during the run ({error.strerror}); put it back and run again, "
+                "or run again to begin anew"
+            ) from error
+        if (there.st_dev, there.st_ino) != self.identity:
+            raise ResultsError(
+                f"{self.path} was replaced by another one during the run; what was written since is not in it: "
+                "run again"
+            )
+
+
 def database_url(target: str | Path = "results.db") -> str:
     """The SQLAlchemy URL of a path or URL; a password in it is replaced by ***."""
     return _url(target).render_as_string(hide_password=True)
@@ -68,8 +111,10 @@ def open_database(target: str | Path = "results.db", *, create: bool = True) -> 
     path = sqlite_path(url)
     if path is not None:
         _check_file(path, create=create)
+    libpq = url.get_backend_name() == "postgresql" and url.get_driver_name() in ("psycopg", "psycopg2")
+    connect_args = _KEEPALIVES if libpq else {}
     try:
-        engine = create_engine(url, json_serializer=_dump, json_deserializer=from_json)
+        engine = create_engine(url, json_serializer=_dump, json_deserializer=from_json, connect_args=connect_args)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise ResultsError(f"no driver for {url.drivername}: {error}; install one, e.g. pip install psycopg") from error
     if path is not None:
@@ -80,6 +125,8 @@ def open_database(target: str | Path = "results.db", *, create: bool = True) -> 
     except BaseException:
         engine.dispose()
         raise
+    if path is not None:
+        engine.update_execution_options(places=(Place.of(path),))
     return engine
 
 
@@ -144,9 +191,26 @@ def transaction(engine: Engine, name: str, *, durable: bool = False) -> Iterator
     """A transaction that writes (it holds the lock from its begin); its errors are HarnessErrors about `name`.
 
     With `durable`, a power cut after it loses nothing of it in SQLite either; a server's transactions always are.
+
+    Raises:
+        ResultsError: a `Place` of the engine is gone, or the run's lock on a server is (then nothing is written).
     """
+    check_places(engine)
     with translate_db_errors(name), engine.execution_options(write=True, durable=durable).begin() as connection:
+        if (check := engine.get_execution_options().get("check_lock")) is not None:
+            check(connection)
         yield connection
+    check_places(engine)
+
+
+def check_places(engine: Engine) -> None:
+    """Make sure that the files and folders that a run writes to are where they were.
+
+    Raises:
+        ResultsError: one was deleted or replaced.
+    """
+    for place in engine.get_execution_options().get("places", ()):
+        place.check()
 
 
 def now() -> str:
@@ -282,7 +346,9 @@ def _dump(value: Any) -> str:
 
 __all__ = [
     "SCHEMA_VERSIONS",
+    "Place",
     "alembic_config",
+    "check_places",
     "database_url",
     "migrated",
     "now",

@@ -312,6 +312,7 @@ def table_of(record: type[Record]) -> RecordTable:
 StudyRun = _declare(bookkeeping.StudyRun)
 Step = _declare(bookkeeping.Step)
 RunStep = _declare(bookkeeping.RunStep)
+RunLock = _declare(bookkeeping.RunLock)
 LLMCall = _declare(bookkeeping.LLMCall)
 LLMBatch = _declare(bookkeeping.LLMBatch)
 PaperClaim = _declare(Claim)

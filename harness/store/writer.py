@@ -5,21 +5,30 @@ Each record is one transaction, so a run that is killed keeps what it had. Writi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, delete, insert, inspect, select, union_all, update
+from sqlalchemy import Connection, Engine, delete, func, insert, inspect, select, union_all, update
 from sqlalchemy.exc import IntegrityError
 
 from harness.errors import ResultsError
 from harness.records import Record
 from harness.store import schema
 from harness.store.claims import paper
-from harness.store.database import database_url, now, open_database, sqlite_path, transaction, translate_db_errors
+from harness.store.database import (
+    check_places,
+    database_url,
+    now,
+    open_database,
+    sqlite_path,
+    transaction,
+    translate_db_errors,
+)
 from harness.store.journal import Journal
+from harness.store.lock import run_lock
 from harness.store.plugin_tables import bring_up_to_date
 from harness.store.read import records_of
 from harness.store.schema import table_of
@@ -54,7 +63,7 @@ class StepRow:
     Attributes:
         id: its row.
         key: hash of everything it depends on.
-        status: `running`, `done`, `failed` or `interrupted`; `running` with no run alive was killed.
+        status: `running`, `done`, `failed` or `interrupted`; a killed one is `running` until the next begins.
         reason: why it is not done.
         output: its artefact records by type name, as the runner gave them; None before it is done.
     """
@@ -107,6 +116,29 @@ class Store:
 
     # runs
 
+    @contextmanager
+    def locked(self, artifacts: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+        """Be the only one that writes to this database and to the artefact folder; see `run_lock`.
+
+        Runs and steps that are still `running` then are those of killed processes; they become `interrupted`.
+        """
+        unlocked = self.engine
+        with run_lock(unlocked, self.name, artifacts, waiting) as self.engine:
+            try:
+                self._mark_killed()
+                yield
+            finally:
+                self.engine = unlocked
+
+    def _mark_killed(self) -> None:
+        ended = {
+            "status": "interrupted",
+            "reason": "its process was killed, or the machine went down",
+        }
+        with self._transaction() as connection:
+            for table in (schema.StudyRun, schema.Step):
+                connection.execute(update(table).where(table.status == "running").values(**ended))
+
     def begin_run(
         self,
         *,
@@ -157,6 +189,7 @@ class Store:
 
     def find_step(self, key: str) -> StepRow | None:
         """The step with this key, whatever its status."""
+        check_places(self.engine)  # else a new connection would make a new, empty file
         step = schema.Step
         columns = (step.id, step.key, step.status, step.reason, step.output_json)
         with translate_db_errors(self.name), self.engine.connect() as connection:
@@ -213,8 +246,7 @@ class Store:
             "key": key, "name": name, "stage": stage, "kind": kind, "plugin": plugin, "plugin_version": plugin_version,
             "config_json": dict(config), "inputs_json": list(inputs), "seed": seed, "device": device, "engine": engine,
             "git_sha": provenance.git_sha, "git_dirty": provenance.git_dirty, "artifact": artifact,
-            "status": "running", "reason": None, "wall_s": None, "output_json": None,
-            "started_at": now(), "finished_at": None,
+            "status": "running", "reason": None, "output_json": None, "started_at": now(), "finished_at": None,
         }  # fmt: skip
         step = schema.Step
         with self._transaction() as connection:
@@ -228,6 +260,8 @@ class Store:
                 if restart:
                     for table in self._record_tables(connection):
                         connection.execute(delete(table).where(table.step_id == step_id))
+                if earlier.status == "done":
+                    values["wall_s"] = None
                 connection.execute(update(step).where(step.id == step_id).values(**values))
             _link(connection, run_id, step_id, position, reused=False)
             items = (select(table.item).where(table.step_id == step_id) for table in self._record_tables(connection))
@@ -248,15 +282,17 @@ class Store:
             step_id: the step.
             status: how it ended.
             reason: why it is not `done`.
-            wall_s: wall time of this attempt in seconds; earlier attempts' is not known.
+            wall_s: wall time of this attempt in seconds; added to that of the attempts which it takes up again.
             output: its artefact records by type name, JSON-able.
         """
         values = {
-            "status": status, "reason": reason, "wall_s": wall_s, "output_json": dict(output) if output else None,
-            "finished_at": now(),
+            "status": status, "reason": reason, "output_json": dict(output) if output else None, "finished_at": now(),
         }  # fmt: skip
+        step = schema.Step
+        if wall_s is not None:
+            values["wall_s"] = func.coalesce(step.wall_s, 0.0) + wall_s
         with self._transaction() as connection:
-            connection.execute(update(schema.Step).where(schema.Step.id == step_id).values(**values))
+            connection.execute(update(step).where(step.id == step_id).values(**values))
 
     def link_reused(self, run_id: int, step_id: int, position: int) -> None:
         """Store that a run uses a step that was done before."""

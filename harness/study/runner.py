@@ -1,7 +1,7 @@
 """The runner does the steps that are not done, stores every record as it comes, and is the only writer of results.
 
-An interrupted step keeps its folder and its stored items, and continues from them. One run at a time writes to a SQLite
-file; a second one waits.
+An interrupted step keeps its folder and its stored items, and continues from them. One run at a time writes to a
+database and to an artefact folder; a second one waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from harness.contract.settings import EvaluateConfig
 from harness.errors import HarnessError, ResultsError, Waiting
 from harness.records import Record
 from harness.store.journal import Journal
-from harness.store.lock import run_lock
 from harness.store.writer import Store
 from harness.study.artefacts import ARTEFACTS, damage, folder_name, inventory, portable, read_outputs
 from harness.study.check import check_device, check_plan
@@ -145,7 +144,7 @@ class Runner:
             KeyboardInterrupt: likewise.
         """
         began = time.monotonic()
-        with run_lock(self.store.engine, self.display.note):
+        with self.store.locked(self.artifacts, self.display.note):
             run_id = self.store.begin_run(
                 study=self.plan.name,
                 preset=self.plan.preset,

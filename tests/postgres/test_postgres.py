@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from alembic import command
 from sqlalchemy import create_engine, inspect, text
 
 from harness import Estimate, Record
-from harness.errors import UsageError
+from harness.errors import ResultsError, UsageError
+from harness.records import AblationScore
 from harness.store import schema
 from harness.store.database import SCHEMA_VERSIONS, alembic_config, schema_version
 from harness.store.read import records_of
@@ -283,3 +285,63 @@ def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "127.0.0.1" in done.stderr
+
+
+def test_a_run_that_lost_its_lock_writes_nothing_more(url: str, tmp_path: Path) -> None:
+    """The server (or a firewall) closes the lock's connection; another run takes over, the first one ends."""
+    takeover: list[str] = []
+    with Store.open(url) as first, Store.open(url) as second:
+        lost = "lost its lock"
+        with first.locked(tmp_path / "a", takeover.append):
+            run = first.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
+            step, _ = first.begin_step(run, 0, **synthetic.step_values("ablate/x"))  # type: ignore[arg-type]
+            first.write(step, synthetic.ablation("layer", 0.1, layer=0))
+            with second.engine.connect() as connection:
+                held = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+                assert connection.execute(text(held)).scalars().all() == [True]
+            first.write(step, synthetic.ablation("layer", 0.2, layer=1))  # nobody has taken the lock
+            with second.locked(tmp_path / "b", takeover.append):
+                writes: list[Callable[[], object]] = [
+                    lambda: first.write(step, synthetic.ablation("layer", 0.3, layer=2)),
+                    lambda: first.calls(step).withdraw(["key"]),
+                    lambda: first.finish_step(step, status="done"),
+                    lambda: first.finish_run(run, status="done"),
+                ]
+                for write in writes:
+                    with pytest.raises(ResultsError, match=lost):
+                        write()
+                assert len(second.records(step, AblationScore)) == 2
+                again = second.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
+                second.finish_run(again, status="done")
+        with second.engine.connect() as connection:
+            statuses = connection.execute(text("SELECT status FROM study_run ORDER BY id")).scalars().all()
+            assert statuses == ["interrupted", "done"]
+    assert takeover == []
+
+
+def test_a_harness_whose_lock_is_taken_over_ends_with_a_sentence(url: str, tmp_path: Path) -> None:
+    first = start(tmp_path, *RUN, "--db", url)
+    engine = create_engine(url)
+    held = (
+        "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+        "WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()"
+    )
+    until = time.monotonic() + 300
+    while time.monotonic() < until and first.poll() is None:
+        with engine.connect() as connection:
+            begun = (
+                inspect(connection).has_table("step")
+                and connection.execute(text("SELECT count(*) FROM step WHERE status = 'done'")).scalar()
+            )
+            if begun and connection.execute(text(held)).scalars().all():
+                break
+        time.sleep(0.1)
+    engine.dispose()
+    second = harness(tmp_path, *RUN, "--db", url, "--artifacts", "others")
+    _, said = first.communicate(timeout=500)
+    assert first.returncode == 1, said
+    assert "lost its lock" in said.strip().splitlines()[-1]
+    assert "Traceback" not in said
+    assert second.returncode == 0, second.stderr
+    asked = harness(tmp_path, "sql", "SELECT status FROM study_run ORDER BY id", "--db", url, "--format", "json")
+    assert [row["status"] for row in json.loads(asked.stdout)] == ["interrupted", "done"]

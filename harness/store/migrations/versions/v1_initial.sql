@@ -12,6 +12,12 @@ CREATE TABLE paper_claim (
     CONSTRAINT pk_paper_claim PRIMARY KEY (id),
     CONSTRAINT uq_paper_claim_place_quantity_subject UNIQUE (place, quantity, subject)
 );
+CREATE TABLE run_lock (
+    id INTEGER NOT NULL,
+    token TEXT NOT NULL,
+    taken_at TEXT NOT NULL,
+    CONSTRAINT pk_run_lock PRIMARY KEY (id)
+);
 CREATE TABLE step (
     id INTEGER NOT NULL,
     "key" TEXT NOT NULL,
