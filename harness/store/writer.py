@@ -285,7 +285,7 @@ class Store:
             wall_s: wall time of this attempt in seconds; added to that of the attempts which it takes up again.
             output: its artefact records by type name, JSON-able.
         """
-        values = {
+        values: dict[str, Any] = {
             "status": status, "reason": reason, "output_json": dict(output) if output else None, "finished_at": now(),
         }  # fmt: skip
         step = schema.Step
