@@ -67,6 +67,11 @@ def schema() -> str:
         '`harness sql "SELECT ..."` queries it without being able to write, `harness db datasette` prints metadata for '
         "Datasette. Columns that end in `_json` hold JSON. NULL has a `reason` beside it.\n\n"
     )
+    intro += (
+        "On PostgreSQL, give people who only read a role that may do nothing else:\n\n```sql\nCREATE ROLE reader LOGIN;\n"
+        "GRANT USAGE ON SCHEMA public TO reader;\nGRANT SELECT ON ALL TABLES IN SCHEMA public TO reader;\n"
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO reader;\n```\n\n"
+    )
     return f"{NOTE}# results.db\n\n{intro}{schema_markdown()}\n## SQL\n\n```sql\n{schema_sql()}\n```\n"
 
 
