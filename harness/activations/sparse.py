@@ -36,9 +36,11 @@ class SparseRows:
         return len(self.row_offsets) - 1, self.n_columns
 
     def check(self) -> None:
-        """Raise ValueError where an offset or a column lies outside."""
+        """Raise ValueError where an offset or a column lies outside, or is of another type."""
         if len(self.columns) != len(self.values) or self.span != slice(0, len(self.values)):
             raise ValueError(f"{len(self.columns)} columns for {len(self.values)} values")
+        if (self.row_offsets.dtype, self.columns.dtype) != (np.int64, np.int32):
+            raise ValueError(f"row offsets are {self.row_offsets.dtype}, columns {self.columns.dtype}")
         if bool((np.diff(self.row_offsets) < 0).any()):
             raise ValueError("row offsets that fall")
         if len(self.columns) and not 0 <= int(self.columns.min()) <= int(self.columns.max()) < self.n_columns:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack
 
-from harness.activations.manifest import Manifest, ShardEntry, capture_again, parts, read_manifest, sha256_of
+from harness.activations.manifest import Header, Manifest, ShardEntry, capture_again, parts, read_manifest, sha256_of
 from harness.activations.parts import trace_id
 from harness.activations.sparse import SparseRows, widened
 from harness.activations.writer import ActivationWriter
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ActivationWriter", "Moments", "Split", "StoredActivations", "StoredDocument", "open_set", "token_texts"]
 
+_DTYPES = {"ids": "int32", "offsets": "int32", "segments": "uint8", "special": "bool"}
 _OPEN_SHARDS = 64
 """Shards kept open: their arrays are memory maps, their texts a few hundred kilobytes each."""
 
@@ -257,13 +258,15 @@ class StoredActivations:
     def _open_shard(self, index: int) -> _Shard:
         entry = self.manifest.shards[index]
         with reading(self.path / entry.name, capture_again(self.path)):
-            shard = self._read_shard(entry, verify=index not in self._verified)
+            if index not in self._verified:
+                self._verify(entry)
+            shard = self._read_shard(entry)
+            if index not in self._verified:
+                _refuse_strangers(shard, self.manifest.header)
         self._verified.add(index)
         return shard
 
-    def _read_shard(self, entry: ShardEntry, *, verify: bool) -> _Shard:
-        if verify:
-            self._verify(entry)
+    def _read_shard(self, entry: ShardEntry) -> _Shard:
         arrays = {
             # A plain view of the map: slicing np.memmap itself is ten times slower.
             part: np.asarray(np.load(self.path / (entry.name + ending), mmap_mode="r"))
@@ -278,14 +281,6 @@ class StoredActivations:
         activations: np.ndarray | SparseRows = values
         if self.sparse:
             activations = SparseRows(arrays.pop("row_offsets"), arrays.pop("columns"), values, len(self.columns))
-            if verify:
-                activations.check()
-        shapes = {"values": activations.shape, **{part: array.shape for part, array in arrays.items()}}
-        tokens = (entry.n_tokens,)
-        if shapes != {**dict.fromkeys(arrays, tokens), "offsets": (*tokens, 2), "values": (*tokens, len(self.columns))}:
-            raise DataError(
-                f"the arrays of {self.path / entry.name} have other shapes than the manifest says: {shapes}"
-            )
         return _Shard(entry, texts, arrays, activations, tuple(starts))
 
     def _verify(self, entry: ShardEntry) -> None:
@@ -339,6 +334,25 @@ def whole_characters(document: StoredDocument, start: int, stop: int) -> tuple[i
     while stop < len(offsets) and offsets[stop, 0] < offsets[stop - 1, 1]:
         stop += 1
     return start, stop
+
+
+def _refuse_strangers(shard: _Shard, header: Header) -> None:
+    """Raise ValueError where a shard's arrays are not what the manifest says, though their hashes are."""
+    activations, tokens = shard.activations, (shard.entry.n_tokens,)
+    values = activations.values if isinstance(activations, SparseRows) else activations
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {part: (dtype, tokens) for part, dtype in _DTYPES.items()}
+    expected["offsets"] = _DTYPES["offsets"], (*tokens, 2)
+    expected["values"] = header.dtype, (*tokens, len(header.columns))
+    found = {part: (array.dtype.name, array.shape) for part, array in shard.arrays.items()}
+    found["values"] = values.dtype.name, activations.shape
+    wrong = next((part for part in expected if found[part] != expected[part]), None)
+    if wrong is not None:
+        raise ValueError(f"its {wrong} are {found[wrong]}, and the manifest says {expected[wrong]}")
+    segment = int(shard.arrays["segments"].max())
+    if segment >= len(SEGMENTS):
+        raise ValueError(f"a token is of segment {segment}, and there are {len(SEGMENTS)}")
+    if isinstance(activations, SparseRows):
+        activations.check()
 
 
 def _view(shard: _Shard, index: int) -> StoredDocument:

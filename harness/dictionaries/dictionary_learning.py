@@ -81,7 +81,7 @@ def _target(folder: Path, configured: object, stored: torch.Tensor | None, n: in
 
 
 def _state(file: Path) -> _Tensors:
-    with reading(file, CURE):
+    with reading(file, f"it is read as tensors alone; {CURE}"):
         state = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()

@@ -6,6 +6,7 @@ written to another folder with a B that writes nothing for it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -135,7 +136,15 @@ def save_as_attached(adapted: Any, folder: Path) -> None:
                 return
     save_file(tensors, file)
     (folder / WEIGHTS[1]).unlink(missing_ok=True)
-    adapted.peft_config[adapted.active_adapter].save_pretrained(str(folder))
+    save_config(adapted.peft_config[adapted.active_adapter], folder)
+
+
+def save_config(config: LoraConfig, folder: Path) -> None:
+    """Write PEFT's file with module names in order: PEFT has them in a set, whose order differs between processes."""
+    config = copy.copy(config)
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)  # type: ignore[assignment]
+    config.save_pretrained(str(folder))
 
 
 def write_without(path: Path, components: Sequence[Component], off: Sequence[Component], out: Path) -> Path:

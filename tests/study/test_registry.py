@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,71 @@ def test_the_registry_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest
     assert find_registry(None) == other
     with pytest.raises(RegistryError, match=r"no file nowhere\.yaml"):
         find_registry("nowhere.yaml")
+
+
+NESTED = f"aM: &aM [{', '.join(['*aN'] * 9)}]\n"
+MERGED = f"aM: &aM {{<<: [{', '.join(['*aN'] * 9)}]}}\n"
+
+
+def eight(line: str) -> str:
+    """The line eight times, each of nine aliases of the one before."""
+    return "".join(line.replace("M", str(i)).replace("N", str(i - 1)) for i in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: &a [*a]\n", "nested too deeply"),
+        ("[" * 100_000, "nested too deeply"),
+        ("{a: " * 5_000, "nested too deeply"),
+        ("a0: &a0 [x]\n" + eight(NESTED), "aliases"),
+        ("a0: &a0 {x: 1}\n" + eight(MERGED), "aliases"),
+        ("? [a, b]\n: 1\n", "keys are names"),
+        ("version: 2001-99-99\n", "month must be in"),
+        ("version: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
+        ("version: \x00\n", "not allowed"),
+        ("", "valid dictionary"),
+    ],
+)  # fmt: skip
+def test_hostile_yaml_is_a_sentence(tmp_path: Path, text: str, words: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(RegistryError, match=words) as caught:
+        read_registry(file)
+    assert str(file) in str(caught.value)
+
+
+def test_anchors_may_be_used(tmp_path: Path) -> None:
+    text = GOOD.replace("model: {path: m}", "model: &m {path: m}") + GOOD[GOOD.index("  s:\n") :].replace(
+        "  s:\n", "  t:\n"
+    ).replace("{path: m}", "*m")
+    assert read_registry(write(tmp_path, text)).studies["t"].model.path == "m"
+
+
+def test_a_mutated_registry_is_read_or_named(tmp_path: Path) -> None:
+    """2,000 files, most of a whole registry with a few bytes or lines changed."""
+    rng, good = random.Random(0), find_registry(None).read_bytes()
+    pieces = b"""&a |*a|<<: |? |!!int |!!binary |- |[|{|: |\x00|\xff|\t|%|"\\ud83d"|1e999|2001-13-01|~""".split(b"|")
+    file, said = tmp_path / "registry.yaml", list[str]()
+    for number in range(2_000):
+        data = bytearray(good if number % 20 == 0 else GOOD.encode())
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            at = rng.randrange(len(data) + 1)
+            how = rng.randrange(5)
+            if how == 0:
+                del data[at:]
+            elif how == 1:
+                data[at : at + 1] = bytes([rng.randrange(256)])
+            elif how == 2:
+                data[at:at] = rng.choice(pieces)
+            elif how == 3:
+                del data[at : at + rng.randrange(1, 30)]
+            else:
+                start = rng.randrange(len(data) + 1)
+                data[at:at] = data[start : start + 40]
+        file.write_bytes(bytes(data))
+        try:
+            read_registry(file)
+        except RegistryError as error:
+            said.append(str(error))
+    assert len(said) > 1_000
+    assert [sentence for sentence in said if not sentence.startswith((str(file), f"cannot read {file}"))] == []

@@ -12,6 +12,7 @@ from torch import nn
 
 from harness.contract.context import RunContext
 from harness.errors import ModelError, UsageError
+from harness.model.lora_folder import save_config
 from harness.model.subject import load_base
 from harness.records import ModelRef
 
@@ -38,13 +39,14 @@ class LoraTrainer(RecipeTrainer):
 
     def save(self, model: Any, folder: Path, base: ModelRef, weights: Weights | None) -> None:
         """Write a PEFT folder."""
+        config = replace(model.peft_config["default"], inference_mode=True)
         if weights is None:
             # The base's embeddings are never adapted: PEFT's own guess would look the base up on the hub.
             model.save_pretrained(folder, save_embedding_layers=False)
+            save_config(config, folder)
             return
         # PEFT looks tensors up by module, and activation checkpointing renames modules. This writes the same files.
-        config = replace(model.peft_config["default"], inference_mode=True)
-        config.save_pretrained(folder)
+        save_config(config, folder)
         tensors = {k.replace(".default.", "."): v.contiguous() for k, v in weights.items() if ".lora_" in k}
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
