@@ -68,7 +68,8 @@ def schema() -> str:
         "Datasette. Columns that end in `_json` hold JSON. NULL has a `reason` beside it.\n\n"
     )
     intro += (
-        "On PostgreSQL, give people who only read a role that may do nothing else:\n\n```sql\nCREATE ROLE reader LOGIN;\n"
+        "On PostgreSQL, give people who only read a role that may do nothing else:\n\n"
+        "```sql\nCREATE ROLE reader LOGIN;\n"
         "GRANT USAGE ON SCHEMA public TO reader;\nGRANT SELECT ON ALL TABLES IN SCHEMA public TO reader;\n"
         "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO reader;\n```\n\n"
     )
