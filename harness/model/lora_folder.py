@@ -143,7 +143,7 @@ def save_config(config: LoraConfig, folder: Path) -> None:
     """Write PEFT's file with module names in order: PEFT has them in a set, whose order differs between processes."""
     config = copy.copy(config)
     if isinstance(config.target_modules, set):
-        config.target_modules = sorted(config.target_modules)  # type: ignore[assignment]
+        config.target_modules = sorted(config.target_modules)
     config.save_pretrained(str(folder))
 
 
