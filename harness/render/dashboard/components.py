@@ -82,10 +82,11 @@ def latents_that_write(
         path = folder.within(artifacts)
         try:
             if path is None:
-                raise FileNotFoundError(f"not under {artifacts}")
-            with safe_open(path / "sae_weights.safetensors", framework="np") as tensors:
+                raise DataError(f"not under {artifacts}")
+            file = path / "sae_weights.safetensors"
+            with reading(file), safe_open(file, framework="np") as tensors:
                 weights = tensors.get_tensor("W_dec")
-        except (OSError, SafetensorError, KeyError) as error:
+        except DataError as error:
             why.append(f"{folder.name}: its decoder cannot be read ({error})")
             continue
         largest = np.zeros(len(weights))
