@@ -330,7 +330,7 @@ def doctor(ctx: click.Context, url: str, artifacts: str | None) -> None:
         failed |= ok is False
         mark = {True: "[green]ok[/]", False: "[red]!![/]", None: "[dim]--[/]"}[ok]
         console.print(f"{mark} {name:<14}", end=" ")
-        console.print(text, markup=False, highlight=False)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)  # paths stay whole
     if failed:
         ctx.exit(1)
 

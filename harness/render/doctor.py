@@ -112,5 +112,5 @@ def artefact_checks(db: str, artifacts: Path, say: Callable[[str], None]) -> Ite
     if n_unknown:
         text += f"; {n_unknown} have no hashes (stored before there were any): only that they are there is known"
     if n_damaged:
-        text += "; the next harness run of their study does the others again"
+        text += "; the next harness run does the others again, those of the right size once a step is to read them"
     yield "artefacts", n_damaged == 0, text

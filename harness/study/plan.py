@@ -9,6 +9,7 @@ import yaml
 
 from harness.contract.stages import PLURALS, STAGES, stage_of_word
 from harness.errors import UnknownName, UsageError
+from harness.files import reading
 from harness.model.chat import ChatFormat
 from harness.records import ModelRef
 from harness.study import steps as step_kinds
@@ -32,10 +33,8 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
         name, dot, key = left.strip().rpartition(".")
         if not (equals and dot and name and key):
             raise UsageError(f"--set {pair!r}: write NAME.KEY=VALUE, for example rank1-lora.epochs=3")
-        try:
+        with reading(f"--set {name}.{key}", "write its value as YAML", error_type=UsageError):
             settings.setdefault(name, {})[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {pair!r}: the value is not YAML: {error}") from error
     return settings
 
 

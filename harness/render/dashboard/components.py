@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from harness.errors import DataError
+from harness.files import reading
 from harness.model.components import layer_of
 from harness.model.gauge import canonical_gauge
 from harness.records.flat import flat_values
@@ -42,25 +44,30 @@ def adapter_norms(folder: StoredFolder | None, artifacts: Path) -> tuple[dict[st
         why = f"the adapter is not under {artifacts}" if folder else "the run stored no adapter"
         return {}, f"{why}, so its norms are not known"
     try:
-        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-        if config.get("alpha_pattern") or config.get("rank_pattern"):
-            raise ValueError("its alpha or rank differs by module, and only a loaded model tells which is where")
-        with safe_open(path / "adapter_model.safetensors", framework="pt") as tensors:
-            names = {n.removesuffix(".lora_A.weight") for n in tensors.keys() if n.endswith(".lora_A.weight")}
-            norms: dict[str, Norms] = {}
-            for module in sorted(names):
-                a = tensors.get_tensor(f"{module}.lora_A.weight").float()
-                b = tensors.get_tensor(f"{module}.lora_B.weight").float()
-                if len(a) > 1:  # components of a higher rank are slices in the canonical gauge
-                    gauge = canonical_gauge(a, b)
-                    a, b = gauge.forward.float() @ a, b @ gauge.backward.float()
-                scaling = _scaling(config, len(a))
-                for i in range(len(a)):
-                    size = Norms(float(a[i].norm()), float(b[:, i].norm()), scaling)
-                    norms[_name(module, i, len(a))] = size
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        with reading(path):
+            return _norms(path), None
+    except DataError as error:
         return {}, f"the adapter's file cannot be read ({error}), so its norms are not known"
-    return norms, None
+
+
+def _norms(path: Path) -> dict[str, Norms]:
+    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("alpha_pattern") or config.get("rank_pattern"):
+        raise ValueError("its alpha or rank differs by module, and only a loaded model tells which is where")
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as tensors:
+        names = {n.removesuffix(".lora_A.weight") for n in tensors.keys() if n.endswith(".lora_A.weight")}
+        norms: dict[str, Norms] = {}
+        for module in sorted(names):
+            a = tensors.get_tensor(f"{module}.lora_A.weight").float()
+            b = tensors.get_tensor(f"{module}.lora_B.weight").float()
+            if len(a) > 1:  # components of a higher rank are slices in the canonical gauge
+                gauge = canonical_gauge(a, b)
+                a, b = gauge.forward.float() @ a, b @ gauge.backward.float()
+            scaling = _scaling(config, len(a))
+            for i in range(len(a)):
+                size = Norms(float(a[i].norm()), float(b[:, i].norm()), scaling)
+                norms[_name(module, i, len(a))] = size
+    return norms
 
 
 def latents_that_write(
@@ -82,10 +89,11 @@ def latents_that_write(
         path = folder.within(artifacts)
         try:
             if path is None:
-                raise FileNotFoundError(f"not under {artifacts}")
-            with safe_open(path / "sae_weights.safetensors", framework="np") as tensors:
+                raise DataError(f"not under {artifacts}")
+            file = path / "sae_weights.safetensors"
+            with reading(file), safe_open(file, framework="np") as tensors:
                 weights = tensors.get_tensor("W_dec")
-        except (OSError, SafetensorError, KeyError) as error:
+        except DataError as error:
             why.append(f"{folder.name}: its decoder cannot be read ({error})")
             continue
         largest = np.zeros(len(weights))
