@@ -11,11 +11,13 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic_core import from_json
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
@@ -111,17 +113,20 @@ def open_database(target: str | Path = "results.db", *, create: bool = True) -> 
     path = sqlite_path(url)
     if path is not None:
         _check_file(path, create=create)
+    only_read = path is not None and path.exists() and not all(os.access(p, os.W_OK) for p in (path, path.parent))
     libpq = url.get_backend_name() == "postgresql" and url.get_driver_name() in ("psycopg", "psycopg2")
-    connect_args = _KEEPALIVES if libpq else {}
+    options: dict[str, Any] = {"connect_args": _KEEPALIVES} if libpq else {}
+    if path is not None and only_read:
+        options["creator"] = partial(connect_read_only, path)
     try:
-        engine = create_engine(url, json_serializer=_dump, json_deserializer=from_json, connect_args=connect_args)
+        engine = create_engine(url, json_serializer=_dump, json_deserializer=from_json, **options)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise ResultsError(f"no driver for {url.drivername}: {error}; install one, e.g. pip install psycopg") from error
     if path is not None:
-        _configure_sqlite(engine)
+        _configure_sqlite(engine, only_read=only_read)
     try:
         with translate_db_errors(database_url(target)):
-            _bring_up_to_date(engine, database_url(target))
+            _bring_up_to_date(engine, database_url(target), path, only_read=only_read)
     except BaseException:
         engine.dispose()
         raise
@@ -264,14 +269,54 @@ def _check_file(path: Path, *, create: bool) -> None:
         raise ResultsError(f"{path} is not a database; name another file with --db, or move this one away")
 
 
-def _configure_sqlite(engine: Engine) -> None:
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """A connection that writes nothing, no file beside the database either.
+
+    Where no writer is or was at work (there is no -shm file and nothing in the -wal), the file is read as it lies there
+    (`immutable`): SQLite would make both files, and cannot on read-only media.
+
+    Raises:
+        ResultsError: the last writes lie in a -wal file that cannot be read here.
+    """
+    resolved = path.resolve()
+    wal, shm = (resolved.with_name(resolved.name + suffix) for suffix in ("-wal", "-shm"))
+    in_use = shm.exists() or (wal.exists() and wal.stat().st_size > 0)
+    uri = f"file:{quote(str(resolved))}?mode=ro{'' if in_use else '&immutable=1'}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_MS / 1000, check_same_thread=False)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").close()
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if in_use and "unable to open" in str(error):
+            raise ResultsError(
+                f"{path}: its last writes lie in {wal.name}, which cannot be read where nothing can be written; copy "
+                "both files to a folder of your own and read them there"
+            ) from error
+        raise
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def checkpoint(engine: Engine) -> None:
+    """Bring what lies in SQLite's -wal file into the database, as far as no reader is in the way."""
+    if engine.dialect.name == "sqlite":
+        connection = engine.raw_connection()  # SQLAlchemy's own would begin a transaction
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+        finally:
+            connection.close()
+
+
+def _configure_sqlite(engine: Engine, *, only_read: bool) -> None:
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy's BEGIN below, not the driver's: DDL is then transactional
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         cursor.execute("PRAGMA foreign_keys=ON")
-        if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        if not only_read and cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.close()
 
@@ -288,7 +333,7 @@ def _configure_sqlite(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def _bring_up_to_date(engine: Engine, name: str) -> None:
+def _bring_up_to_date(engine: Engine, name: str, path: Path | None, *, only_read: bool) -> None:
     with engine.connect() as connection:
         version = _version(connection)
         if version is None and inspect(connection).get_table_names():
@@ -303,13 +348,35 @@ def _bring_up_to_date(engine: Engine, name: str) -> None:
             f"{name} has schema {version}, newer than this version of the harness reads ({SCHEMA_VERSIONS[-1]}); "
             "upgrade it: pip install -U interp-harness"
         )
+    copy = path and path.with_name(f"{path.name}.before-{SCHEMA_VERSIONS[-1]}")
     if version != SCHEMA_VERSIONS[-1]:
+        if only_read:
+            raise ResultsError(
+                f"{name} has schema {version}, older than this version of the harness reads, and cannot be written: "
+                "copy it to a folder of your own, where `harness db upgrade` can bring it up to date"
+            )
         with engine.execution_options(write=True, migrating=True).begin() as connection:
             if connection.dialect.name == "postgresql":  # SQLite's writers lock at BEGIN
                 connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": _MIGRATING})
             if _version(connection) != SCHEMA_VERSIONS[-1]:  # another process may have been first
+                if path and copy and version is not None:
+                    _copy(path, copy)
                 _migrate(connection)
         engine.dispose()  # its connection does not enforce foreign keys
+    if copy and not only_read:
+        copy.unlink(missing_ok=True)  # also where an upgrade was killed when it was done
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """Copy a database with what is committed in it, whole or not at all."""
+    part = copy.with_name(f"{copy.name}.part")
+    try:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(part)) as destination:
+            source.backup(destination)
+            destination.execute("PRAGMA journal_mode=DELETE").close()  # one file, without a -wal
+        part.replace(copy)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _version(connection: Connection) -> str | None:
@@ -349,6 +416,8 @@ __all__ = [
     "Place",
     "alembic_config",
     "check_places",
+    "checkpoint",
+    "connect_read_only",
     "database_url",
     "migrated",
     "now",

@@ -1,6 +1,6 @@
 """Runs SQL that people type on a connection that cannot write.
 
-SQLite: mode=ro, query_only and an authorizer.
+SQLite: mode=ro (immutable where nobody writes), query_only and an authorizer.
 PostgreSQL: a read-only transaction; the statement is the query of a cursor, which takes SELECT, VALUES and WITH and
 nothing else; the extended protocol, which takes one statement; and no function that PostgreSQL itself declares
 volatile, because those read and write files, take locks, change settings and run other statements.
@@ -15,7 +15,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from harness.errors import ResultsError, UsageError
 
@@ -63,8 +62,10 @@ def ask(target: str | Path, statement: str) -> Answer:
 def _ask_sqlite(path: Path, statement: str) -> Answer:
     if not path.is_file():
         raise ResultsError(f"no results at {path}; `harness run` makes them, --db names another file")
-    with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=30)) as connection:
-        with _translate_errors(path):
+    from harness.store.database import connect_read_only
+
+    with _translate_errors(path):
+        with closing(connect_read_only(path)) as connection:
             connection.execute("PRAGMA query_only = ON")
             connection.set_authorizer(_only_reads)
             cursor = connection.execute(statement)

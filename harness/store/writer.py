@@ -20,6 +20,7 @@ from harness.store import schema
 from harness.store.claims import paper
 from harness.store.database import (
     check_places,
+    checkpoint,
     database_url,
     now,
     open_database,
@@ -184,6 +185,8 @@ class Store:
         with self._transaction() as connection:
             changed = update(schema.StudyRun).where(schema.StudyRun.id == run_id)
             connection.execute(changed.values(status=status, reason=reason, finished_at=now()))
+        with translate_db_errors(self.name):
+            checkpoint(self.engine)
 
     # steps
 
