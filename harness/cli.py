@@ -197,7 +197,7 @@ def run(
         pending = runner.pending()
         if not pending:
             runner.run()
-            console.print(f"everything is done: {len(plan.steps)} steps in {url} (see: harness report)", markup=False)
+            console.print(f"everything is done: {len(plan.steps)} steps in {store.name} (see: harness report)", markup=False)
             return
         with display:
             summary = runner.run()
@@ -285,7 +285,7 @@ def db_upgrade(url: str) -> None:
     from harness.store.writer import Store
 
     with Store.open(url) as store:
-        click.echo(f"{url}: schema {schema_version(store.engine)}")
+        click.echo(f"{store.name}: schema {schema_version(store.engine)}")
 
 
 @db.command("datasette")
@@ -340,6 +340,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         exec("")
         _fail("interrupted; what is done is kept, run again to go on", 130)
     except click.ClickException as error:
+        error.message = masked_url(error.message)
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
@@ -367,7 +368,7 @@ def _os_error_sentence(error: OSError) -> str:
 
 
 def _fail(sentence: str, code: int) -> None:
-    click.echo(f"harness: {sentence}", err=True)
+    click.echo(f"harness: {masked_url(sentence)}", err=True)
     sys.exit(code)
 
 

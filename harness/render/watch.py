@@ -94,7 +94,7 @@ def watch(
 
 
 def _follow_live(db: str | Path, run: str | int, console: Console, poll_s: float) -> Snapshot:
-    with Live(Text(f"waiting for a run in {db}"), console=console, refresh_per_second=4) as live:
+    with Live(Text(f"waiting for a run in {database_url(db)}"), console=console, refresh_per_second=4) as live:
         for snapshot in snapshots(db, run, poll_s):
             live.update(_table(snapshot))
         return snapshot

@@ -68,6 +68,7 @@ def overview(connection: Connection, run_id: int) -> list[OverviewRow]:
             n_llm_calls_failed=calls[1],
             llm_input_tokens=calls[2],
             llm_output_tokens=calls[3],
+            argv=masked_url(run.argv),  # databases of earlier versions hold it as it was typed
             versions=", ".join(f"{name} {version}" for name, version in run.versions_json.items()),
         )
     ]

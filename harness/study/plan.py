@@ -31,11 +31,11 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
         left, equals, value = pair.partition("=")
         name, dot, key = left.strip().rpartition(".")
         if not (equals and dot and name and key):
-            raise UsageError(f"--set {pair!r}: write NAME.KEY=VALUE, for example rank1-lora.epochs=3")
+            raise UsageError(f"--set {masked_argument(pair)!r}: write NAME.KEY=VALUE, for example rank1-lora.epochs=3")
         try:
             settings.setdefault(name, {})[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {pair!r}: the value is not YAML: {error}") from error
+            raise UsageError(f"--set {masked_argument(f'{pair!r}: the value is not YAML: {error}')}") from error
     return settings
 
 

@@ -121,8 +121,8 @@ class RayExecutor:
             else:
                 self._start_here(quiet)
         except (OSError, ValueError, RuntimeError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0][:300]
-            place = f"reach a Ray cluster at {self._address}" if self._address else "start Ray on this machine"
+            first = masked_url((str(error).splitlines() or [type(error).__name__])[0])[:300]
+            place = f"reach a Ray cluster at {masked_argument(self._address)}" if self._address else "start Ray on this machine"
             raise HarnessError(f"cannot {place}: {first}") from error
         self._connected = True
         _let_python_handle_sigterm()
