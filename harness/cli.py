@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness import __version__
-from harness.errors import HarnessError, UsageError, Waiting
+from harness.errors import HarnessError, UsageError, Waiting, masked_url
 from harness.render.commands import figures, report, sql
 from harness.render.dashboard.command import dashboard
 from harness.render.dictionary_command import dictionary
@@ -198,7 +198,8 @@ def run(
         pending = runner.pending()
         if not pending:
             runner.run()
-            console.print(f"everything is done: {len(plan.steps)} steps in {url} (see: harness report)", markup=False)
+            done = f"everything is done: {len(plan.steps)} steps in {store.name} (see: harness report)"
+            console.print(done, markup=False)
             return
         with display:
             summary = runner.run()
@@ -286,7 +287,7 @@ def db_upgrade(url: str) -> None:
     from harness.store.writer import Store
 
     with Store.open(url) as store:
-        click.echo(f"{url}: schema {schema_version(store.engine)}")
+        click.echo(f"{store.name}: schema {schema_version(store.engine)}")
 
 
 @db.command("datasette")
@@ -349,6 +350,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         exec("")
         _fail("interrupted; what is done is kept, run again to go on", 130)
     except click.ClickException as error:
+        error.message = masked_url(error.message)
         error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
@@ -376,7 +378,7 @@ def _os_error_sentence(error: OSError) -> str:
 
 
 def _fail(sentence: str, code: int) -> None:
-    click.echo(f"harness: {sentence}", err=True)
+    click.echo(f"harness: {masked_url(sentence)}", err=True)
     sys.exit(code)
 
 

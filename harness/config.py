@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
-from harness.errors import UnknownName, UsageError, masked_url
+from harness.errors import UnknownName, UsageError, masked_argument
 
 
 class Config(BaseModel):
@@ -40,7 +40,7 @@ class Config(BaseModel):
                 raise UsageError(
                     f"{owner} needs {where}: --set {where}=VALUE (harness plugins show {owner})"
                 ) from error
-            raise UsageError(f"{where}={masked_url(repr(first.get('input')))}: {first['msg']}") from error
+            raise UsageError(f"{where}={masked_argument(repr(first.get('input')))}: {first['msg']}") from error
 
     def digest(self) -> str:
         """sha256 (hex) of the canonical JSON of all fields."""

@@ -19,8 +19,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(\S+)")
-_USER_INFO = re.compile(r"(?:[^:/?#@]*:.*|[^/?#]*)@")
+_SCHEME = "[A-Za-z][A-Za-z0-9+.-]{0,30}://"  # bounded: a long text without a URL is searched in linear time
+_URL = re.compile(rf"({_SCHEME})(\S+)")
+_EACH_URL = re.compile(rf"({_SCHEME})((?:(?!{_SCHEME})\S)+)")
+_URL_AND_REST = re.compile(rf"({_SCHEME})(.+)", re.DOTALL)
+_USER_INFO = re.compile(r"(?:[^:/?#@]*:.*|[^/?#]*)@", re.DOTALL)
 
 
 def masked_url(text: str) -> str:
@@ -31,7 +34,22 @@ def masked_url(text: str) -> str:
     >>> masked_url("postgresql://me:secret@host/db?sslkey=k is away")
     'postgresql://***@host/db?*** is away'
     """
-    return _URL.sub(lambda url: url[1] + _masked(url[2]), text)
+    for url in (_URL, _EACH_URL):  # each one: a list of URLs need not have white space in it
+        text = url.sub(_masked_match, text)
+    return text
+
+
+def masked_argument(text: str) -> str:
+    """A command line's argument or a setting's value, masked as by `masked_url`; a password in it may hold white space.
+
+    >>> masked_argument("--db=postgresql://me:my secret@host/db")
+    '--db=postgresql://***@host/db'
+    """
+    return masked_url(_URL_AND_REST.sub(_masked_match, text))
+
+
+def _masked_match(url: re.Match[str]) -> str:
+    return url[1] + _masked(url[2])
 
 
 def _masked(rest: str) -> str:

@@ -24,7 +24,7 @@ from harness.render.loading import run_title
 from harness.render.render import render
 from harness.reports.common.run import open_results, resolve_run
 from harness.reports.overview import overview
-from harness.store.database import sqlite_path, url_of
+from harness.store.database import database_url, sqlite_path, url_of
 from harness.store.lock import lock_file
 from harness.store.schema import RECORDS, Columns, LLMCall, RunStep, Step
 
@@ -95,7 +95,7 @@ def watch(
 
 
 def _follow_live(db: str | Path, run: str | int, console: Console, poll_s: float) -> Snapshot:
-    with Live(Text(f"waiting for a run in {db}"), console=console, refresh_per_second=4) as live:
+    with Live(Text(f"waiting for a run in {database_url(db)}"), console=console, refresh_per_second=4) as live:
         for snapshot in snapshots(db, run, poll_s):
             live.update(_table(snapshot))
         return snapshot

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from harness.contract.cells import Cell, count, duration, text
 from harness.contract.report import Column, Report
+from harness.errors import masked_url
 from harness.reports.common.rows import row_from, run_steps
 from harness.reports.steps import steps
 from harness.store.schema import LLMCall, StudyRun
@@ -68,6 +69,7 @@ def overview(connection: Connection, run_id: int) -> list[OverviewRow]:
             n_llm_calls_failed=calls[1],
             llm_input_tokens=calls[2],
             llm_output_tokens=calls[3],
+            argv=masked_url(run.argv),  # databases of earlier versions hold it as it was typed
             versions=", ".join(f"{name} {version}" for name, version in run.versions_json.items()),
         )
     ]

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from harness.errors import HarnessError, ResultsError, StorageError
+from harness.errors import HarnessError, ResultsError, StorageError, masked_argument, masked_url
 from harness.records.base import Record
 
 SCHEMA_VERSIONS = tuple(
@@ -90,8 +90,10 @@ class Place:
 
 
 def database_url(target: str | Path = "results.db") -> str:
-    """The SQLAlchemy URL of a path or URL; a password in it is replaced by ***."""
-    return _url(target).render_as_string(hide_password=True)
+    """The SQLAlchemy URL of a path or URL; user info and query of a URL are replaced by ***."""
+    url = _url(target)
+    shown = url.render_as_string(hide_password=False)  # quotes what would end the password or query early
+    return masked_url(shown) if url.username or url.password or url.query else shown
 
 
 def open_database(target: str | Path = "results.db", *, create: bool = True) -> Engine:
@@ -247,7 +249,9 @@ def _url(target: str | Path) -> URL:
     try:
         return make_url(given)
     except ArgumentError as error:
-        raise ResultsError(f"not a database URL: {given!r}; a path or e.g. postgresql+psycopg://host/name") from error
+        raise ResultsError(
+            f"not a database URL: {masked_argument(given)!r}; a path or e.g. postgresql+psycopg://host/name"
+        ) from error
 
 
 def _check_file(path: Path, *, create: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from harness.contract.stages import PLURALS, STAGES, stage_of_word
-from harness.errors import UnknownName, UsageError
+from harness.errors import UnknownName, UsageError, masked_argument
 from harness.files import reading
 from harness.model.chat import ChatFormat
 from harness.records import ModelRef
@@ -32,7 +32,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
         left, equals, value = pair.partition("=")
         name, dot, key = left.strip().rpartition(".")
         if not (equals and dot and name and key):
-            raise UsageError(f"--set {pair!r}: write NAME.KEY=VALUE, for example rank1-lora.epochs=3")
+            raise UsageError(f"--set {masked_argument(pair)!r}: write NAME.KEY=VALUE, for example rank1-lora.epochs=3")
         with reading(f"--set {name}.{key}", "write its value as YAML", error_type=UsageError):
             settings.setdefault(name, {})[key] = yaml.safe_load(value)
     return settings

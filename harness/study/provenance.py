@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from harness.errors import masked_argument
+
 _PACKAGES = (
     "interp-harness", "torch", "transformers", "peft", "lm-eval", "datasets", "tokenizers", "safetensors", "numpy",
     "scipy", "vllm", "ray", "openai", "anthropic", "sqlalchemy", "pluggy", "pydantic",
@@ -26,13 +28,13 @@ class Provenance:
     versions: dict[str, str]
     """Installed versions, Python's and the system's included."""
     argv: tuple[str, ...]
-    """The command line."""
+    """The command line; URLs in it are masked."""
 
 
 def collect(argv: list[str] | None = None) -> Provenance:
     """Provenance of this process and its checkout. Imports none of the packages."""
     sha, dirty = _git()
-    return Provenance(sha, dirty, installed_versions(), tuple(sys.argv if argv is None else argv))
+    return Provenance(sha, dirty, installed_versions(), tuple(map(masked_argument, sys.argv if argv is None else argv)))
 
 
 def installed_versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ from typing import Any, Generic
 
 from harness.contract.executors import Item, Result, Tool, Workers, arriving_on
 from harness.contract.progress import Progress
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, UsageError, masked_argument, masked_url
 from harness.startup import prepare
 from harness.study.provenance import installed_versions
 
@@ -121,8 +121,9 @@ class RayExecutor:
             else:
                 self._start_here(quiet)
         except (OSError, ValueError, RuntimeError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0][:300]
-            place = f"reach a Ray cluster at {self._address}" if self._address else "start Ray on this machine"
+            first = masked_url((str(error).splitlines() or [type(error).__name__])[0])[:300]
+            address = masked_argument(self._address or "")
+            place = f"reach a Ray cluster at {address}" if address else "start Ray on this machine"
             raise HarnessError(f"cannot {place}: {first}") from error
         self._connected = True
         _let_python_handle_sigterm()

@@ -146,7 +146,7 @@ def test_urls() -> None:
     assert database_url() == "sqlite:///results.db"
     assert sqlite_path(database_url("a b/100%.db")) == Path("a b/100%.db")
     assert sqlite_path("sqlite:///a.db") == Path("a.db")
-    assert database_url("postgresql+psycopg://me:secret@host/name") == "postgresql+psycopg://me:***@host/name"
+    assert database_url("postgresql+psycopg://me:secret@host/name") == "postgresql+psycopg://***@host/name"
     with pytest.raises(ResultsError, match=r"no driver|not a database URL"):
         open_database("nonsense://x")
     with pytest.raises(ResultsError, match="not a database URL"):
