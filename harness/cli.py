@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -350,8 +351,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         exec("")
         _fail("interrupted; what is done is kept, run again to go on", 130)
     except click.ClickException as error:
-        error.message = masked_url(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(masked_url(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

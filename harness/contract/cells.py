@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -39,6 +40,15 @@ def _escaped(char: str) -> str:
         return _ESCAPES[char]
     code = ord(char)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def inert(text: str) -> str:
+    """Visible text that no spreadsheet runs: what begins like a formula, numbers apart, gets an apostrophe."""
+    shown = visible(text)
+    return f"'{shown}" if shown[:1] in tuple("=+-@") and not _NUMBER.fullmatch(shown) else shown
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def text(value: object) -> str:

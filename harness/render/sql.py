@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.contract.cells import visible
+from harness.contract.cells import inert, visible
 from harness.render.formats.latex import latex_text
 from harness.render.formats.md import markdown_text
 from harness.store.readonly import Answer
@@ -88,7 +88,7 @@ def _unique(columns: Sequence[str]) -> list[str]:
 def _csv(answer: Answer, stream: IO[str]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(visible(name) for name in answer.columns)
-    writer.writerows([_plain(value) for value in row] for row in answer.rows)
+    writer.writerows([inert(_plain(v)) if isinstance(v, str) else _plain(v) for v in row] for row in answer.rows)
 
 
 def _markdown(answer: Answer, stream: IO[str]) -> None:

@@ -1,4 +1,7 @@
-"""CSV: one line per row, with every field. Missing values are empty, control characters are made visible."""
+"""CSV: one line per row, with every field. Missing values are empty, control characters are made visible.
+
+Text that a spreadsheet would run as a formula begins with an apostrophe; JSON has it as it is.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from harness.contract.cells import visible
+from harness.contract.cells import inert
 from harness.records.flat import flat_keys, flat_values
 from harness.render.formats import print_raw
 from harness.render.loading import Loaded
@@ -35,5 +38,5 @@ def _cell(value: Any) -> Any:
     if value is None:
         return ""
     if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return visible(value) if isinstance(value, str) else value
+        return inert(" ".join(map(str, value)))
+    return inert(value) if isinstance(value, str) else value
