@@ -26,7 +26,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HARNESS_JOBS", "1")  # two workers of pytest have the cores
 prepare()
-os.environ.pop("PYTHONSAFEPATH", None)  # some tests start children that import from their folder
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C, and so would ours
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -180,7 +180,9 @@ def test_an_interrupt_inside_executed_text_still_ends_with_130(tmp_path: Path) -
     module = "import click\nfrom harness import cli\n"
     module += "@cli.cli.command()\ndef stop():\n    exec('raise KeyboardInterrupt')\ncli.main(['stop'])\n"
     (tmp_path / "stopped.py").write_text(module)
-    done = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, "-m", "stopped"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 130
     assert "interrupted" in done.stderr
 

@@ -162,4 +162,4 @@ class LiveDisplay:
 
     def note(self, text: str) -> None:
         """Print a sentence."""
-        self._console.print(text, markup=False, style="yellow")
+        self._console.print(text, markup=False, style="yellow", soft_wrap=True)
