@@ -10,6 +10,7 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from harness.errors import ResultsError, StorageError
 from harness.store.database import (
@@ -184,3 +185,19 @@ def test_a_database_from_before_the_first_release_is_refused_with_what_to_do(sto
         open_database(store.path or "")
     with store.engine.connect() as connection:
         assert connection.execute(text("SELECT sql FROM sqlite_master")).scalars().all() == before
+
+
+def test_a_database_in_a_folder_that_cannot_be_written_is_read_and_nothing_is_left_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write anywhere, so the system's answer is replaced; with WAL, SQLite would make two files."""
+    path = tmp_path / "results.db"
+    Store.open(path).close()
+    monkeypatch.setattr("harness.store.database.os.access", lambda *_: False)
+    engine = open_database(path, create=False)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM study_run")).scalar() == 0
+        with pytest.raises(DBAPIError, match="readonly"):
+            connection.execute(text("DELETE FROM study_run"))
+    engine.dispose()
+    assert [p.name for p in tmp_path.iterdir()] == ["results.db"]
