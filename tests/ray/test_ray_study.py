@@ -36,10 +36,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def study(models: Path, *stages: str, adapter: Path | None = None) -> list[str]:
+def study(models: Path, *stages: str) -> list[str]:
     """The study of the adapter: captures in several shards, a dictionary and its latents, sweeps."""
     settings = {
-        "model.path": models / "base", "pretrained-adapter.path": adapter or models / "adapter",
+        "model.path": models / "base", "pretrained-adapter.path": models / "adapter",
         "features.documents": 48, "adapter-activations.shard_tokens": 500, "mlp-neurons.shard_tokens": 500,
         "evaluate.benchmarks": "[]", "batch-topk.steps": 20, "judging.ablated_latents": 1,
         "judging.second_fit": "false", "leave-one-out.n_documents": 3, "groups.n_documents": 3,
@@ -142,13 +142,13 @@ def test_a_run_that_is_ended_leaves_no_process_and_goes_on_without_ray(
 
 def test_an_error_of_the_work_ends_the_run_with_its_own_sentence(models: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    shutil.copytree(models / "adapter", broken)
-    weights = load_file(broken / "adapter_model.safetensors")
-    next(iter(weights.values()))[0, 0] = float("nan")
-    save_file(weights, broken / "adapter_model.safetensors")
+    shutil.copytree(models, broken)
+    weights = load_file(broken / "base" / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")  # an adapter that is not finite would be refused when it is read
+    save_file(weights, broken / "base" / "model.safetensors", {"format": "pt"})
     said = []
     for where in ((), RAY):
-        running = start(tmp_path, *study(models, "ablate", adapter=broken), *where)
+        running = start(tmp_path, *study(broken, "ablate"), *where)
         _, err = running.communicate(timeout=800)
         assert running.returncode == 1, err
         said.append(err.splitlines()[-1])
