@@ -1,17 +1,26 @@
-"""Read files: one context manager turns what any library raises about a file into a sentence."""
+"""Read files, with a sentence for whatever a library raises about them; write files and folders whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import glob
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from harness.errors import DataError, HarnessError
+from harness.errors import DataError, HarnessError, StorageError
 
 _DAMAGED = {"BadGzipFile", "BadZipFile", "EOFError", "error", "SafetensorError", "UnpicklingError"}
 """Exceptions that mean a file was cut off or changed (`zlib.error` and `struct.error` are called `error`)."""
+_LOCK = "lock"
+"""File in a work folder that its process holds: free once the process is dead."""
 _CURE = "check that the file is whole, or write it again"
 
 
@@ -86,3 +95,71 @@ def half_pair(text: str) -> str | None:
     except UnicodeEncodeError as error:
         return ascii(error.object[error.start])
     return None
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> str:
+    """Write a file under a temporary name, then rename it. Returns its sha256.
+
+    Raises:
+        StorageError: the disk is full or the folder is not writable.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        sha = sha256_of(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; free space or change the folder"
+        ) from error
+    return sha
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A fresh folder beside `folder`. It takes that one's place when the block ends, and is removed if the block fails.
+
+    Folders of earlier calls that were killed are removed first: their locks are free.
+
+    Raises:
+        StorageError: nothing can be written beside `folder`.
+    """
+    folder = Path(os.path.abspath(folder))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise StorageError(f"cannot write beside {folder}: {error.strerror or error}; choose another folder") from error
+    lock = FileLock(work / _LOCK)
+    lock.acquire()
+    try:
+        fresh, old = work / "new", work / "old"
+        fresh.mkdir()  # unlike the work folder, it has the usual permissions
+        yield fresh
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        lock.release()
+
+
+def _sweep(folder: Path) -> None:
+    for lock_file in folder.parent.glob(f".{glob.escape(folder.name)}-*/{_LOCK}"):
+        lock = FileLock(lock_file)
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(lock_file.parent, ignore_errors=True)
+        except Timeout:
+            continue  # another process is writing there

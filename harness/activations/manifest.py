@@ -7,14 +7,11 @@ does not count), and `manifest.json` once the set is complete. Arrays are raw `.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Literal
 
 from harness.config import digest
-from harness.errors import DataError, StorageError
+from harness.errors import DataError
 from harness.files import reading
 from harness.records import ActivationSet, Record
 
@@ -141,34 +138,6 @@ class Manifest(Record):
 def header_digest(header: Header) -> str:
     """sha256 of a header: shards of another header do not belong to the set."""
     return digest(header.model_dump(mode="json"))
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> str:
-    """Write a file under a temporary name, then rename it. Returns its sha256.
-
-    Raises:
-        StorageError: the disk is full or the folder is not writable.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        sha = sha256_of(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; free space or change the folder"
-        ) from error
-    return sha
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_shard_entry(path: Path) -> ShardEntry:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack
 
-from harness.activations.manifest import Header, Manifest, ShardEntry, capture_again, parts, read_manifest, sha256_of
+from harness.activations.manifest import Header, Manifest, ShardEntry, capture_again, parts, read_manifest
 from harness.activations.parts import trace_id
 from harness.activations.sparse import SparseRows, widened
 from harness.activations.writer import ActivationWriter
 from harness.errors import DataError
-from harness.files import reading
+from harness.files import reading, sha256_of
 from harness.model.chat import SEGMENTS, Document
 from harness.records import ActivationSet
 

@@ -16,10 +16,10 @@ from harness.activations.manifest import (
     header_digest,
     parts,
     read_shard_entry,
-    write_atomically,
 )
 from harness.activations.sparse import SparseRows, narrowed
 from harness.errors import DataError, HarnessError
+from harness.files import write_atomically
 from harness.model.chat import SEGMENTS, Document
 from harness.records import ActivationSet
 

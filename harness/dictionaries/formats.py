@@ -12,11 +12,11 @@ from typing import Literal, get_args
 
 import torch
 
-from harness.activations.manifest import write_atomically
 from harness.dictionaries.dictionary_learning import PICKLE, TRAINER, read_dictionary_learning
 from harness.dictionaries.sparsify import SPARSIFY_WEIGHTS, read_sparsify
 from harness.dictionaries.weights import CONFIG, WEIGHTS, Weights, load_weights, save_weights
 from harness.errors import DataError, UnknownName, UsageError
+from harness.files import write_atomically
 
 Format = Literal["saelens", "dictionary-learning"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save
 
-from harness.activations.manifest import write_atomically
 from harness.dictionaries.checks import checked, read_json, read_safetensors
 from harness.dictionaries.saelens import SIGNED, computed
+from harness.files import write_atomically
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
+from harness.files import write_atomically
 from harness.organism.documents import SHAPES, Document, draw_document
 
 if TYPE_CHECKING:
@@ -165,9 +165,7 @@ def _optimizer(model: Qwen2ForCausalLM) -> torch.optim.Optimizer:
 def _save_state(path: Path, **state: Any) -> None:
     import torch
 
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
+    write_atomically(path, lambda stream: torch.save(state, stream))
 
 
 def _run_phase(

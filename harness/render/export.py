@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from harness.contract.cells import visible
 from harness.contract.report import Report
 from harness.errors import StorageError
-from harness.render.folders import replaced_folder
+from harness.files import replaced_folder
 from harness.render.formats import DATA_FORMATS, FORMATS, find_format
 from harness.render.formats.md import markdown_text
 from harness.render.loading import load_report, run_title

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.activations.manifest import sha256_of
+from harness.files import sha256_of
 from harness.records import ActivationSet, Checkpoint, Dictionary
 from harness.study.step import Step
 

@@ -13,7 +13,7 @@ import random
 import shutil
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from harness.config import digest
 from harness.contract.context import RunContext
 from harness.contract.stages import Trainer
 from harness.errors import UsageError
+from harness.files import replaced_folder, write_atomically
 from harness.model.chat import ChatFormat
 from harness.model.subject import load_tokenizer
 from harness.records import Checkpoint, ModelRef, Trace
@@ -104,7 +105,8 @@ class RecipeTrainer(Trainer):
             weights = _gathered(trainer) if recipe.fsdp else None
             whole = trainer.accelerator.unwrap_model(trainer.model)
             if is_first():
-                _replace(folder, lambda fresh: self.save(whole, fresh, base, weights))
+                with replaced_folder(folder) as fresh:
+                    self.save(whole, fresh, base, weights)
         checkpoint = Checkpoint(
             kind=self.kind,
             path=folder,
@@ -289,19 +291,8 @@ def _last_complete(folder: Path) -> str | None:
     return str(complete[max(complete)]) if complete else None
 
 
-def _replace(folder: Path, save: Callable[[Path], None]) -> None:
-    """Save into a fresh folder, and put it in place when it is whole."""
-    fresh = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    save(fresh)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)
-
-
 def _write(path: Path, value: Any) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(fresh, path)
+    write_atomically(path, lambda stream: stream.write(json.dumps(value).encode()))
 
 
 @contextmanager

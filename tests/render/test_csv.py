@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.contract.cells import inert
-from harness.render.folders import replaced_folder
+from harness.files import replaced_folder
 from harness.render.formats.csv import as_csv
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from harness.contract.progress import Progress
 from harness.contract.report import Report
 from harness.errors import UsageError
+from harness.files import replaced_folder
 from harness.render.dashboard import stored
 from harness.render.dashboard.columns import Columns, open_columns
 from harness.render.dashboard.components import adapter_norms, component_data, latents_that_write
@@ -27,7 +28,6 @@ from harness.render.dashboard.overview import overview_data, run_data
 from harness.render.dashboard.pictures import write_pictures
 from harness.render.dashboard.scores import event_data, score_data
 from harness.render.dashboard.scripts import ScriptFolder
-from harness.render.folders import replaced_folder
 from harness.render.loading import why_empty
 from harness.reports import load_reports
 from harness.reports.common.run import open_results, resolve_run

@@ -10,9 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from harness.activations.manifest import write_atomically
 from harness.errors import DataError
-from harness.files import reading
+from harness.files import reading, write_atomically
 
 from .autoencoder import Autoencoder, Report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from harness.contract.context import RunContext
 from harness.contract.stages import Trainer
 from harness.errors import ModelError
+from harness.files import replaced_folder
 from harness.model.attach import attach_adapter
 from harness.model.chat import ChatFormat
 from harness.model.components import find_components, idle_reason
@@ -60,14 +60,11 @@ class ExistingAdapter(Trainer):
         source = self._source()
         if not (source / "adapter_config.json").is_file():
             raise ModelError(f"{source} is no PEFT adapter: it has no adapter_config.json")
-        folder, fresh = out_dir / "adapter", out_dir / "adapter.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        for name in _FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, fresh / name)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(fresh, folder)
+        folder = out_dir / "adapter"
+        with replaced_folder(folder) as fresh:
+            for name in _FILES:
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, fresh / name)
         return folder
 
     def _source(self) -> Path:
