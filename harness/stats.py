@@ -23,6 +23,9 @@ from harness.records.base import Estimate as Estimate
 CHUNK = 1 << 20
 """Resampled values held at once by a bootstrap."""
 
+FEW_DOCUMENTS = 8
+"""Below so many documents resamples repeat too few of them to have a standard error worth dividing by."""
+
 PSEUDO_ITEMS = 2.0
 """Pseudo-items that `recovery` adds to the variance, spread evenly over the eight patterns of right and wrong."""
 
@@ -46,10 +49,15 @@ def ratio_over_documents(
     n_resamples: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
-    """Ratio of sums with a percentile bootstrap over documents.
+    """Ratio of sums with a bootstrap-t interval over documents, Student's t at least (below `FEW_DOCUMENTS` alone).
 
     For a mean over tokens, the numerators are sums over each document's tokens and the denominators its token counts;
     for FVU, the documents' residual and total sums of squares.
+
+    Each resample's error is divided by its own linearised standard error (Efron & Tibshirani 1993, 12.5), so that the
+    interval leans to the long tail of what few documents hold. Neither side is shorter than Student's, which a sample
+    of documents that are nearly all alike would give. Simulated coverage of 95 % on documents of skew 3: 94 %
+    with 32 of them, 93 % with 16 (tests/test_coverage.py); less with fewer, or more skewed ones.
 
     Args:
         numerators: one number per document, shape [document].
@@ -59,41 +67,43 @@ def ratio_over_documents(
         level: of the interval, e.g. 0.95.
 
     Returns:
-        sum(numerators) / sum(denominators) and its interval. One document says nothing about other documents: the
-        interval is then unbounded.
+        sum(numerators) / sum(denominators) and its interval, which stays at 0 and above if no numerator is negative,
+        and at 1 and below if none exceeds its denominator; `n` is the documents. One document says nothing about
+        other documents: the interval is then unbounded.
 
     Raises:
         ValueError: the shapes differ, there is no document, a number is not finite, or the denominators are negative
             or add up to 0.
     """
-    num, den = _same_shape(numerators=numerators, denominators=denominators)
-    if (den < 0).any() or not den.sum() > 0:
-        raise ValueError("denominators must not be negative and must add up to more than 0")
-    estimate = float(num.sum() / den.sum())
-    if len(num) == 1:
-        return Estimate(estimate, -math.inf, math.inf)
-    low, high = _percentiles(_resampled_ratios(num, den, seed, n_resamples), level)
-    return Estimate(estimate, min(low, estimate), max(high, estimate))
+    num, den, estimate, error = _linearised(numerators, denominators)
+    n = len(num)
+    if n == 1:
+        return Estimate(estimate, -math.inf, math.inf, n)
+    t = t_quantile(level, n - 1)
+    lowest, highest = -t, t
+    if n >= FEW_DOCUMENTS and error > 0:
+        studentised = _studentised(num - estimate * den, den, seed, n_resamples)
+        if len(studentised):
+            tails = np.quantile(studentised, [(1 - level) / 2, (1 + level) / 2])
+            lowest, highest = min(-t, float(tails[0])), max(t, float(tails[1]))
+    low, high = estimate - highest * error, estimate - lowest * error
+    low = max(low, 0.0) if (num >= 0).all() else low
+    high = min(high, 1.0) if (num <= den).all() else high
+    return Estimate(estimate, low, high, n)
 
 
 def ratio_over_many(numerators: ArrayLike, denominators: ArrayLike, *, level: float = 0.95) -> Estimate:
     """Ratio of sums with the linearised (delta method) interval: for thousands of cases, where bootstraps are slow.
 
-    The variance of sum(x) / sum(y) is that of the residuals x - ratio * y over sum(y) squared (Cochran 1977, 6.4).
-
     Raises:
         ValueError: as `ratio_over_documents`.
     """
-    num, den = _same_shape(numerators=numerators, denominators=denominators)
-    if (den < 0).any() or not den.sum() > 0:
-        raise ValueError("denominators must not be negative and must add up to more than 0")
-    n, estimate = len(num), float(num.sum() / den.sum())
+    num, _, estimate, error = _linearised(numerators, denominators)
+    n = len(num)
     if n == 1:
-        return Estimate(estimate, -math.inf, math.inf)
-    residuals = num - estimate * den
-    error = math.sqrt(n / (n - 1) * float(residuals @ residuals)) / float(den.sum())
+        return Estimate(estimate, -math.inf, math.inf, n)
     half = NormalDist().inv_cdf((1 + level) / 2) * error
-    return Estimate(estimate, estimate - half, estimate + half)
+    return Estimate(estimate, estimate - half, estimate + half, n)
 
 
 def share(successes: int, n: int, *, level: float = 0.95) -> Estimate:
@@ -106,33 +116,21 @@ def share(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"share of {successes} in {n}: needs 0 <= successes <= n and n > 0")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == n else min(1.0, centre + half)
-    return Estimate(p, low, high)
+    return _wilson(successes / n, n, NormalDist().inv_cdf((1 + level) / 2))
 
 
-def clustered_share(
-    successes: ArrayLike,
-    clusters: Sequence[Hashable],
-    *,
-    seed: int = 0,
-    n_resamples: int = 2000,
-    level: float = 0.95,
-) -> Estimate:
-    """A share of cases that come in clusters (features of the same layer), bootstrapped by cluster.
+def clustered_share(successes: ArrayLike, clusters: Sequence[Hashable], *, level: float = 0.95) -> Estimate:
+    """A share of cases that come in clusters (features of the same layer): Wilson's interval at the effective n.
 
-    The interval is never narrower than Wilson's: with few clusters, or where all cases agree, a bootstrap reports more
-    certainty than there is.
+    The effective n is n / max(1, design effect), the design effect being the linearised variance between clusters over
+    that of independent cases (Kish 1965); the quantile is Student's with clusters - 1 degrees of freedom (Korn &
+    Graubard 1998, Dean & Pavlou 2015). It is never narrower than Wilson's. Simulated coverage of 95 % with 4 clusters
+    of 14 to 120 cases: 94 to 99 % (tests/test_coverage.py). A single cluster says nothing about others: the interval
+    is then Wilson's, of its cases.
 
     Args:
         successes: 0 or 1 per case, shape [case].
         clusters: the cluster of each case, as many as cases; None is a cluster like any other.
-        seed: of the resampling.
-        n_resamples: bootstrap resamples.
         level: of the interval.
 
     Raises:
@@ -144,14 +142,14 @@ def clustered_share(
     if not np.isin(hit, (0.0, 1.0)).all():
         raise ValueError("successes must be 0 or 1")
     index = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    n, n_clusters = len(hit), len(index)
+    if n_clusters == 1:
+        return share(int(hit.sum()), n, level=level)
     of_case = np.array([index[cluster] for cluster in clusters])
-    hits = np.bincount(of_case, weights=hit, minlength=len(index)).astype(np.float64)
-    sizes = np.bincount(of_case, minlength=len(index)).astype(np.float64)
-    wilson = share(int(hit.sum()), len(hit), level=level)
-    if len(index) == 1:
-        return wilson
-    low, high = _percentiles(_resampled_ratios(hits, sizes, seed, n_resamples), level)
-    return Estimate(wilson.value, min(low, wilson.low), max(high, wilson.high))
+    p, independent = float(hit.mean()), float(hit.mean() * (1 - hit.mean()) / n)
+    error = _linearised(np.bincount(of_case, weights=hit), np.bincount(of_case))[3]
+    design_effect = error**2 / independent if independent > 0 else 1.0
+    return _wilson(p, n / max(1.0, design_effect), t_quantile(level, n_clusters - 1))
 
 
 def recovery(base: ArrayLike, adapter: ArrayLike, full: ArrayLike, *, level: float = 0.95) -> Estimate | Undefined:
@@ -276,24 +274,62 @@ def _same_shape(**arrays: ArrayLike) -> list[NDArray[np.float64]]:
     return vectors
 
 
-def _resampled_ratios(
-    num: NDArray[np.float64], den: NDArray[np.float64], seed: int, n_resamples: int
+def _linearised(
+    numerators: ArrayLike, denominators: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
+    """Both as vectors, the ratio of their sums, and its standard error, 0 for one document.
+
+    The variance of sum(x) / sum(y) is that of the residuals x - ratio * y over sum(y) squared (Cochran 1977, 6.4).
+    """
+    num, den = _same_shape(numerators=numerators, denominators=denominators)
+    if (den < 0).any() or not den.sum() > 0:
+        raise ValueError("denominators must not be negative and must add up to more than 0")
+    n, estimate = len(num), float(num.sum() / den.sum())
+    residuals = num - estimate * den
+    return num, den, estimate, math.sqrt(n / max(n - 1, 1) * float(residuals @ residuals)) / float(den.sum())
+
+
+def _studentised(
+    residuals: NDArray[np.float64], den: NDArray[np.float64], seed: int, n_resamples: int
 ) -> NDArray[np.float64]:
-    """Ratios of sums of `n_resamples` resamples of the rows; resamples whose denominator is 0 are left out."""
+    """Errors of the ratio over their own standard errors in resamples of the documents.
+
+    Resamples without a spread of their own (one document again and again) or a denominator say nothing and are left
+    out.
+
+    Args:
+        residuals: of the documents, numerator - ratio * denominator.
+        den: their denominators.
+        seed: of the resampling.
+        n_resamples: resamples drawn.
+    """
     generator = np.random.default_rng(seed)
-    n = len(num)
+    n = len(den)
     chunk = max(1, CHUNK // n)
-    ratios = []
+    terms = np.stack([residuals, den, residuals**2, residuals * den, den**2], axis=1)
+    found = []
     for start in range(0, n_resamples, chunk):
         rows = generator.integers(0, n, size=(min(chunk, n_resamples - start), n))
-        below = den[rows].sum(axis=1)
-        ratios.append(num[rows].sum(axis=1)[below > 0] / below[below > 0])
-    return np.concatenate(ratios)
+        places = rows + n * np.arange(len(rows))[:, None]
+        times = np.bincount(places.ravel(), minlength=rows.size).reshape(rows.shape)  # [resample, document]
+        top, below, top_top, top_below, below_below = (times @ terms).T
+        error = np.divide(top, below, out=np.zeros_like(top), where=below > 0)  # this resample's ratio - the ratio
+        size = top_top + error**2 * below_below
+        spread = size - 2 * error * top_below
+        # Of what adds up to 0, 1e-9 of the parts is more than rounding leaves.
+        there = (below > 0) & (spread > 1e-9 * size)
+        found.append((error * below)[there] / np.sqrt(n / (n - 1) * spread[there]))
+    return np.concatenate(found)
 
 
-def _percentiles(values: NDArray[np.float64], level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _wilson(p: float, n: float, quantile: float) -> Estimate:
+    """All shares that a sample of n with share p is within `quantile` standard errors of."""
+    square = quantile * quantile
+    centre = (p + square / (2 * n)) / (1 + square / n)
+    half = quantile / (1 + square / n) * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
+    low = 0.0 if p == 0 else max(0.0, centre - half)
+    high = 1.0 if p == 1 else min(1.0, centre + half)
+    return Estimate(p, low, high)
 
 
 def _fieller(top: NDArray[np.float64], bottom: NDArray[np.float64], level: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.stats import Estimate, Undefined
+from harness.stats import Estimate, Undefined, ratio_over_documents
 
 N_RESAMPLES = 2000
 """Bootstrap resamples."""
@@ -148,9 +148,9 @@ def balanced_accuracy(labels: ArrayLike, said: ArrayLike) -> float | Undefined:
 
 
 def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int = 0, level: float = 0.95) -> Estimate:
-    """Mean of cases that come in clusters (features of the same layer): percentile bootstrap of clusters and of cases.
+    """Mean of cases that come in clusters (features of the same layer): a ratio over the clusters' sums and sizes.
 
-    Clusters are drawn, then cases within each, so that a single cluster still has an interval. One case has none.
+    Of a single cluster the cases are what is resampled: it says nothing about other clusters. One case has no interval.
 
     Raises:
         ValueError: no case, or another number of clusters.
@@ -158,22 +158,10 @@ def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int
     given = np.asarray(values, dtype=np.float64)
     if given.ndim != 1 or len(given) != len(clusters) or not len(given):
         raise ValueError(f"{given.shape} values and {len(clusters)} clusters: need one of each per case, at least one")
-    estimate = float(given.mean())
-    if len(given) == 1:
-        return Estimate(estimate, -np.inf, np.inf)
-    cases: dict[Hashable, list[float]] = {}
-    for value, cluster in zip(given, clusters, strict=True):
-        cases.setdefault(cluster, []).append(value)
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(len(cases), [1 / len(cases)] * len(cases), size=N_RESAMPLES)  # [resample, cluster]
-    n_cases = times @ np.array([len(own) for own in cases.values()])
-    # nothing to draw within a cluster of one, and a feature without a layer is one
-    total = times @ np.array([own[0] if len(own) == 1 else 0.0 for own in cases.values()])
-    for k, own in enumerate(cases.values()):
-        if len(own) > 1:
-            total += rng.multinomial(times[:, k] * len(own), [1 / len(own)] * len(own)) @ own
-    low, high = np.quantile(total / n_cases, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(estimate, float(min(low, estimate)), float(max(high, estimate)))
+    index = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    of_case = [index[c] for c in clusters] if len(index) > 1 else list(range(len(given)))
+    sums, sizes = np.bincount(of_case, weights=given), np.bincount(of_case)
+    return ratio_over_documents(sums, sizes, seed=seed, level=level)
 
 
 def stratified_permutation(

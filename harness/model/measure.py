@@ -30,8 +30,8 @@ def measure_kl(
 ) -> Estimate:
     """KL(full ‖ ablated), mean over all tokens of the documents, in nats per token, with a 95 % interval.
 
-    Full is the subject as it is; ablated has the scalars of `off` at 0. The interval is a bootstrap over documents, and
-    `n` is their number. Two forward passes per document, one document at a time.
+    Full is the subject as it is; ablated has the scalars of `off` at 0. The interval is a bootstrap-t over documents,
+    and `n` is their number. Two forward passes per document, one document at a time.
 
     Args:
         subject: an adapter on its base.
@@ -70,5 +70,4 @@ def measure_kl(
             )
         sums_nats.append(total_nats)
         progress.advance()
-    kl = ratio_over_documents(sums_nats, [len(d.ids) for d in documents], seed=seed)
-    return Estimate(kl.value, kl.low, kl.high, n=len(documents))
+    return ratio_over_documents(sums_nats, [len(d.ids) for d in documents], seed=seed)

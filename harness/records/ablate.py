@@ -30,8 +30,8 @@ class AblationScore(Record):
     mode: Literal["zero", "mean"] = "zero"
     """What the scalars were set to."""
     kl_nats: Estimate
-    """KL(full ‖ ablated), mean over tokens, interval by bootstrap over documents. Where `method` is `fisher`:
-    the estimate of Fisher probes, interval chi-squared over the draws."""
+    """KL(full ‖ ablated), mean over tokens, interval by bootstrap-t over documents. Where `method` is `fisher`:
+    the estimate of Fisher probes."""
     n_tokens: NonNegativeInt
     """Tokens."""
     n_documents: NonNegativeInt
@@ -45,8 +45,8 @@ class AblationScore(Record):
     reason: str | None = None
     """Why something is missing."""
     fisher_nats: Estimate | None = None
-    """KL estimated by Fisher probes, to second order in the size of the effect; the interval is of the probes'
-    randomness, chi-squared."""
+    """KL estimated by Fisher probes, to second order in the size of the effect; the interval is of the documents
+    and of the probes' randomness at once."""
     n_draws: NonNegativeInt | None = None
     """Draws of the probes that an estimate averages: documents times probes."""
     null_floor_nats: float | None = None
@@ -55,7 +55,7 @@ class AblationScore(Record):
     ce_nats: float | None = None
     """Cross-entropy of the text's next token with it switched off, mean over tokens that have one."""
     ce_change_nats: Estimate | None = None
-    """By how much that cross-entropy rose; interval by bootstrap over documents, as of the KLs below."""
+    """By how much that cross-entropy rose; interval by bootstrap-t over documents, as of the KLs below."""
     kl_prompt_nats: Estimate | None = None
     """KL over the tokens of the prompt."""
     n_tokens_prompt: NonNegativeInt | None = None

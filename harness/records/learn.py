@@ -33,7 +33,7 @@ class Dictionary(Record):
 
 
 class DictionaryScore(Record):
-    """Quality of a dictionary, measured in the same way for all. Intervals are 95 %, bootstrap over documents."""
+    """Quality of a dictionary, measured in the same way for all. Intervals are 95 %, bootstrap-t over documents."""
 
     IDENTITY = ("name",)
 
@@ -72,7 +72,7 @@ class DictionaryScore(Record):
     stability: Estimate | None = None
     """Mean cosine of the alive latents' decoder rows with those of a fit with another seed, matched one to one, in
     units of the columns' standard deviations; of signed latents its absolute value. 1: the seed does not matter. The
-    interval is a bootstrap over pairs of latents."""
+    interval is a bootstrap-t over pairs of latents."""
     n_matched: NonNegativeInt = 0
     """Pairs of latents."""
     reason: str | None = None
@@ -93,7 +93,7 @@ class LatentEffect(Record):
     """Its column in the activation set of latents, e.g. `latent12`; both polarities of a signed one."""
     kl_nats: Estimate
     """KL(adapter ‖ adapter without it), per token of held-out documents, whether it is active there or not;
-    interval by bootstrap over documents."""
+    interval by bootstrap-t over documents."""
     n_active: NonNegativeInt
     """Held-out tokens on which it is active."""
     n_tokens: NonNegativeInt

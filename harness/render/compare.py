@@ -222,7 +222,7 @@ def _scores_by_place(connection: Connection, run_id: int) -> dict[str, Any]:
 
 
 def _document_difference(a: Any, b: Any) -> tuple[Estimate | None, str | None]:
-    """Difference of the two KLs, bootstrapped over the documents that both were measured on."""
+    """Difference of the two KLs, bootstrap-t over the documents that both were measured on."""
     lists = (a.document_kl_nats_json, b.document_kl_nats_json, a.document_n_tokens_json, b.document_n_tokens_json)
     if not all(lists):
         return None, "KLs of single documents are not stored for it, so the runs cannot be paired"
@@ -297,7 +297,7 @@ def _numbers(first: int, second: int) -> Report[CompareRow]:
         label=lambda r: r.what,
         legend=(
             "95 % intervals. Differences by items: Bonett-Price over the same items, p: exact McNemar test; by "
-            "documents: bootstrap over the same documents; independent: from the two intervals (MOVER). KL in nats "
+            "documents: bootstrap-t over the same documents; independent: from the two intervals (MOVER). KL in nats "
             "per token. n: items, documents or features."
         ),
         blocks=_blocks,

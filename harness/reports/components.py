@@ -263,8 +263,9 @@ REPORT = Report[ComponentRow](
     order=70,
     label=lambda r: r.scope,
     legend=(
-        "KL(adapter || ablated) per token, of all tokens and by segment; 95 % intervals by bootstrap over documents. "
-        "Shares do not add up. Fisher: the same, estimated to second order. CE rise: of the text's next token. "
+        "KL(adapter || ablated) per token, of all tokens and by segment; 95 % intervals by bootstrap-t over documents. "
+        "Shares do not add up. Fisher: the same, estimated to second order: its interval holds the documents' and the "
+        "probes' spread, not what that order leaves out. CE rise: of the text's next token. "
         "~ estimated, not measured; < below the null floor (rounding noise)."
     ),
     blocks=_blocks,

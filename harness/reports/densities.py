@@ -31,7 +31,8 @@ class DensityRow:
     """The activation density of one category, or of one of its subcategories.
 
     `by` says of what: `source`, `subcategory` (of its category), `layer` or `projection` (of the source's features
-    there). 95 % interval by bootstrap over layers; over features where they have none, or where it is of one layer.
+    there). 95 % interval by bootstrap-t over layers (Student's t below 8); over features where they
+    have none, or where it is of one layer.
     """
 
     source: str
@@ -181,8 +182,9 @@ REPORT = Report[DensityRow](
     order=180,
     label=lambda r: r.source,
     legend=(
-        "Share of the source's summed activations; of a subcategory, of its category's. 95 % intervals: bootstrap by "
-        "layer, by feature for latents (linearised above 2,000). By layer and projection: --format json."
+        "Share of the source's summed activations; of a subcategory, of its category's. 95 % intervals: bootstrap-t "
+        "by layer (Student's t below 8), by feature for latents (linearised above 2,000). By layer and "
+        "projection: --format json."
     ),
     blocks=_blocks,
     preview=lambda connection, run_id: densities(connection, run_id, ()),

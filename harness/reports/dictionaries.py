@@ -178,8 +178,8 @@ REPORT = Report[DictionaryRow](
         "FVU: share of variance unexplained, 0 is perfect. KL recovered = 1 - KL(adapter || adapter with its scalars "
         "replaced by the reconstruction) / KL(adapter || base): 100 % is a perfect splice, 0 % is as far as the base "
         "model; below it the first of these KLs, per token. Stability: mean cosine of latents matched with those of "
-        "another seed. Bars: alive latents by density (active tokens per token), 1e-6 to 1. 95 % intervals: bootstrap "
-        "over documents (stability: over latents). Frontier: none of the others is both sparser and closer."
+        "another seed. Bars: alive latents by density (active tokens per token), 1e-6 to 1. 95 % intervals: "
+        "bootstrap-t over documents (stability: over latents). Frontier: none of the others is both sparser and closer."
     ),
     picture=_frontier,
 )

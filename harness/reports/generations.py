@@ -128,6 +128,6 @@ REPORT = Report[GenerationRow](
         "answers: items x k, the answers to each. avg@k: mean score; pass@k: chance that one of k is right, unbiased "
         "(1 to k: --format json). unanswered: no answer was found in them. unfinished: cut by the token limit. "
         "looping: ends in one unit over and over. tokens: median, prompt left out. 95 % intervals: Wilson; where items "
-        "have several answers bootstrap over items, shares at least as wide as Wilson's."
+        "have several answers bootstrap-t over items, of shares Wilson at the effective n."
     ),
 )

@@ -112,7 +112,8 @@ REPORT = Report[GraderRow](
     legend=(
         "against the rules: answers that they reject and the grader accepts, and the other way round. agreement: of "
         "the verdicts. by order: asked with the gold answer first and last, it contradicted itself. Where there is no "
-        "verdict the rules' score stands. 95 % intervals: Wilson; bootstrap over items where they have several answers."
+        "verdict the rules' score stands. 95 % intervals: Wilson; bootstrap-t over items where they have several "
+        "answers."
     ),
     blocks=_by_grader,
 )

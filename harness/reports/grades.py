@@ -20,7 +20,7 @@ class GradeRow:
     """The share of a source's features with one grade, or with one reason for having none.
 
     `n_features` is the denominator: all that were to be graded, failures included, dead ones (`n_dead`) not. 95 %
-    interval by bootstrap over layers, Wilson's at least.
+    interval: Wilson's at the effective n of features that come in layers.
     """
 
     source: str
@@ -83,8 +83,8 @@ REPORT = Report[GradeRow](
     "explanations",
     order=140,
     legend=(
-        "Failed gradings stay in the denominator, dead features are counted beside it. 95 % intervals: bootstrap by "
-        "layer, Wilson at least."
+        "Failed gradings stay in the denominator, dead features are counted beside it. 95 % intervals: Wilson at the "
+        "effective n, layers being clusters, with Student's quantile."
     ),
     after=("grade-tests",),
 )

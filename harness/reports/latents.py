@@ -119,7 +119,7 @@ REPORT = Report[LatentRow](
     label=lambda r: r.source,
     legend=(
         "The latent's contribution is taken out of the adapter's scalars; what the dictionary does not explain stays. "
-        "KL(adapter || adapter without it) per held-out token; 95 % intervals by bootstrap over documents."
+        "KL(adapter || adapter without it) per held-out token; 95 % intervals by bootstrap-t over documents."
     ),
     blocks=_blocks,
 )

@@ -104,9 +104,9 @@ REPORT = Report[ScoreRow](
     order=170,
     label=lambda r: r.source,
     legend=(
-        "Means over features, 95 % intervals clustered by layer. Chance is 0.5; of finding the intruder among five "
-        "contexts, 0.2 (contexts: tests). Half of the negatives hold a token that the feature fires on, where there "
-        "are such. What is not answered counts as wrong."
+        "Means over features; 95 % intervals bootstrap-t by layer (Student's t below 8). Chance is 0.5; of finding the "
+        "intruder among five contexts, 0.2 (contexts: tests). Half of the negatives hold a token that the feature "
+        "fires on, where there are such. What is not answered counts as wrong."
     ),
     blocks=_blocks,
 )

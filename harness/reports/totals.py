@@ -100,7 +100,7 @@ REPORT = Report[TotalRow](
     order=80,
     label=lambda r: r.group,
     legend=(
-        "Nats per token, 95 % intervals by bootstrap over documents. The sum and the joint KL differ where components "
-        "interact; the joint one is of the plugin groups, on documents of its own."
+        "Nats per token, 95 % intervals by bootstrap-t over documents. The sum and the joint KL differ where "
+        "components interact; the joint one is of the plugin groups, on documents of its own."
     ),
 )

@@ -19,7 +19,7 @@ import torch
 
 from harness.model.components import Component
 from harness.model.taps import component_sites, tap
-from harness.stats import Estimate
+from harness.stats import Estimate, ratio_over_documents
 
 from .divergence import Divergence
 from .documents import Texts
@@ -58,41 +58,29 @@ class Probes:
     Attributes:
         gradients: G of each document, probe and component.
         components: their names.
-        n_tokens: tokens of all documents.
+        n_tokens: tokens of each document.
     """
 
     gradients: Float[np.ndarray, "document probe component"]
     components: tuple[str, ...]
-    n_tokens: int
+    n_tokens: Sequence[int]
 
     @property
     def n_draws(self) -> int:
         """Squares that an estimate averages."""
         return self.gradients.shape[0] * self.gradients.shape[1]
 
-    def estimate(self, off: Sequence[Component], level: float = 0.95) -> Estimate:
-        """KL in nats per token of switching these off, with a chi-squared interval.
+    def estimate(self, off: Sequence[Component], *, seed: int = 0, level: float = 0.95) -> Estimate:
+        """KL in nats per token of switching these off, to second order.
 
-        The interval is of the probes' randomness on these documents, not of the choice of documents. G is normal with a
-        variance of its own in each document, so the estimate is a sum of scaled chi-squared variables, with Welch and
-        Satterthwaite's degrees of freedom. Simulated coverage of 95 % with 4 probes: 95 to 98 % for documents that
-        differ up to a hundredfold, 93 % where one document is everything; corrections for the variances being
-        estimated fell to 87 %.
+        The interval is of the documents, as that of a measured KL, and of the probes' randomness at once: what a
+        document's probes average is its KL with an error of its own, and both spread what documents give. It does not
+        hold what the second order leaves out.
         """
-        from scipy.special import chdtri
-
         names = {c.name for c in off}
         where = [i for i, name in enumerate(self.components) if name in names]
         squares = self.gradients[:, :, where].sum(-1) ** 2
-        R = squares.shape[1]  # probes
-        variance = squares.mean(1)
-        estimate = float(variance.sum() / 2 / self.n_tokens)
-        if estimate == 0.0:
-            return Estimate(0.0, 0.0, 0.0)
-        freedom = R * float(variance.sum()) ** 2 / float((variance**2).sum())
-        # chdtri inverts the survival function.
-        low, high = chdtri(freedom, (1 - level) / 2), chdtri(freedom, (1 + level) / 2)
-        return Estimate(estimate, estimate * freedom / float(low), estimate * freedom / float(high))
+        return ratio_over_documents(squares.mean(1) / 2, self.n_tokens, seed=seed, level=level)
 
 
 @dataclass(frozen=True)
@@ -129,7 +117,7 @@ def gathered(gradients: Gradients, components: Sequence[Component], texts: Texts
     together = np.zeros((len(texts.ids), n_probes, len(components)))
     for piece, of_piece in gradients:
         together[list(piece.documents)] = of_piece
-    return Probes(together, tuple(c.name for c in components), int(texts.n_tokens.sum()))
+    return Probes(together, tuple(c.name for c in components), texts.n_tokens.sum(1).tolist())
 
 
 def probe(

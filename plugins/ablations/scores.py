@@ -127,7 +127,7 @@ class Scorer:
         return self.score(
             cell,
             method="fisher",
-            kl_nats=self.probes.estimate(cell.off),
+            kl_nats=self.probes.estimate(cell.off, seed=self._run.seed),
             reason="estimated by Fisher probes, not measured",
         )
 
@@ -156,7 +156,10 @@ class Scorer:
     def score(self, cell: Cell, *, estimate: bool = True, **values: Any) -> AblationScore:
         """A record of a cell with these values, and with the probes' estimate unless it has no meaning here."""
         if estimate and self.probes is not None:
-            values |= {"fisher_nats": self.probes.estimate(cell.off), "n_draws": self.probes.n_draws}
+            values |= {
+                "fisher_nats": self.probes.estimate(cell.off, seed=self._run.seed),
+                "n_draws": self.probes.n_draws,
+            }
         return AblationScore(
             item=cell.item,
             scope=cell.scope,

@@ -15,8 +15,8 @@ from harness.testing import tiny_traces
 from harness_plugins.ablations.cells import group_cells
 
 
-def documents(subject: Subject) -> list[Any]:
-    return [subject.chat.document(subject.tokenizer, trace) for trace in tiny_traces(6)]
+def documents(subject: Subject, n: int = 6) -> list[Any]:
+    return [subject.chat.document(subject.tokenizer, trace) for trace in tiny_traces(n)]
 
 
 def test_it_equals_the_brute_force(wide: Subject, brute_force: Any) -> None:
@@ -31,7 +31,7 @@ def test_it_equals_the_brute_force(wide: Subject, brute_force: Any) -> None:
 
 
 def test_nothing_switched_off_is_0_and_the_seed_decides_the_interval(subject: Subject) -> None:
-    texts, layer = documents(subject), [c for c in subject.components if c.layer == 1]
+    texts, layer = documents(subject, 9), [c for c in subject.components if c.layer == 1]
     assert measure_kl(subject, texts, []).value == 0.0
     assert measure_kl(subject, texts, layer, seed=1) == measure_kl(subject, texts, layer, seed=1)
     assert measure_kl(subject, texts, layer, seed=1) != measure_kl(subject, texts, layer, seed=2)

@@ -116,7 +116,7 @@ def _figure1(rows: Sequence[CategoryRow], theme: Theme) -> Iterator[Picture]:
         of_interpreter = [r for r in rows if r.interpreter == interpreter]
         caption = (
             f"Share of each source's features per category, categorised by {interpreter or 'unknown'}. "
-            "95 % intervals: bootstrap by layer, Wilson at least. Failures stay in n."
+            "95 % intervals: Wilson at the effective n, layers being clusters. Failures stay in n."
         )
         yield Picture(interpreter, "Categories by source", caption, categories_figure(of_interpreter, theme))
 
@@ -163,7 +163,7 @@ def _figure3(rows: Sequence[ComponentRow], theme: Theme) -> Iterator[Picture]:
             continue
         n_tokens, n_documents = max(r.n_tokens for r in switched_off), max(r.n_documents for r in switched_off)
         caption = (
-            f"KL(adapter || ablated) in nats per token with whole layers (bars, 95 % intervals by bootstrap over "
+            f"KL(adapter || ablated) in nats per token with whole layers (bars, 95 % intervals by bootstrap-t over "
             f"documents) and single components (cells) set to {mode}; {n_tokens:,} tokens of {n_documents:,} documents."
         )
         yield Picture(mode, f"Components set to {mode}", caption, components_figure(switched_off, theme, mode=mode))
@@ -172,7 +172,7 @@ def _figure3(rows: Sequence[ComponentRow], theme: Theme) -> Iterator[Picture]:
 def _frontier(rows: Sequence[DictionaryRow], theme: Theme) -> Iterator[Picture]:
     tokens, documents = max(r.n_tokens for r in rows), max(r.n_documents for r in rows)
     caption = (
-        f"FVU (0 is perfect, 1 is the mean; 95 % intervals by bootstrap over documents) against L0, on {tokens:,} "
+        f"FVU (0 is perfect, 1 is the mean; 95 % intervals by bootstrap-t over documents) against L0, on {tokens:,} "
         f"tokens of {documents:,} held-out documents."
     )
     yield Picture(None, "Dictionaries: FVU by L0", caption, frontier_figure(rows, theme))

@@ -103,7 +103,7 @@ def paper_names(connection: Connection, run_id: int) -> dict[str, str]:
 
 
 def mean_score(scores: Sequence[float]) -> Estimate:
-    """Mean score with a 95 % interval: Wilson for right and wrong, bootstrap over items for averages of repeats."""
+    """Mean score with a 95 % interval: Wilson for right and wrong, bootstrap-t over items for averages of repeats."""
     if all(s in (0.0, 1.0) for s in scores):
         return stats.share(int(sum(scores)), len(scores))
     return stats.ratio_over_documents(scores, [1.0] * len(scores))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
-from math import factorial
+from math import factorial, hypot, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ from harness.contract.context import RunContext
 from harness.contract.stages import Ablation
 from harness.errors import ModelError
 from harness.records import AblationScore, Trace
-from harness.stats import Estimate, ratio_over_documents
+from harness.stats import Estimate, ratio_over_documents, t_quantile
 
 from ..cells import Cell, block_cells, projection_cells
 from ..scores import Scorer
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 
 Set = frozenset[int]
-_RESAMPLES = 2000
 
 
 class _Values:
@@ -149,18 +148,11 @@ def _exact_shares(values: _Values) -> Float[np.ndarray, "player document"]:
 
 
 def _interval(added: Float[np.ndarray, "order document"], n_tokens: np.ndarray, seed: int) -> Estimate:
-    """Mean per token, with a bootstrap over documents and over (pairs of) orders at once."""
-    if len(added) == 1:
-        return ratio_over_documents(added[0], n_tokens, seed=seed)
-    M, D = added.shape  # orders, documents
-    estimate = float(added.mean(0).sum() / n_tokens.sum())
-    if D == 1:
-        return Estimate(estimate, float("-inf"), float("inf"))
-    generator = np.random.default_rng(seed)
-    means = []
-    for _ in range(_RESAMPLES):
-        documents = generator.integers(0, D, D)
-        rows = added[generator.integers(0, M, M)]
-        means.append(rows.mean(0)[documents].sum() / n_tokens[documents].sum())
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(estimate, min(float(low), estimate), max(float(high), estimate))
+    """Mean per token: bootstrap-t over documents, with the error over (pairs of) orders added in squares."""
+    over_documents = ratio_over_documents(added.mean(0), n_tokens, seed=seed)
+    value, M = over_documents.value, len(added)  # orders
+    if M == 1:
+        return over_documents
+    half = t_quantile(0.95, M - 1) * float((added.sum(1) / n_tokens.sum()).std(ddof=1)) / sqrt(M)
+    low, high = hypot(value - over_documents.low, half), hypot(over_documents.high - value, half)
+    return Estimate(value, value - low, value + high, over_documents.n)
