@@ -7,12 +7,14 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from harness import __version__
-from harness.errors import HarnessError, UsageError, Waiting, masked_url
+from harness.errors import HarnessError, UsageError, masked_url
 from harness.render.commands import figures, report, sql
 from harness.render.dashboard.command import dashboard
 from harness.render.dictionary_command import dictionary
@@ -21,6 +23,7 @@ from harness.scaffold.command import new_plugin
 from harness.startup import prepare
 
 if TYPE_CHECKING:
+    from harness.study.display import RunSummary
     from harness.study.manager import Manager
     from harness.study.registry import Registry
 
@@ -93,6 +96,7 @@ def _load(ctx: click.Context) -> tuple[Registry, Manager]:
 Examples:
   harness run --plugin rank1-lora
   harness run --plugin rank1-lora --dry-run
+  harness run --plugin rank1-lora --seeds 0-4
   harness run --plugin rank1-lora --set rank1-lora.rank=4 --set features.documents=200
   harness run --plugin rank1-lora --only interpret --provider openai:gpt-5-mini --max-cost 5
   harness run --plugin rank1-lora --provider openai:gpt-5-mini --provider judge=anthropic:MODEL
@@ -131,7 +135,14 @@ Examples:
     "--artifacts", default="artifacts", show_default=True, metavar="DIR", help="Checkpoints, activations, dictionaries."
 )
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the run; part of every key."
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Seed of the run; part of the keys of what depends on it.",
+)
+@click.option(
+    "--seeds", metavar="LIST", help="A run per seed, e.g. 0-4 or 0,3,7; what depends on no seed is done once."
 )
 @click.option("--device", default="auto", show_default=True, help="torch device; auto is the first GPU, else the CPU.")
 @click.option(
@@ -162,58 +173,59 @@ Examples:
 def run(
     ctx: click.Context, target: str, preset: str | None, pairs: Sequence[str], provider: Sequence[str],
     max_cost: float | None, max_calls: int | None, llm_batch: bool, accept_failed: bool, url: str, artifacts: str,
-    seed: int, device: str, executor: str, ray_address: str | None, ray_workers: int | None, jobs: int | None,
-    only: Sequence[str], dry_run: bool, force: bool,
+    seed: int, seeds: str | None, device: str, executor: str, ray_address: str | None, ray_workers: int | None,
+    jobs: int | None, only: Sequence[str], dry_run: bool, force: bool,
 ) -> None:  # fmt: skip
     """Run a study (or one plugin). Steps that are done are skipped; a killed run goes on where it was."""
     from pathlib import Path
 
     from harness.contract.session import Session
     from harness.render.live import LiveDisplay
+    from harness.render.outcome import finish, run_and_tell
     from harness.render.plan import print_plan
     from harness.render.plugins import left_out
     from harness.store.writer import Store
     from harness.study.plan import make_plan, parse_settings
     from harness.study.ray import open_executor
     from harness.study.runner import Runner
+    from harness.study.seeds import parse_numbers, run_seeds
 
     console = make_console(stderr=True)
+    if seeds is not None and ctx.get_parameter_source("seed") is not ParameterSource.DEFAULT:
+        raise UsageError("--seed and --seeds: give one of them")
+    numbers = (seed,) if seeds is None else parse_numbers(seeds, "--seeds")
     registry, manager = _load(ctx)
     for sentence in left_out(manager):
         console.print(sentence)
     settings = parse_settings(pairs)
-    plan = make_plan(
-        registry, manager, target, preset=preset, settings=settings, seed=seed, only=only, provider=provider
-    )
+    plans = {
+        n: make_plan(registry, manager, target, preset=preset, settings=settings, seed=n, only=only, provider=provider)
+        for n in numbers
+    }
+    session = Session(max_calls=max_calls, max_cost_usd=max_cost, batch=llm_batch)
+    fresh: set[str] = set()
+    code = 0
     with Store.open(url) as store, open_executor(executor, device, ray_address, ray_workers) as workers:
-        session = Session(max_calls=max_calls, max_cost_usd=max_cost, batch=llm_batch)
-        display = LiveDisplay(console, session)
-        runner = Runner(
-            plan, manager, store, Path(artifacts), device=device, force=force, display=display, llm=session,
-            accept_failed=accept_failed, executor=workers, jobs=jobs,
-        )  # fmt: skip
-        runner.check(dry_run=dry_run)
+
+        def runner(number: int, display: LiveDisplay) -> Runner:
+            return Runner(
+                plans[number], manager, store, Path(artifacts), device=device, force=force, display=display,
+                llm=session, accept_failed=accept_failed, executor=workers, jobs=jobs, seeds=seeds, fresh=fresh,
+            )  # fmt: skip
+
+        def run_one(number: int) -> RunSummary:
+            display = LiveDisplay(console, session)
+            return run_and_tell(runner(number, display), display, console)
+
         if dry_run:
-            print_plan(plan, runner.pending(), make_console())
-            return
-        pending = runner.pending()
-        if not pending:
-            runner.run()
-            done = f"everything is done: {len(plan.steps)} steps in {store.name} (see: harness report)"
-            console.print(done, markup=False)
-            return
-        with display:
-            summary = runner.run()
-    n_done = summary.n_steps - summary.n_reused - len(summary.unfinished)
-    console.print(
-        f"run {summary.run_id}: {n_done} steps done, {summary.n_reused} reused, {summary.wall_s:.0f} s "
-        "(see: harness report)",
-        markup=False,
-    )
-    if summary.unfinished:
-        for name, why in summary.unfinished.items():
-            console.print(f"  not done: {name}: {why}", markup=False, highlight=False)
-        ctx.exit(Waiting.exit_code if summary.waiting else HarnessError.exit_code)
+            display = LiveDisplay(console)
+            print_plan([*plans.values()], {k for n in numbers for k in runner(n, display).planned()}, make_console())
+        elif seeds is None:
+            code = finish({seed: run_one(seed)}, {}, console)
+        else:
+            tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+            code = finish(*run_seeds(numbers, run_one, tell), console)
+    ctx.exit(code)
 
 
 @cli.group(invoke_without_command=True)

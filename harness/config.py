@@ -46,6 +46,10 @@ class Config(BaseModel):
         """sha256 (hex) of the canonical JSON of all fields."""
         return digest(self.model_dump(mode="json"))
 
+    def on_base(self) -> bool:
+        """Whether a probe of these settings reads the base model alone, so that it needs no adapter."""
+        return False
+
     def reads(self) -> tuple[str, ...]:
         """Folders from outside the study that a result depends on: what is in them is part of the step's key."""
         return ()

@@ -75,6 +75,8 @@ class Registration(Generic[T_co]):
         version: part of every step's key: raise it when results change.
         scores: whether an interpreter also answers scoring tests (`Scorer`).
         asks_llm: whether an interpreter asks a provider; `--provider` chooses those that do.
+        seeded: False where the result does not depend on the step's seed (an interpreter: its explanations); the runs
+            of several seeds share the step where they share what it reads.
         needs: names of plugins whose output this one reads (a dictionary needs its probe).
         fits: False for a dictionary learner that opens what was fitted elsewhere: there is no second fit.
         baseline: a dictionary that others are judged beside: scored like them, not explained unless asked.
@@ -86,6 +88,7 @@ class Registration(Generic[T_co]):
     summary: str
     version: str = "1"
     needs: tuple[str, ...] = ()
+    seeded: bool = True
     asks_llm: bool = False
     scores: bool = False
     fits: bool = True

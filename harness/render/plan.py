@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich import box
 from rich.console import Console
@@ -18,33 +18,49 @@ from harness.study.steps import estimate
 _SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def print_plan(plan: Plan, pending: Sequence[str], console: Console) -> None:
-    """Print the plan with the cost of what is to do.
+def print_plan(plans: Sequence[Plan], pending: Collection[str], console: Console) -> None:
+    """Print the plan of one seed or of several, with the cost of what is to do; steps that seeds share are one.
+
+    Args:
+        plans: one per seed, otherwise alike.
+        pending: keys of the steps that are not done.
+        console: where to.
 
     Raises:
         DataError: the traces cannot be read.
     """
-    costs = estimate(plan)
-    title = f"Plan of {plan.name}, preset {plan.preset or 'none'}, seed {plan.seed}"
+    plan, costs = plans[0], estimate(plans[0])  # a seed changes no cost
+    seeds = f"seed {plan.seed}" if len(plans) == 1 else f"seeds {', '.join(str(p.seed) for p in plans)}"
+    title = f"Plan of {plan.name}, preset {plan.preset or 'none'}, {seeds}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
     table.add_column("step", overflow="fold")
     table.add_column("key", no_wrap=True)
     for name in ("tokens", "FLOP", "GPU-h", "disk", "LLM"):
         table.add_column(name, justify="right", no_wrap=True)
-    to_do = [step for step in plan.steps if step.name in pending]
+    to_do: list[Cost] = []
     for step in plan.steps:
-        done = [Text("done", style="green"), *["-"] * 4]
-        table.add_row(Text(step.name), step.key[:8], *(_cells(costs[step.name]) if step in to_do else done))
-    whole = total(costs[step.name] for step in to_do)
+        keys = dict.fromkeys(p.step(step.name).key for p in plans)
+        left = [costs[step.name] for key in keys if key in pending]
+        cells = _cells(total(left)) if left else [Text("done", style="green"), *["-"] * 4]
+        many = f" ({_of(len(left), len(keys))} seeds)" if len(keys) > 1 else ""
+        table.add_row(Text(step.name + many), step.key[:8] if len(keys) == 1 else f"{len(keys)} keys", *cells)
+        to_do += left
+    whole = total(to_do)
     table.add_section()
     table.add_row("total to do", "", *_cells(whole))
     console.print(_subject(plan), markup=False, highlight=False)
     console.print(table)
-    console.print(f"{len(pending)} of {len(plan.steps)} steps to do", markup=False)
+    n_steps = len({step.key for p in plans for step in p.steps})
+    shared = f"; {sum(s.shared for s in plan.steps)} are shared by the seeds and counted once" if len(plans) > 1 else ""
+    console.print(f"{len(to_do)} of {n_steps} steps to do{shared}", markup=False)
     for line in _notes(whole):
         console.print(line, markup=False, highlight=False)
     if whole.unknown:
         console.print(f"Missing: {whole.unknown}.", markup=False)
+
+
+def _of(n: int, total: int) -> str:
+    return str(n) if n in (0, total) else f"{n} of {total}"
 
 
 def _notes(whole: Cost) -> list[str]:

@@ -19,6 +19,8 @@ class StudyRun(Record):
     """Its preset."""
     seed: int
     """The run's seed."""
+    seeds: str | None
+    """All seeds of the command that the run is one of (`--seeds`); NULL where it has one."""
     model: str | None
     """The base model, by path or hub id."""
     device: str | None
@@ -50,6 +52,8 @@ class Step(Record):
 
     key: str
     """sha256 of its settings, its inputs' keys and the data."""
+    recipe: str | None
+    """The same without the seed: two steps of one recipe differ by the seed at most."""
     name: str
     """E.g. `ablate/leave-one-out`."""
     stage: str

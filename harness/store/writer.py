@@ -150,6 +150,7 @@ class Store:
         device: str | None = None,
         model: str | None = None,
         paper_benchmarks: Mapping[str, str] | None = None,
+        seeds: str | None = None,
     ) -> int:
         """Store that a run begins; returns its id.
 
@@ -161,11 +162,13 @@ class Store:
             device: as asked for, e.g. `auto`.
             model: the base model, in words.
             paper_benchmarks: our benchmark -> the paper's (see `harness.store.claims`), for the column beside ours.
+            seeds: all seeds of the command, where it has several.
         """
         values = {
             "study": study,
             "preset": preset,
             "seed": seed,
+            "seeds": seeds,
             "model": model,
             "device": device,
             "argv": " ".join(provenance.argv),
@@ -217,6 +220,7 @@ class Store:
         device: str | None = None,
         engine: str | None = None,
         artifact: str | None = None,
+        recipe: str | None = None,
         restart: bool = False,
     ) -> tuple[int, frozenset[str]]:
         """Store that a step begins; an attempt that did not finish is taken up again.
@@ -237,6 +241,7 @@ class Store:
             device: torch device.
             engine: what computes: backend, version and dtype.
             artifact: its folder, relative to the artefact folder.
+            recipe: the key without the seed.
             restart: forget what earlier attempts stored, also that of a finished one.
 
         Returns:
@@ -246,7 +251,8 @@ class Store:
             ResultsError: the step is done already and `restart` is not set.
         """
         values = {
-            "key": key, "name": name, "stage": stage, "kind": kind, "plugin": plugin, "plugin_version": plugin_version,
+            "key": key, "recipe": recipe, "name": name, "stage": stage, "kind": kind, "plugin": plugin,
+            "plugin_version": plugin_version,
             "config_json": dict(config), "inputs_json": list(inputs), "seed": seed, "device": device, "engine": engine,
             "git_sha": provenance.git_sha, "git_dirty": provenance.git_dirty, "artifact": artifact,
             "status": "running", "reason": None, "output_json": None, "started_at": now(), "finished_at": None,

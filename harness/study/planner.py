@@ -1,7 +1,8 @@
 """What a kind of step declares, and the planner that puts a study's steps in order.
 
 A step's key is the sha256 of everything its result depends on: kind, plugin, plugin version, config, seed, model, data,
-chat format, and the keys of the steps it reads. A key that is done is never run again.
+chat format, and the keys of the steps it reads. A key that is done is never run again. A step that does not depend on
+the seed has the key of seed 0, so that the runs of all seeds share it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class StepKind:
         asks_llm: whether the harness itself asks an LLM for it. Where its plugin asks one, it does so anyway.
         on_executor: whether its passes through the model run in the executor's workers.
         memory_bytes: what its weights need on the device; None where it loads no model.
+        seeded: whether the harness's own part of it draws with the seed; else its plugin says.
         memory_cure: what else helps where they do not fit; `{plugin}` is the plugin's name.
         checks: what is looked at before a run with such a step begins; the flag says whether only a plan is wanted.
     """
@@ -55,6 +57,7 @@ class StepKind:
     in_worker: bool = False
     asks_llm: bool = False
     on_executor: bool = False
+    seeded: bool = True
     memory_bytes: Callable[[Step, Plan, ModelSize], float] | None = None
     memory_cure: str = ""
     checks: tuple[Callable[[Plan, bool], None], ...] = ()
@@ -123,25 +126,42 @@ class Planner:
         full = "/".join(filter(None, (kind.name, name, suffix)))
         if full in self.steps:
             return full
+        config, plugin = self.config(kind, name), self.manager.offer(name).registration
+        seeded = kind.seeded or plugin.seeded
+        return self.add(full, kind, name, config, inputs, [plugin.version, settings], seeded=seeded)
+
+    def config(self, kind: StepKind, name: str) -> Config:
+        """The settings of a plugin that does a kind of step.
+
+        Raises:
+            UnknownName: no such plugin, or it is of another stage.
+            UsageError: its settings make a grid or are wrong.
+        """
         self.refuse_other_stage(name, kind.stage)
         layers = self.layers_of(name)
         refuse_grid(self.manager, name, layers, PLURALS[kind.stage])
-        config = self.manager.config(name, *layers)
-        version = self.manager.offer(name).registration.version
-        return self.add(full, kind, name, config, inputs, [version, settings])
+        return self.manager.config(name, *layers)
 
     def add(
         self, name: str, kind: StepKind, plugin: str | None, config: Config, inputs: tuple[str, ...],
-        settings: object, variant: str | None = None,
+        settings: object, variant: str | None = None, *, seeded: bool = True,
     ) -> str:  # fmt: skip
-        """Add a step; its key hashes all that its result depends on. Returns its name."""
-        hashed = [
-            kind.name, plugin, config.model_dump(mode="json"), settings, self.seed, self._world,
-            [self.steps[i].key for i in inputs], *filter(None, map(folder_fingerprint, config.reads())),
-        ]  # fmt: skip
+        """Add a step; its key hashes all that its result depends on. Returns its name.
+
+        A step that is not `seeded` (draws nothing with the seed), and reads only what no seed made, counts as seed 0's.
+        """
+        read = [self.steps[i] for i in inputs]
+        shared = not seeded and all(step.shared for step in read)
+        seed = 0 if shared else self.seed
+        what = [kind.name, plugin, config.model_dump(mode="json"), settings]
+        folders = list(filter(None, map(folder_fingerprint, config.reads())))
+        key = digest([*what, seed, self._world, [step.key for step in read], *folders])
+        recipe = digest([*what, None, self._world, [step.recipe for step in read], *folders])
         # The cells of a grid share their seed: they differ by what is swept, not by luck.
-        step_seed = int(digest([self.seed, name.partition("@")[0]])[:7], 16)
-        self.steps[name] = Step(name, kind.stage, kind.name, plugin, config, inputs, digest(hashed), step_seed, variant)
+        step_seed = int(digest([seed, name.partition("@")[0]])[:7], 16)
+        self.steps[name] = Step(
+            name, kind.stage, kind.name, plugin, config, inputs, key, step_seed, variant, shared, recipe
+        )
         return name
 
     def layers_of(self, plugin: str) -> list[Mapping[str, object]]:

@@ -81,6 +81,8 @@ class Runner:
         accept_failed: bool = False,
         executor: Executor | None = None,
         jobs: int | None = 1,
+        seeds: str | None = None,
+        fresh: set[str] | None = None,
     ) -> None:
         """Nothing runs yet.
 
@@ -97,6 +99,8 @@ class Runner:
             accept_failed: a step is done though LLM calls failed that may succeed when they are asked again.
             executor: where maps over shards run; None is this process.
             jobs: 2 for a worker process that does steps beside this one; None is what suits the plan and machine.
+            seeds: all seeds of the command, where it has several.
+            fresh: keys of the steps that the command did; `force` does none of them again. The run adds its own.
         """
         self.plan, self.manager, self.store, self.artifacts = plan, manager, store, artifacts.resolve()
         store.accept(manager.records(load=False))  # of the plan's plugins: planning has loaded them
@@ -106,7 +110,7 @@ class Runner:
         self.provenance = provenance or collect()
         self.folders = {s.name: self.artifacts / folder_name(s) for s in plan.steps}
         self.state = RunState(plan, manager, self.folders, self._stored)
-        self._jobs = jobs
+        self._jobs, self._seeds, self._fresh = jobs, seeds, set() if fresh is None else fresh
         self._worker: WorkerProcess | None = None
         self._in_worker: _RunningStep | None = None
         self._failed_in_worker: set[str] = set()
@@ -132,6 +136,15 @@ class Runner:
             self.state.traces()
             check_device(self.plan, pending, self.device())
 
+    def planned(self) -> set[str]:
+        """Keys of the steps that would run; nothing but the plan is looked at.
+
+        Raises:
+            HarnessError: see `check`.
+        """
+        self.check(dry_run=True)
+        return {self.plan.step(name).key for name in self.pending()}
+
     def pending(self) -> list[str]:
         """Names of the steps that would run."""
         return [s.name for s in self.plan.steps if self._outputs_before(s) is None]
@@ -149,6 +162,7 @@ class Runner:
                 study=self.plan.name,
                 preset=self.plan.preset,
                 seed=self.plan.seed,
+                seeds=self._seeds,
                 device=self._wanted_device,
                 provenance=self.provenance,
                 model=self.plan.study.model.path,
@@ -309,6 +323,8 @@ class Runner:
         step = running.step
         outputs = self.state.outputs.get(step.name, {}) if status == "done" else {}
         output = portable(outputs, self.artifacts, inventory(self.folders[step.name], outputs))
+        if status == "done":
+            self._fresh.add(step.key)
         self.store.finish_step(running.step_id, status=status, reason=reason or None, wall_s=wall_s, output=output)
         self.display.end(step.name, status, wall_s)
         finished = StepFinished(step.name, step.key, status, wall_s, reason or None)
@@ -388,7 +404,8 @@ class Runner:
             step: the step.
             contents: compare the files' contents, not only their sizes.
         """
-        row = None if self.force else self.store.find_step(step.key)
+        forced = self.force and step.key not in self._fresh
+        row = None if forced else self.store.find_step(step.key)
         if row is None or row.status != "done" or step.name in self._damaged:
             return None
         output = row.output or {}
@@ -404,6 +421,7 @@ class Runner:
     def _describe(self, step: Step) -> dict[str, Any]:
         return {
             "key": step.key,
+            "recipe": step.recipe,
             "name": step.name,
             "stage": step.stage,
             "kind": step.kind,

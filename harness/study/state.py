@@ -128,8 +128,9 @@ class RunState:
         return self.subject(checkpoint, device)
 
     def reading_subject(self, step: Step, device: str) -> Subject:
-        """The same, with the format of the text that probes read."""
-        subject, chat = self.adapter_subject(step, device), self.plan.study.read_chat
+        """The same, or the base for a step that reads nothing else; with the format of the text that probes read."""
+        subject = self.adapter_subject(step, device) if step.inputs else self.subject(None, device)
+        chat = self.plan.study.read_chat
         return subject if chat is None else replace(subject, chat=chat, chat_hash=chat.hash(subject.tokenizer))
 
     def activations(self, step: Step) -> ActivationSet:

@@ -25,6 +25,8 @@ class Step:
         key: sha256 of all that its result depends on (`harness.study.planner`).
         seed: derived from the run's seed and the name.
         variant: for evaluations, which model.
+        shared: whether runs of all seeds share it: neither it nor what it reads depends on the run's seed.
+        recipe: the key without the seed: two steps of one recipe differ by the seed at most.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Step:
     key: str
     seed: int
     variant: str | None = None
+    shared: bool = False
+    recipe: str = ""
 
     @property
     def label(self) -> str:

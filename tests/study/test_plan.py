@@ -39,8 +39,41 @@ def test_inputs_come_before_what_reads_them_and_every_stage_is_there() -> None:
 
 
 def test_the_same_plan_has_the_same_keys_and_another_seed_has_others() -> None:
-    assert keys(plan()) == keys(plan())
-    assert not set(keys(plan()).values()) & set(keys(plan(seed=1)).values())
+    first, other = plan(), plan(seed=1)
+    assert keys(first) == keys(plan())
+    shared = {s.name for s in first.steps if s.key in keys(other).values()}
+    assert shared == {"evaluate/base", "probe/mlp-neurons", "interpret/lexical/mlp-neurons"}
+    assert shared == {s.name for s in first.steps if s.shared}
+    assert all(s.seed == other.step(s.name).seed for s in first.steps if s.shared)
+    assert [s.recipe for s in first.steps] == [s.recipe for s in other.steps]
+
+
+@pytest.mark.parametrize(
+    ("settings", "no_longer"),
+    [
+        ({"evaluate": {"temperature": 0.7}}, {"evaluate/base"}),
+        ({"evaluate": {"benchmarks": ["gsm8k"]}}, {"evaluate/base"}),
+        ({"mlp-neurons": {"adapter": True}}, {"probe/mlp-neurons", "interpret/lexical/mlp-neurons"}),
+    ],
+    ids=["sampled answers", "a task that may sample", "neurons with the adapter on"],
+)
+def test_what_begins_to_depend_on_the_seed_is_not_shared_any_more(
+    settings: dict[str, dict[str, object]], no_longer: set[str]
+) -> None:
+    before = {s.name for s in plan().steps if s.shared}
+    assert before - {s.name for s in plan(settings=settings).steps if s.shared} == no_longer
+
+
+def test_an_adapter_from_elsewhere_is_read_once_for_all_seeds(tmp_path: Path) -> None:
+    settings = {"pretrained-adapter": {"path": str(tmp_path)}}
+    shared = {s.name for s in plan("existing-adapter", settings=settings).steps if s.shared}
+    assert {"train/pretrained-adapter", "probe/adapter-activations"} <= shared
+    assert "probe/random-directions" not in shared, "its vectors are drawn with the seed"
+
+
+def test_another_setting_is_another_recipe_whatever_the_seed() -> None:
+    one, other = plan(), plan(seed=3, settings={"data": {"limit": 50}})
+    assert not {s.recipe for s in one.steps} & {s.recipe for s in other.steps if s.name != "evaluate/base"}
 
 
 def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None:
@@ -130,7 +163,9 @@ def test_a_single_plugin_is_planned_with_what_it_needs() -> None:
         "learn/batch-topk",
         "judge/batch-topk",
     ]
-    assert [s.name for s in plan("mlp-neurons").steps] == ["train/rank1-lora", "probe/mlp-neurons"]
+    assert [s.name for s in plan("mlp-neurons").steps] == ["probe/mlp-neurons"], "it reads the base alone"
+    with_adapter = plan("mlp-neurons", settings={"mlp-neurons": {"adapter": True}})
+    assert [s.name for s in with_adapter.steps] == ["train/rank1-lora", "probe/mlp-neurons"]
     assert [s.name for s in plan("full-finetune").steps] == ["train/full-finetune"]
     whole = keys(plan())
     for name, key in keys(plan("batch-topk")).items():

@@ -55,11 +55,21 @@ def _plan(planner: Planner) -> None:
         checkpoints["full"] = (planner.reference,)
     for variant, inputs in checkpoints.items():
         settings = [planner.benchmarks, variant]
-        answered = planner.add(f"evaluate/{variant}", EVALUATE, None, evaluate, inputs, settings, variant)
+        name, seeded = f"evaluate/{variant}", _samples(evaluate)
+        answered = planner.add(name, EVALUATE, None, evaluate, inputs, settings, variant, seeded=seeded)
         if GRADER in planner.llms:
             asked = [planner.llms[GRADER].identity(), PROMPT_VERSION]
             answers = planner.study.settings(AnswersConfig)
             planner.add(f"verify/{variant}", VERIFY, None, answers, (answered,), asked, variant)
+
+
+def _samples(evaluate: EvaluateConfig) -> bool:
+    """Whether answers may be drawn with the seed: at a temperature, or by a task that is not read before it runs."""
+    from harness.benchmarks.tasks import task_names
+
+    if evaluate.temperature is not None:
+        return evaluate.temperature > 0
+    return bool(evaluate.task_paths) or not set(evaluate.benchmarks) <= set(task_names())  # all of ours are greedy
 
 
 def _evaluate(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:

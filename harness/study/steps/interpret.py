@@ -292,7 +292,7 @@ def _recategorise_cost(step: Step, model: CostModel) -> Cost:
 
 
 PLANT = StepKind("plant", "interpret", _plant, n_features=_n_planted)
-INTERPRET = StepKind("interpret", "interpret", _interpret, cost=_interpret_cost)
+INTERPRET = StepKind("interpret", "interpret", _interpret, cost=_interpret_cost, seeded=False)
 SCORE = StepKind("score", "interpret", _score, cost=_score_cost)
 REGRADE = StepKind("regrade", "interpret", _regrade, cost=_regrade_cost)
 CATEGORISE = StepKind("categorise", "interpret", _categorise, cost=_categorise_cost)

@@ -59,7 +59,8 @@ def _add_cell(planner: Planner, learner: Registration[Any], cell: Cell, inputs: 
     config = planner.study.settings(JudgingConfig)
     label = learner.name + (f"@{cell.label}" if cell.label else "")
     fitting = [learner.version, [*reading_settings(planner), config.explains(learner)], label]
-    learned = planner.add(f"learn/{label}", LEARN, learner.name, cell.config, inputs, fitting)
+    name, seeded = f"learn/{label}", learner.seeded
+    learned = planner.add(name, LEARN, learner.name, cell.config, inputs, fitting, seeded=seeded)
     judging = [learner.version, config.model_dump(exclude={"explain_baselines"})]
     planner.add(f"judge/{label}", JUDGE, learner.name, cell.config, (learned, *inputs), judging)
     planner.sources += [learned] if config.explains(learner) else []
@@ -143,6 +144,6 @@ def _judge_cost(step: Step, model: CostModel) -> Cost:
     return model.forward(tokens * (3 + latents))
 
 
-LEARN = StepKind("learn", "learn", _learn, cost=_learn_cost, n_features=_n_latents, in_worker=True)
+LEARN = StepKind("learn", "learn", _learn, cost=_learn_cost, n_features=_n_latents, in_worker=True, seeded=False)
 JUDGE = StepKind("judge", "learn", _judge, cost=_judge_cost, in_worker=True, memory_bytes=model_bytes)
 STEPS = StageSteps((LEARN, JUDGE), _plan, {"judging": JudgingConfig})

@@ -37,7 +37,8 @@ def _plan(planner: Planner) -> None:
 
 def add_probe(planner: Planner, name: str) -> str:
     """Add the step of a probe; returns its name. Asked for twice, it is one step."""
-    return planner.plugin(PROBE, name, (planner.adapter,), reading_settings(planner))
+    inputs = () if planner.config(PROBE, name).on_base() else (planner.adapter,)
+    return planner.plugin(PROBE, name, inputs, reading_settings(planner))
 
 
 def reading_settings(planner: Planner) -> list[object]:
@@ -88,7 +89,7 @@ def _n_columns(step: Step, model: CostModel) -> int:
 
 
 PROBE = StepKind(
-    "probe", "probe", _execute, cost=_cost, in_worker=True, on_executor=True, memory_bytes=model_bytes,
+    "probe", "probe", _execute, cost=_cost, in_worker=True, on_executor=True, seeded=False, memory_bytes=model_bytes,
     n_features=lambda step, model: 2 * _n_columns(step, model),  # both signs
 )  # fmt: skip
 STEPS = StageSteps((PROBE,), _plan, {"features": FeaturesConfig})

@@ -58,7 +58,7 @@ def _memory_bytes(step: Step, plan: Plan, size: ModelSize) -> float:
 
 
 TRAIN = StepKind(
-    "train", "train", _execute, cost=_cost, in_worker=True, memory_bytes=_memory_bytes,
+    "train", "train", _execute, cost=_cost, in_worker=True, seeded=False, memory_bytes=_memory_bytes,
     memory_cure=", or --set {plugin}.processes=N --set {plugin}.fsdp=true",
 )  # fmt: skip
 STEPS = StageSteps((TRAIN,), _plan)

@@ -33,5 +33,6 @@ def harness_dictionaries() -> Sequence[Registration[DictionaryLearner]]:
             summary="a dictionary from a folder (SAELens, sparsify, dictionary_learning or the harness's own)",
             needs=("adapter-activations",),
             fits=False,
+            seeded=False,
         )
     ]

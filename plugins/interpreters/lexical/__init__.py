@@ -40,6 +40,7 @@ def harness_interpreters() -> Sequence[Registration[Interpreter]]:
             load="harness_plugins.interpreters.lexical.interpreter:Lexical",
             summary="explains features by shared tokens and neighbours, without an LLM",
             version="2",
+            seeded=False,
             scores=True,
         )
     ]

@@ -28,5 +28,6 @@ def harness_probes() -> Sequence[Registration[Probe]]:
             load="harness_plugins.probes.adapter_activations.probe:AdapterActivations",
             summary="a · x of every adapter component, signed, adapter on; raw, as written, or standardised",
             version="2",
+            seeded=False,
         )
     ]

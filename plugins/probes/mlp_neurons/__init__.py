@@ -27,6 +27,10 @@ class MlpNeuronsConfig(ReadingConfig):
     up_modules: tuple[str, ...] = Field(default=("mlp.up_proj", "mlp.c_fc"), min_length=1)
     """Endings of the modules whose output is read for `up`."""
 
+    def on_base(self) -> bool:
+        """See `Config`."""
+        return not self.adapter
+
 
 @hookimpl
 def harness_probes() -> Sequence[Registration[Probe]]:
@@ -38,5 +42,6 @@ def harness_probes() -> Sequence[Registration[Probe]]:
             load="harness_plugins.probes.mlp_neurons.probe:MlpNeurons",
             summary="the first n neurons of each MLP (post-activation, up_proj or residual), on the unadapted base",
             version="2",
+            seeded=False,
         )
     ]

@@ -32,5 +32,6 @@ def harness_trainers() -> list[Registration[Trainer]]:
             config=PretrainedAdapterConfig,
             load="harness_plugins.trainers.pretrained_adapter.trainer:ExistingAdapter",
             summary="take an existing PEFT adapter from a folder or the hub; trains nothing",
+            seeded=False,
         )
     ]

@@ -21,6 +21,7 @@ CREATE TABLE run_lock (
 CREATE TABLE step (
     id INTEGER NOT NULL,
     "key" TEXT NOT NULL,
+    recipe TEXT,
     name TEXT NOT NULL,
     stage TEXT NOT NULL,
     kind TEXT NOT NULL,
@@ -48,6 +49,7 @@ CREATE TABLE study_run (
     study TEXT NOT NULL,
     preset TEXT,
     seed BIGINT NOT NULL,
+    seeds TEXT,
     model TEXT,
     device TEXT,
     argv TEXT NOT NULL,
