@@ -74,6 +74,8 @@ class Registration(Generic[T_co]):
         summary: one line for `harness plugins`.
         version: part of every step's key: raise it when results change.
         scores: whether an interpreter also answers scoring tests (`Scorer`).
+        deterministic: whether an interpreter, by construction, gives the same contexts the same answer in whatever
+            order they come: its agreement with itself is then no evidence, and reports say so.
         asks_llm: whether an interpreter asks a provider; `--provider` chooses those that do.
         seeded: False where the result does not depend on the step's seed (an interpreter: its explanations); the runs
             of several seeds share the step where they share what it reads.
@@ -91,6 +93,7 @@ class Registration(Generic[T_co]):
     seeded: bool = True
     asks_llm: bool = False
     scores: bool = False
+    deterministic: bool = False
     fits: bool = True
     baseline: bool = False
 

@@ -6,13 +6,15 @@ function against it (or against statsmodels' formula, scipy, brute force).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
+from statistics import NormalDist
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.stats import Estimate, Undefined, ratio_over_documents
+from harness.stats import Estimate, Undefined, ratio_over_documents, share
 
 N_RESAMPLES = 2000
 """Bootstrap resamples."""
@@ -21,8 +23,9 @@ N_RESAMPLES = 2000
 def fleiss_kappa(ratings: Sequence[Sequence[Hashable]], *, seed: int = 0, level: float = 0.95) -> Estimate | Undefined:
     """Agreement of raters beyond chance: 1 is perfect, 0 is what chance gives; it can be negative.
 
-    Fleiss (1971), with a percentile bootstrap over the cases. With two raters this is Scott's pi, which differs from
-    Cohen's kappa only in pooling the raters' margins.
+    Fleiss (1971), with a percentile bootstrap over the cases; where all cases agree, of which a bootstrap makes
+    certainty, the lower bound is what Wilson's of the agreement makes it. With two raters this is Scott's pi, which
+    differs from Cohen's kappa only in pooling the raters' margins.
 
     Args:
         ratings: per case, what each rater said; None is a class like any other. As many raters for every case.
@@ -55,7 +58,8 @@ def fleiss_kappa(ratings: Sequence[Sequence[Hashable]], *, seed: int = 0, level:
         with np.errstate(invalid="ignore", divide="ignore"):
             return cast("NDArray[np.float64]", (agreement[rows].mean(1) - chance) / (1 - chance))
 
-    return _bootstrapped(kappa, len(ratings), seed, level)
+    chance = float(((counts.sum(0) / counts.sum()) ** 2).sum())
+    return _doubted(_bootstrapped(kappa, len(ratings), seed, level), chance, len(ratings), level)
 
 
 def cohen_kappa(
@@ -65,7 +69,7 @@ def cohen_kappa(
 
     Args:
         pairs: per case, what the two said; None is a class like any other.
-        seed: of the bootstrap over cases.
+        seed: of the bootstrap over cases, which is `fleiss_kappa`'s.
         level: of the interval.
 
     Returns:
@@ -86,7 +90,59 @@ def cohen_kappa(
         with np.errstate(invalid="ignore", divide="ignore"):
             return cast("NDArray[np.float64]", (same - chance) / (1 - chance))
 
-    return _bootstrapped(kappa, len(pairs), seed, level)
+    chance = float((one_hot.mean(0)[0] * one_hot.mean(0)[1]).sum())
+    return _doubted(_bootstrapped(kappa, len(pairs), seed, level), chance, len(pairs), level)
+
+
+def _doubted(kappa: Estimate, chance: float, n: int, level: float) -> Estimate:
+    """Where all of n cases agree, the lower bound is (Wilson's of the agreement - chance) / (1 - chance)."""
+    if kappa.low < kappa.high:
+        return kappa
+    return Estimate(kappa.value, (share(n, n, level=level).low - chance) / (1 - chance), kappa.high)
+
+
+def corrected_share(
+    raw: Estimate, n: int, sensitivity: tuple[int, int], specificity: tuple[int, int], *, level: float = 0.95
+) -> Estimate | Undefined:
+    """A share that an imperfect judge counted, corrected by its errors on cases whose truth is known.
+
+    Rogan and Gladen (1978): (raw + specificity - 1) / (sensitivity + specificity - 1), within 0 and 1. The interval is
+    Lang and Reiczigel's (2014), which includes the sampling of all three samples, at the number of independent cases
+    that the raw share's interval is worth (cases that come in clusters are worth fewer).
+
+    Args:
+        raw: the share that was counted, with its interval.
+        n: cases that it was counted over.
+        sensitivity: of the cases that are truly so: how many the judge found, and how many there are.
+        specificity: of the cases that truly are not: how many the judge refused, and how many there are.
+        level: of the interval.
+
+    Returns:
+        The corrected share; Undefined where the judge is not clearly better than chance: where the lower bound of
+        sensitivity + specificity - 1 (Wilson's intervals combined by MOVER, Zou and Donner 2008) is not above 0.
+
+    Raises:
+        ValueError: no cases.
+    """
+    yes, no = (share(*counts, level=level) for counts in (sensitivity, specificity))
+    youden = yes.value + no.value - 1
+    if youden - math.hypot(yes.value - yes.low, no.value - no.low) <= 0:
+        return Undefined(
+            f"not corrected: the judge found {sensitivity[0]} of {sensitivity[1]} planted features that are so and "
+            f"refused {specificity[0]} of {specificity[1]} that are not, not clearly better than chance"
+        )
+    plain = share(round(raw.value * n), n, level=level)
+    n_worth = n * min(1.0, (plain.high - plain.low) / (raw.high - raw.low)) ** 2
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    p, n_p = (raw.value * n_worth + z * z / 2) / (n_worth + z * z), n_worth + z * z
+    (se, n_se), (sp, n_sp) = (((hits + 1) / (cases + 2), cases + 2) for hits, cases in (sensitivity, specificity))
+    true = (p + sp - 1) / (se + sp - 1)
+    from_yes, from_no = true * se * (1 - se) / n_se, (1 - true) * sp * (1 - sp) / n_sp
+    centre = true + 2 * z * z * (from_yes - from_no)
+    half = z * math.sqrt(p * (1 - p) / n_p + true * from_yes + (1 - true) * from_no) / (se + sp - 1)
+    value = min(1.0, max(0.0, (raw.value + no.value - 1) / youden))
+    low, high = (min(1.0, max(0.0, bound)) for bound in (centre - half, centre + half))
+    return Estimate(value, min(low, value), max(high, value))
 
 
 def adjusted_rand(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | Undefined:
@@ -264,7 +320,7 @@ def jackknife(
     groups = [set(part.tolist()) for part in np.array_split(order, min(n_groups, len(cases)))]
     without = [statistic([c for i, c in enumerate(cases) if i not in group]) for group in groups]
     values = np.array([v for v in without if not isinstance(v, Undefined)])
-    if len(values) < 2:
+    if len(values) < 2 or np.ptp(values) == 0:  # no group changes it: the data do not say how much another would
         return Estimate(whole, -np.inf, np.inf)
     half = 1.959964 * float(np.sqrt((len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum()))
     return Estimate(whole, whole - half, min(1.0, whole + half))

@@ -23,7 +23,8 @@ class GradingConfig(Config):
     """How the judge is judged: planted features, and features that are graded more than once."""
 
     planted: NonNegativeInt = 10
-    """Planted features of each kind (one token, two tokens, random tokens), graded like a source; 0 is none."""
+    """Planted features of each of seven kinds (a token, what follows one, a class, a position, two tokens, random
+    tokens, a token above random ones), of densities from 0.3 to 60 %, graded like a source; 0 is none."""
     features: NonNegativeInt = 20
     """Features per source that are graded again, drawn evenly over layers; all planted ones are, besides."""
     repeats: NonNegativeInt = 1

@@ -47,6 +47,7 @@ def trials(
     *,
     repeats: int,
     shuffles: int,
+    deterministic: bool = False,
 ) -> Iterator[JudgeTrial]:
     """Features of one source, graded again; also by the second judge, and by the explainer where a judge graded.
 
@@ -58,6 +59,7 @@ def trials(
         run: of the step, whose roles say who else grades; items that are stored already are not made again.
         repeats: times with the same request.
         shuffles: times with the contexts shown in another order.
+        deterministic: whether the interpreter is declared so: repeats and shuffles say nothing new then.
     """
     conditions: list[tuple[Condition, int]] = [("repeat", i) for i in range(repeats)]
     conditions += [("shuffle", i) for i in range(shuffles)]
@@ -79,7 +81,8 @@ def trials(
         if condition == "explainer":
             own = replace(own, roles=run.roles - {JUDGE})
         for explanation in interpreter.explain(given, own):
-            yield _trial(explanation, condition, trial, items[explanation.feature])
+            certain = deterministic and condition in ("repeat", "shuffle")
+            yield _trial(explanation, condition, trial, items[explanation.feature], certain)
 
 
 def _as_second_judge(provider: Callable[[str], tuple[Provider, str]]) -> Callable[[str], tuple[Provider, str]]:
@@ -95,7 +98,7 @@ def _shuffled(shown: Evidence, n: int, seed: str) -> Evidence:
     return shown.model_copy(update={"exemplars": (*exemplars, *ranked[len(order) :])})
 
 
-def _trial(explanation: Explanation, condition: Condition, trial: int, item: str) -> JudgeTrial:
+def _trial(explanation: Explanation, condition: Condition, trial: int, item: str, deterministic: bool) -> JudgeTrial:
     return JudgeTrial(
         item=item,
         source=explanation.source,
@@ -108,4 +111,5 @@ def _trial(explanation: Explanation, condition: Condition, trial: int, item: str
         status=explanation.status,
         reason=explanation.reason,
         raw=explanation.raw,
+        deterministic=deterministic,
     )

@@ -99,8 +99,10 @@ SECOND_JUDGE = "second-judge"
 """The role of the LLM that grades everything a second time, where the study names one."""
 
 
-PlantedKind = Literal["monosemantic", "mixture", "random"]
-"""`monosemantic`: one token; `mixture`: two unrelated tokens; `random`: tokens drawn at random."""
+PlantedKind = Literal["token", "context", "class", "position", "mixture", "random", "peak"]
+"""What a planted feature fires on. `token`: one token; `context`: what follows one token; `class`: a class of tokens;
+`position`: a place in the sentence; `mixture`: two unlike tokens; `random`: any tokens; `peak`: one token at the top,
+and any tokens below it."""
 
 
 ScoringKind = Literal["detection", "fuzzing", "intruder"]
@@ -130,7 +132,7 @@ class PlantedFeature(Record):
     kind: PlantedKind
     """How it was made."""
     concepts: tuple[str, ...]
-    """The tokens it fires on; empty for a random one."""
+    """Tokens that it fires on, the token that it follows, or the name of a class or position; empty where random."""
     right_grade: Literal[0, 1, 2]
     """The grade that a judge should give."""
 
@@ -163,6 +165,8 @@ class JudgeTrial(Record):
     """The judge's justification, or why there is no grade."""
     raw: str | None = None
     """The raw reply where it could not be parsed."""
+    deterministic: bool = False
+    """Whether the same grade was certain beforehand: a judge declared deterministic, asked by the same contexts."""
 
 
 class ScoringContext(Record):
@@ -332,3 +336,5 @@ class CategoryTrial(Record):
     """string_id of that re-run's own categories."""
     reason: str | None = None
     """Why it is uncategorised."""
+    deterministic: bool = False
+    """Whether the interpreter is declared deterministic."""

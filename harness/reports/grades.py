@@ -11,6 +11,7 @@ from harness.contract.cells import count, inline, percent, text
 from harness.contract.report import Column, Report
 from harness.records.base import Estimate
 from harness.reports.common.grades import LABELS, gradings
+from harness.reports.common.planted import Errors, planted_grades
 from harness.reports.common.rows import cached_query, claims
 from harness.store.claims import PAPER_SOURCES
 
@@ -20,7 +21,9 @@ class GradeRow:
     """The share of a source's features with one grade, or with one reason for having none.
 
     `n_features` is the denominator: all that were to be graded, failures included, dead ones (`n_dead`) not. 95 %
-    interval: Wilson's at the effective n of features that come in layers.
+    interval: Wilson's at the effective n of features that come in layers. `corrected`: of grade 0, the share without
+    the errors that the judge made on planted features, in so far as the source's features are like those; None with a
+    reason.
     """
 
     source: str
@@ -34,12 +37,14 @@ class GradeRow:
     share: Estimate
     paper_source: str | None
     paper_share: float | None
+    corrected: Estimate | None = None
+    reason: str | None = None
 
 
 @cached_query
 def grades(connection: Connection, run_id: int) -> list[GradeRow]:
     """Shares of the grades among the features that each interpreter was shown."""
-    printed = claims(connection)
+    printed, planted = claims(connection), planted_grades(connection, run_id)
     rows = []
     for (interpreter, source), graded in gradings(connection, run_id).items():
         alive = [g for g in graded if g.status != "dead"]
@@ -48,6 +53,8 @@ def grades(connection: Connection, run_id: int) -> list[GradeRow]:
             hits = [(g.grade, g.status) == (grade, status) for g in alive]
             if not alive or (not any(hits) and status not in ("graded", "unparsed")):
                 continue
+            share = stats.clustered_share(hits, [g.layer for g in alive])
+            corrected = Errors.of(planted.get(interpreter, [])).corrected(share, len(alive)) if grade == 0 else None
             rows.append(
                 GradeRow(
                     source=source,
@@ -58,9 +65,11 @@ def grades(connection: Connection, run_id: int) -> list[GradeRow]:
                     n=sum(hits),
                     n_features=len(alive),
                     n_dead=len(graded) - len(alive),
-                    share=stats.clustered_share(hits, [g.layer for g in alive]),
+                    share=share,
                     paper_source=paper,
                     paper_share=printed.get((f"grade/{grade}", str(paper))),
+                    corrected=None if isinstance(corrected, stats.Undefined) else corrected,
+                    reason=corrected.reason if isinstance(corrected, stats.Undefined) else None,
                 )
             )
     return rows
@@ -77,14 +86,18 @@ REPORT = Report[GradeRow](
         Column("features", lambda r: f"{count(r.n)} of {count(r.n_features)}"),
         Column("dead", lambda r: count(r.n_dead)),
         Column("share", lambda r: inline(r.share, percent)),
+        Column("corrected", lambda r: inline(r.corrected, percent)),
         Column("paper", lambda r: percent(r.paper_share)),
     ),
     ("interpret",),
     "explanations",
     order=140,
+    label=lambda r: r.interpreter,
     legend=(
         "Failed gradings stay in the denominator, dead features are counted beside it. 95 % intervals: Wilson at the "
-        "effective n, layers being clusters, with Student's quantile."
+        "effective n, layers being clusters, with Student's quantile. Corrected: by the judge's errors on planted "
+        "features (Rogan-Gladen, interval by Lang and Reiczigel), as if the source's features were like the planted "
+        "ones, all kinds in equal parts."
     ),
     after=("grade-tests",),
 )

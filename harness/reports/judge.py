@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from sqlalchemy import Connection, select
 
@@ -13,25 +14,34 @@ from harness.contract.cells import count, fixed, inline, percent
 from harness.contract.report import Block, Column, Report
 from harness.interpretation import agreement
 from harness.interpretation.naming import named_classes
-from harness.records import PLANTED
+from harness.records import PlantedKind
 from harness.records.base import Estimate
 from harness.reports.common.features import Explained, category_assignments, explanations
 from harness.reports.common.grades import LABELS
+from harness.reports.common.planted import Errors, PlantedGrade, densities, planted_grades
 from harness.reports.common.rows import run_steps
-from harness.store.schema import CategoryTrial, Enrichment, JudgeTrial, PlantedFeature, Step
+from harness.store.schema import CategoryTrial, Enrichment, JudgeTrial, Step
 
 ONE_CLASS = 0.8
 """A feature is of one class of tokens where it holds this share of its exemplars."""
+
+
+CERTAIN = "deterministic: agrees with itself by construction"
+"""Instead of a coefficient, where a judge is declared to answer the same contexts alike."""
+_BANDS = ((0.0, 0.01), (0.01, 0.1), (0.1, 1.0))
+"""Densities at which planted features are counted together."""
 
 
 @dataclass(frozen=True)
 class JudgeRow:
     """One measure of how far a judge can be believed.
 
-    `planted`: how planted features of a kind were graded, one row per outcome. `agreement`: kappa between the first
-    grading and those made again (Fleiss; Cohen for another judge), failures as a class of their own. `right class`:
-    explanations of features that are of one ground-truth class, by what they name. `categories again`: adjusted Rand
-    index of the categories of a re-run with other explanations; 1 is the same partition, 0 is chance.
+    `planted`: how planted features of a kind were graded, one row per outcome, with the range of their densities;
+    `density`: how many of a range of densities were graded rightly; `confusion`: planted grade against the one given;
+    `error`: sensitivity and specificity for grade 0, by which the grades report corrects its shares. `agreement`: kappa
+    between the first grading and those made again (Fleiss; Cohen for another judge), failures as a class of their own.
+    `right class`: explanations of features that are of one ground-truth class, by what they name. `categories again`:
+    adjusted Rand index of the categories of a re-run with other explanations; 1 is the same partition, 0 is chance.
     """
 
     interpreter: str
@@ -51,33 +61,57 @@ def judge(connection: Connection, run_id: int) -> list[JudgeRow]:
     by_interpreter: dict[str, list[Explained]] = defaultdict(list)
     for e in explanations(connection, run_id):
         by_interpreter[e.interpreter].append(e)
+    planted = planted_grades(connection, run_id)
     rows: list[JudgeRow] = []
     for interpreter, graded in by_interpreter.items():
-        rows += _planted(connection, run_id, interpreter, graded)
+        rows += _planted(interpreter, planted.get(interpreter, []))
         rows += _agreement(connection, run_id, interpreter, graded)
         rows += _right_class(connection, run_id, interpreter, graded)
         rows += _categories_again(connection, run_id, interpreter)
     return rows
 
 
-def _planted(connection: Connection, run_id: int, interpreter: str, graded: Sequence[Explained]) -> Iterator[JudgeRow]:
-    """The confusion matrix: a row per kind and outcome, empty ones left out but for the right one."""
-    p = PlantedFeature
-    planted = connection.execute(select(p.feature, p.kind, p.right_grade).where(p.step_id.in_(run_steps(run_id))))
-    outcomes = {g.feature: (g.grade, g.status) for g in graded if g.source == PLANTED}
-    by_kind: dict[tuple[str, int], list[tuple[int | None, str]]] = defaultdict(list)
-    for row in planted:
-        if row.feature in outcomes:
-            by_kind[row.kind, row.right_grade].append(outcomes[row.feature])
-    for (kind, right), of_kind in by_kind.items():
-        counts = Counter(of_kind)
-        for outcome, label in {**LABELS, (None, "dead"): "dead"}.items():
-            is_right = outcome == (right, "graded")
-            if counts[outcome] or is_right:
-                name = label if outcome[0] is None else f"{outcome[0]} {label}"
-                share = stats.share(counts[outcome], len(of_kind))
-                yield JudgeRow(interpreter, "planted", kind, name, is_right, counts[outcome], len(of_kind), share,
-                               "share", None)  # fmt: skip
+def _planted(interpreter: str, planted: Sequence[PlantedGrade]) -> Iterator[JudgeRow]:
+    """By kind, by density and by right grade; of outcomes, empty ones are left out but for the right one."""
+    if not planted:
+        return
+    for kind in get_args(PlantedKind):
+        of_kind = [p for p in planted if p.kind == kind]
+        if of_kind:
+            subject = f"{kind}, {densities(of_kind)}"
+            yield from _outcomes(interpreter, "planted", subject, of_kind, of_kind[0].right)
+        else:
+            why = "none planted: the corpus has nothing of the kind that is frequent enough"
+            yield JudgeRow(interpreter, "planted", kind, "-", None, 0, 0, None, "share", why)
+    for low, high in _BANDS:
+        of_band = [p.grade == p.right for p in planted if low <= p.density < high]
+        if of_band:
+            subject, share = f"{100 * low:g} to {100 * high:g} % of tokens", stats.share(sum(of_band), len(of_band))
+            yield JudgeRow(interpreter, "density", subject, "the right grade", True, sum(of_band), len(of_band), share,
+                           "share", None)  # fmt: skip
+    for right in sorted({p.right for p in planted}):
+        of_grade = [p for p in planted if p.right == right]
+        yield from _outcomes(interpreter, "confusion", f"planted {right} {LABELS[right, 'graded']}", of_grade, right)
+    errors = Errors.of(planted)
+    for name, outcome, hits, n in (
+        ("sensitivity", "planted 0 and graded 0", errors.n_found, errors.n_monosemantic),
+        ("specificity", "not planted 0 and not graded 0", errors.n_refused, errors.n_others),
+    ):
+        if n:
+            yield JudgeRow(interpreter, "error", name, outcome, True, hits, n, stats.share(hits, n), "share", None)
+
+
+def _outcomes(
+    interpreter: str, measure: str, subject: str, planted: Sequence[PlantedGrade], right: int
+) -> Iterator[JudgeRow]:
+    counts = Counter((p.grade, p.status) for p in planted)
+    for outcome, label in {**LABELS, (None, "dead"): "dead"}.items():
+        is_right = outcome == (right, "graded")
+        if counts[outcome] or is_right:
+            name = label if outcome[0] is None else f"{outcome[0]} {label}"
+            share = stats.share(counts[outcome], len(planted))
+            yield JudgeRow(interpreter, measure, subject, name, is_right, counts[outcome], len(planted), share,
+                           "share", None)  # fmt: skip
 
 
 def _agreement(
@@ -86,14 +120,16 @@ def _agreement(
     t = JudgeTrial
     first = {(g.source, g.feature): g.grade for g in graded}
     trials = connection.execute(
-        select(t.source, t.feature, t.condition, t.trial, t.grade)
+        select(t.source, t.feature, t.condition, t.trial, t.grade, t.deterministic)
         .where(t.step_id.in_(run_steps(run_id)), t.interpreter == interpreter)
         .order_by(t.id)
     )
     again: dict[str, dict[tuple[str, str], dict[int, int | None]]] = defaultdict(lambda: defaultdict(dict))
+    certain: dict[str, bool] = {}
     for r in trials:
         if (r.source, r.feature) in first:
             again[r.condition][r.source, r.feature][r.trial] = r.grade
+            certain[r.condition] = bool(r.deterministic)
     for condition, features in again.items():
         n_trials = max(len(grades) for grades in features.values())
         ratings = [[first[name], *grades.values()] for name, grades in features.items() if len(grades) == n_trials]
@@ -104,7 +140,8 @@ def _agreement(
         )
         same = sum(len(set(case)) == 1 for case in ratings)
         outcome = f"{n_trials + 1} gradings, all the same"
-        yield _coefficient(kappa, interpreter, "agreement", condition, outcome, same, len(ratings), "kappa")
+        yield _coefficient(kappa, interpreter, "agreement", condition, outcome, same, len(ratings), "kappa",
+                           certain[condition])  # fmt: skip
 
 
 def _right_class(
@@ -149,7 +186,7 @@ def _naming(explanation: str | None, right: str, words: dict[str, Sequence[str]]
 def _categories_again(connection: Connection, run_id: int, interpreter: str) -> Iterator[JudgeRow]:
     c = CategoryTrial
     again = connection.execute(
-        select(c.source, c.feature, c.category)
+        select(c.source, c.feature, c.category, c.deterministic)
         .where(c.step_id.in_(run_steps(run_id)), c.interpreter == interpreter)
         .order_by(c.id)
     ).all()
@@ -161,20 +198,27 @@ def _categories_again(connection: Connection, run_id: int, interpreter: str) -> 
     index = agreement.jackknife(lambda some: agreement.adjusted_rand([p[0] for p in some], [p[1] for p in some]), pairs)
     same = sum(x == y for x, y in pairs)
     yield _coefficient(index, interpreter, "categories again", "all sources", "the same string_id", same, len(pairs),
-                       "adjusted Rand index")  # fmt: skip
+                       "adjusted Rand index", all(r.deterministic for r in again))  # fmt: skip
 
 
 def _coefficient(
     value: Estimate | stats.Undefined, interpreter: str, measure: str, subject: str, outcome: str, n: int,
-    n_features: int, unit: str,
+    n_features: int, unit: str, certain: bool,
 ) -> JudgeRow:  # fmt: skip
-    """A coefficient of agreement, or why there is none."""
+    """A coefficient of agreement, or why there is none; a declaration of determinism that does not hold is told."""
     estimate, reason = (None, value.reason) if isinstance(value, stats.Undefined) else (value, None)
+    if certain and n == n_features:
+        estimate, reason = None, CERTAIN
+    elif certain:
+        reason = f"declared deterministic, but {n_features - n} of {n_features} differ"
     return JudgeRow(interpreter, measure, subject, outcome, None, n, n_features, estimate, unit, reason)
 
 
 _MEASURES = {
-    "planted": "Planted features, whose right grade is known (*)",
+    "planted": "Planted features by kind and density, whose right grade is known (*)",
+    "density": "Planted features by density: how many were given the right grade",
+    "confusion": "Planted grade against the grade given (*: the right one)",
+    "error": "Errors for grade 0, by which the grades report corrects its shares",
     "agreement": "Graded again: kappa with the first grading",
     "right class": "Features of one ground-truth class: what their explanations name (*: the right one)",
     "categories again": "Categories made and assigned again from another sample: adjusted Rand index",
@@ -202,10 +246,11 @@ REPORT = Report[JudgeRow](
     order=160,
     label=lambda r: f"{r.interpreter}, {r.subject}",
     legend=(
-        "Planted: one token, two unlike tokens, random tokens; Wilson intervals. Kappa: 1 is perfect, 0 is chance; "
-        "failures are a class of their own; bootstrap over features; explainer: its own grades against the "
-        "judge's. Right class: where 80 % of a feature's exemplars are of one class of the corpus. Rand index: "
-        "jackknife."
+        "Planted: one token (right grade 0); what follows a token, a class of tokens, a place in the sentence (1, "
+        "broad but consistent); two unlike tokens, random tokens, one token above any others (2); Wilson intervals. "
+        "Kappa: 1 is perfect, 0 is chance; failures are a class of their own; bootstrap over features; "
+        "explainer: its own grades against the judge's. Right class: where 80 % of a feature's exemplars are of one "
+        "class of the corpus. Rand index: jackknife."
     ),
     blocks=_blocks,
 )

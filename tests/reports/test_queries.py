@@ -10,10 +10,12 @@ from sqlalchemy import Connection
 
 from harness import stats
 from harness.errors import ResultsError
+from harness.records import CategoryAssignment, CategoryTrial, Explanation, JudgeTrial
 from harness.records.flat import flat_values
 from harness.render.figures.agreement import KNOWN, confusion
 from harness.render.loading import why_empty
 from harness.reports.categories import categories
+from harness.reports.common.planted import Errors
 from harness.reports.common.run import resolve_run
 from harness.reports.components import components
 from harness.reports.densities import densities
@@ -29,7 +31,7 @@ from harness.reports.overview import overview
 from harness.reports.recovery import recovery
 from harness.reports.scores import scores
 from harness.reports.steps import steps
-from harness.stats import Estimate
+from harness.stats import Estimate, Undefined
 from harness.store.writer import Store
 
 
@@ -241,11 +243,21 @@ def test_empty_sections_say_why(store: Store, synthetic: ModuleType, connection:
 
 def test_the_judge_is_measured_by_what_was_planted_and_graded_again(full: Connection) -> None:
     rows = judge(full, 1)
-    planted = {(r.subject, r.outcome): r for r in rows if r.measure == "planted"}
-    assert planted["monosemantic", "0 monosemantic"].n == 4  # one of five was graded 1
-    assert planted["monosemantic", "1 broad but consistent"].right is False
-    assert value(planted["mixture", "2 polysemantic"].value) == pytest.approx(0.8)
+    planted = {(r.subject, r.outcome): r for r in rows if r.measure == "planted" and r.n_features}
+    assert planted["token, 3.7 to 3.7 %", "0 monosemantic"].n == 4  # one of five was graded 1
+    assert planted["token, 3.7 to 3.7 %", "1 broad but consistent"].right is False
+    assert value(planted["mixture, 3.7 to 3.7 %", "2 polysemantic"].value) == pytest.approx(0.8)
     assert all(r.value and r.value.low <= r.value.value <= r.value.high for r in planted.values())
+    missing = {r.subject: r.reason for r in rows if r.measure == "planted" and not r.n_features}
+    assert set(missing) == {"context", "position", "random"}
+    assert all("none planted" in str(reason) for reason in missing.values())
+    cells = {(r.subject[8:10].strip(), r.outcome[0]): (r.n, r.right) for r in rows if r.measure == "confusion"}
+    assert cells == {("0", "0"): (4, True), ("0", "1"): (1, False), ("1", "1"): (5, True),
+                     ("2", "2"): (4, True), ("2", "1"): (1, False), ("2", "0"): (5, False)}  # fmt: skip
+    errors = {r.subject: (r.n, r.n_features) for r in rows if r.measure == "error"}
+    assert errors == {"sensitivity": (4, 5), "specificity": (10, 15)}
+    (band,) = (r for r in rows if r.measure == "density")
+    assert (band.subject, band.n, band.n_features) == ("1 to 10 % of tokens", 13, 20)
     known = {(r.first_grade, r.second_grade): r.n for r in confusion(full, 1) if r.first == KNOWN}
     assert known[0, 0] == 4
     assert known[0, 1] == 1
@@ -260,6 +272,53 @@ def test_the_judge_is_measured_by_what_was_planted_and_graded_again(full: Connec
     assert named["names the class"].n == 42  # every explanation says `operators`, as every feature is
     assert named["no explanation"].n == 13
     assert sum(r.n or 0 for r in named.values()) == 55
+
+
+def test_a_deterministic_judge_agrees_with_itself_by_construction_and_is_told_where_it_does_not(
+    store: Store, synthetic: ModuleType, connection: Connection
+) -> None:
+    run = store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
+    found = [synthetic.feature("adapter-activations", f"L0.q_proj{i}", 0, "q_proj", 1.0) for i in range(8)]
+    trials = [
+        JudgeTrial(item=f"{condition}/0/{f.source}/{f.feature}", source=f.source, feature=f.feature,
+                   interpreter="lexical", condition=condition, trial=0, explanation="x",
+                   grade=2 if condition == "shuffle" and i == 0 else i % 2, status="graded", reason="r",
+                   deterministic=True)
+        for condition in ("repeat", "shuffle") for i, f in enumerate(found)
+    ]  # fmt: skip
+    graded = [
+        Explanation(item=f.feature, source=f.source, feature=f.feature, interpreter="lexical", explanation="x",
+                    grade=i % 2, reason="r", n_exemplars=2)
+        for i, f in enumerate(found)
+    ]  # fmt: skip
+    again = [CategoryTrial(item=f"0/{f.source}/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",
+                           trial=0, category="c", deterministic=True) for f in found]  # fmt: skip
+    first = [CategoryAssignment(item=f"{f.source}/{f.feature}", source=f.source, feature=f.feature, category="c")
+             for f in found]  # fmt: skip
+    stored = (("probe/s", found), ("interpret/s", graded), ("categorise", first), ("regrade", [*trials, *again]))
+    for place, (name, records) in enumerate(stored):
+        step, _ = store.begin_step(run, place, **synthetic.step_values(name, "interpret", "lexical"))
+        store.write_many(step, records)
+        store.finish_step(step, status="done", wall_s=1.0, output={})
+    rows = {(r.measure, r.subject): r for r in judge(connection, run)}
+    certain = rows["agreement", "repeat"]
+    assert (certain.n, certain.n_features, certain.value) == (8, 8, None)
+    assert certain.reason == "deterministic: agrees with itself by construction"
+    assert rows["categories again", "all sources"].reason == certain.reason
+    assert rows["categories again", "all sources"].value is None
+    broken = rows["agreement", "shuffle"]
+    assert broken.value is not None
+    assert broken.reason == "declared deterministic, but 1 of 8 differ"
+
+
+def test_shares_are_corrected_by_the_judges_errors_or_say_why_not(full: Connection) -> None:
+    (row,) = (r for r in grades(full, 1) if r.source == "batch-topk" and r.grade == 0)
+    assert row.corrected is None  # 4 of 5 and 10 of 15 are too few
+    assert "found 4 of 5" in str(row.reason)
+    errors = Errors(18, 20, 45, 60)
+    assert value(errors.corrected(row.share, row.n_features)) == pytest.approx((row.share.value - 0.25) / 0.65)
+    assert isinstance(Errors(0, 0, 0, 0).corrected(row.share, row.n_features), Undefined)
+    assert all(r.corrected is None and r.reason is None for r in grades(full, 1) if r.grade != 0)
 
 
 def test_scores_keep_what_could_not_be_scored_beside_the_mean(full: Connection) -> None:

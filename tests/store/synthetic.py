@@ -348,14 +348,15 @@ def _categories(found: list[Feature]) -> list[Record]:
 
 def _planted() -> list[Record]:
     made: list[Record] = []
-    for kind, grade in (("monosemantic", 0), ("mixture", 2), ("random", 2)):
+    for kind, grade in (("token", 0), ("class", 1), ("mixture", 2), ("peak", 2)):
         for i in range(5):
             name = f"{kind}-{i}"
             made.append(feature(PLANTED, name, None, None, 1.0))
             made.append(PlantedFeature(item=name, feature=name, kind=kind, concepts=(HOSTILE,), right_grade=grade))  # type: ignore[arg-type]
             made.append(
                 Explanation(item=name, source=PLANTED, feature=name, interpreter="lexical", explanation="x",
-                            grade=grade if i else 1, reason="because", n_exemplars=2)
+                            grade=0 if kind == "peak" else grade if i else 1,  # type: ignore[arg-type]
+                            reason="because", n_exemplars=2)
             )  # fmt: skip
     return made
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import get_args
 
 from harness.contract.context import RunContext
 from harness.errors import UsageError
@@ -25,6 +26,7 @@ from harness.records import (
     Evidence,
     Explanation,
     Feature,
+    PlantedKind,
     Record,
 )  # fmt: skip
 from harness.study.costs import Cost, CostModel, total
@@ -48,7 +50,7 @@ def _plan(planner: Planner) -> None:
     grading = study.settings(GradingConfig)
     planted: list[str] = []
     if study.interpreters and study.probes and grading.planted:
-        settings = [study.settings(FeaturesConfig).model_dump(), "1"]
+        settings = [study.settings(FeaturesConfig).model_dump(), "2"]
         planted = [planner.add("plant/planted", PLANT, None, grading, tuple(sources[:1]), settings)]
     for name in study.interpreters:
         _plan_interpreter(planner, name, (*sources, *planted))
@@ -152,6 +154,7 @@ def _regrade(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     from harness.interpretation.reliability import spread_sample, trials
 
     config, judge = state.plan.study.settings(GradingConfig), state.implementation(step)
+    certain = state.registration(step).deterministic
     for name in step.inputs:
         (source,) = state.plan.step(name).inputs
         explanations = state.stored(name, Explanation)
@@ -161,7 +164,8 @@ def _regrade(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
         n = len(graded) if source.endswith(f"/{PLANTED}") else config.features
         sample = frozenset(spread_sample(graded, n, f"{run.seed}/{source}"))
         n_exemplars = {e.feature: e.n_exemplars for e in explanations}
-        yield from trials(judge, evidence, sample, n_exemplars, run, repeats=config.repeats, shuffles=config.shuffles)
+        yield from trials(judge, evidence, sample, n_exemplars, run, repeats=config.repeats,
+                          shuffles=config.shuffles, deterministic=certain)  # fmt: skip
 
 
 def _categorise(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
@@ -186,6 +190,7 @@ def _recategorise(step: Step, state: RunState, run: RunContext) -> Iterator[Reco
             yield CategoryTrial(
                 item=item, source=record.source, feature=record.feature, interpreter=step.plugin, trial=0,
                 category=record.category, reason=record.reason,
+                deterministic=state.registration(step).deterministic,
             )  # fmt: skip
 
 
@@ -231,7 +236,7 @@ def _places(activations: ActivationSet) -> dict[str, tuple[int, int]]:
 
 
 def _n_planted(step: Step, model: CostModel) -> int:
-    return 3 * model.plan.study.settings(GradingConfig).planted
+    return len(get_args(PlantedKind)) * model.plan.study.settings(GradingConfig).planted
 
 
 def _n_features(source: Step, model: CostModel) -> int:

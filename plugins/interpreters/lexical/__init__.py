@@ -42,5 +42,6 @@ def harness_interpreters() -> Sequence[Registration[Interpreter]]:
             version="2",
             seeded=False,
             scores=True,
+            deterministic=True,
         )
     ]

@@ -195,6 +195,7 @@ CREATE TABLE category_trial (
     trial INTEGER NOT NULL,
     category TEXT NOT NULL,
     reason TEXT,
+    deterministic BOOLEAN DEFAULT false NOT NULL,
     CONSTRAINT pk_category_trial PRIMARY KEY (id),
     CONSTRAINT uq_category_trial_step_id_item UNIQUE (step_id, item),
     CONSTRAINT fk_category_trial_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
@@ -374,6 +375,7 @@ CREATE TABLE judge_trial (
     status TEXT NOT NULL,
     reason TEXT NOT NULL,
     raw TEXT,
+    deterministic BOOLEAN DEFAULT false NOT NULL,
     CONSTRAINT pk_judge_trial PRIMARY KEY (id),
     CONSTRAINT uq_judge_trial_step_id_item UNIQUE (step_id, item),
     CONSTRAINT fk_judge_trial_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
