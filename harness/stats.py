@@ -249,6 +249,11 @@ def t_quantile(level: float, df: int) -> float:
     return math.sqrt(df) * math.tan((low + high) / 2)
 
 
+def t_p_value(t: float, df: int) -> float:
+    """Two-sided p-value of Student's t with whole degrees of freedom: `2 * scipy.stats.t.sf(abs(t), df)` to 1e-12."""
+    return max(0.0, 1.0 - _t_between(math.atan(abs(t) / math.sqrt(df)), df))
+
+
 def _t_between(theta: float, df: int) -> float:
     """Probability between -t and t, where theta = atan(t / sqrt(df))."""
     cos = math.cos(theta)

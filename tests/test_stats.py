@@ -19,6 +19,7 @@ from harness.stats import (
     recovery,
     share,
     spearman,
+    t_p_value,
     t_quantile,
 )
 
@@ -46,6 +47,13 @@ def test_share_refuses_nothing_and_the_impossible() -> None:
 def test_t_quantile_is_scipys(level: float, df: int) -> None:
     # finite sums up to 200 degrees, a series with an error below 1e-8 beyond
     assert t_quantile(level, df) == pytest.approx(oracle.t.ppf((1 + level) / 2, df), rel=1e-8)
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 7, 29, 200, 499])
+@pytest.mark.parametrize("t", [0.0, 0.3, -2.1, 5.0])
+def test_t_p_value_is_scipys(t: float, df: int) -> None:
+    # one less a finite sum: absolute errors are those of doubles, at most 500 terms of them
+    assert t_p_value(t, df) == pytest.approx(2 * oracle.t.sf(abs(t), df), abs=1e-12)
 
 
 @given(st.lists(st.tuples(bits, bits), min_size=1, max_size=60))

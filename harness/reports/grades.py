@@ -9,11 +9,11 @@ from sqlalchemy import Connection
 from harness import stats
 from harness.contract.cells import count, inline, percent, text
 from harness.contract.report import Column, Report
+from harness.paper.claims import PAPER_SOURCES
 from harness.records.base import Estimate
 from harness.reports.common.grades import LABELS, gradings
 from harness.reports.common.planted import Errors, planted_grades
 from harness.reports.common.rows import cached_query, claims
-from harness.store.claims import PAPER_SOURCES
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class StudyRun(Record):
     """Package -> installed version."""
     paper_names: dict[str, str]
     """Our benchmark -> the paper's, for the column beside ours."""
+    settings: dict[str, Any]
+    """The study's settings as resolved: model, data, chat format, plugins, sections. Each step has its plugin's."""
 
 
 class Step(Record):

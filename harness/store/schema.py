@@ -36,9 +36,9 @@ from sqlalchemy import (
 )
 
 from harness import records
+from harness.paper.claims import Claim
 from harness.records.base import Estimate, Flat, Part, Record, References, StoredAs, flat_names
 from harness.store import bookkeeping
-from harness.store.claims import Claim
 
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -15,9 +15,9 @@ from sqlalchemy import Connection, Engine, delete, func, insert, inspect, select
 from sqlalchemy.exc import IntegrityError
 
 from harness.errors import ResultsError
+from harness.paper.claims import paper
 from harness.records import Record
 from harness.store import schema
-from harness.store.claims import paper
 from harness.store.database import (
     check_places,
     checkpoint,
@@ -151,6 +151,7 @@ class Store:
         model: str | None = None,
         paper_benchmarks: Mapping[str, str] | None = None,
         seeds: str | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> int:
         """Store that a run begins; returns its id.
 
@@ -161,8 +162,9 @@ class Store:
             provenance: commit, versions and command line.
             device: as asked for, e.g. `auto`.
             model: the base model, in words.
-            paper_benchmarks: our benchmark -> the paper's (see `harness.store.claims`), for the column beside ours.
             seeds: all seeds of the command, where it has several.
+            paper_benchmarks: our benchmark -> the paper's (see `harness.paper.claims`), for the column beside ours.
+            settings: of the study, as resolved.
         """
         values = {
             "study": study,
@@ -178,6 +180,7 @@ class Store:
             "git_dirty": provenance.git_dirty,
             "versions_json": dict(provenance.versions),
             "paper_names_json": dict(paper_benchmarks or {}),
+            "settings_json": dict(settings or {}),
         }
         self._import_missing_claims()
         with self._transaction() as connection:
@@ -359,7 +362,7 @@ class Store:
             return connection.execute(select(call.id).where(call.provider == provider).limit(1)).first() is not None
 
     def import_claims(self, claims: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the paper's numbers; keys as in `harness.store.claims.Claim`."""
+        """Replace the paper's numbers; keys as in `harness.paper.claims.Claim`."""
         rows = [dict(claim) for claim in claims]
         with self._transaction() as connection:
             connection.execute(delete(schema.PaperClaim))

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from harness.config import Config
 from harness.contract.stages import Stage, stage_of_word
+from harness.errors import masked_argument
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig
 from harness.records import ModelRef
@@ -90,3 +91,15 @@ class StudyConfig(Config):
         """The settings of a section, e.g. `study.settings(FeaturesConfig)`."""
         values = (getattr(self, name) for name in type(self).model_fields)
         return next(value for value in values if type(value) is section)
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings but what they were resolved from, as JSON; secrets in URLs are masked."""
+        return _masked(self.model_dump(mode="json", exclude={"summary", "set", "presets"}))
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _masked(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_masked(part) for part in value]
+    return masked_argument(value) if isinstance(value, str) else value

@@ -9,7 +9,7 @@ from scipy import stats as scipy_stats
 from harness.reports.common.differences import (
     group_difference,
     independent_difference,
-    mean_interval,
+    mean_difference,
     paired_difference,
 )
 from harness.stats import Estimate, share
@@ -59,17 +59,20 @@ def test_an_unbounded_part_makes_the_difference_unbounded() -> None:
 def test_group_difference_is_welchs() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.normal(1, 2, 40), rng.normal(0, 0.5, 25)
-    ours, theirs = group_difference(a, b), scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    (ours, p), test = group_difference(a, b), scipy_stats.ttest_ind(a, b, equal_var=False)
+    theirs = test.confidence_interval()
     # Ours takes the next lower whole degree of freedom: never narrower, by well under 1 % here.
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.01)
     assert ours.low <= theirs.low
-    assert not group_difference([1.0], [2.0, 3.0]).bounded
-    assert not group_difference([1.0, 1.0], [2.0, 2.0]).bounded
+    assert test.pvalue <= p < 1.1 * test.pvalue
+    for x, y in (([1.0], [2.0, 3.0]), ([1.0, 1.0], [2.0, 2.0])):
+        assert (group_difference(x, y).difference.bounded, group_difference(x, y).p_value) == (False, 1.0)
 
 
-def test_mean_interval_is_students() -> None:
+def test_mean_difference_is_students() -> None:
     values = np.random.default_rng(2).normal(3, 1, 12)
     expected = scipy_stats.t.interval(0.95, 11, values.mean(), scipy_stats.sem(values))
-    found = mean_interval(values)
-    assert (found.low, found.high) == pytest.approx(expected)
-    assert not mean_interval([1.0]).bounded
+    found, p = mean_difference(values - 2.5)
+    assert (found.low + 2.5, found.high + 2.5) == pytest.approx(expected)
+    assert p == pytest.approx(scipy_stats.ttest_1samp(values, 2.5).pvalue)
+    assert not mean_difference([1.0]).difference.bounded

@@ -149,7 +149,7 @@ def test_claims_are_imported_once_and_can_be_replaced(store: Store, run: int, sy
     assert n > 20
     store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
     assert _rows(store, schema.PaperClaim) == n
-    store.import_claims([{"place": "p", "quantity": "q", "subject": "s", "value": 1.0, "unit": "share"}])
+    store.import_claims([{"place": "p", "quantity": "q", "subject": "s", "value": 1.0, "margin": 0.0, "unit": "share"}])
     assert _rows(store, schema.PaperClaim) == 1
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from harness.stats import Estimate, t_quantile
+from harness.stats import Estimate, t_p_value, t_quantile
 
 _Z = 1.959963984540054
 
@@ -43,29 +44,36 @@ def independent_difference(a: Estimate, b: Estimate) -> Estimate:
     return Estimate(d, low, high)
 
 
-def group_difference(a: ArrayLike, b: ArrayLike) -> Estimate:
-    """Mean of a minus mean of b, of two groups of independent values (Welch's interval).
+class Tested(NamedTuple):
+    """A difference and the two-sided p-value of its being 0."""
 
-    Unbounded where a group has fewer than two values, or nothing varies.
+    difference: Estimate
+    p_value: float
+
+
+def group_difference(a: ArrayLike, b: ArrayLike) -> Tested:
+    """Mean of a minus mean of b, of two groups of independent values (Welch's test).
+
+    Unbounded, with a p-value of 1, where a group has fewer than two values, or nothing varies.
     """
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     d = float(x.mean() - y.mean())
     if len(x) < 2 or len(y) < 2:
-        return Estimate(d, -math.inf, math.inf)
+        return Tested(Estimate(d, -math.inf, math.inf), 1.0)
     u, v = float(x.var(ddof=1)) / len(x), float(y.var(ddof=1)) / len(y)
-    if u + v == 0:
-        return Estimate(d, -math.inf, math.inf)
-    df = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1))
-    half = t_quantile(0.95, max(int(df), 1)) * math.sqrt(u + v)
-    return Estimate(d, d - half, d + half)
+    df = (u + v) ** 2 / (u**2 / (len(x) - 1) + v**2 / (len(y) - 1)) if u + v else 1.0
+    return _student(d, math.sqrt(u + v), max(int(df), 1))
 
 
-def mean_interval(values: ArrayLike) -> Estimate:
-    """Mean of independent values with Student's interval; unbounded for fewer than two, or where nothing varies."""
-    x = np.asarray(values, dtype=np.float64)
-    mean = float(x.mean())
-    spread = float(x.std(ddof=1)) if len(x) > 1 else 0.0
-    if spread == 0:
-        return Estimate(mean, -math.inf, math.inf)
-    half = t_quantile(0.95, len(x) - 1) * spread / math.sqrt(len(x))
-    return Estimate(mean, mean - half, mean + half)
+def mean_difference(differences: ArrayLike) -> Tested:
+    """Mean of independent differences (Student's test); unbounded for fewer than two, or where nothing varies."""
+    x = np.asarray(differences, dtype=np.float64)
+    error = float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else 0.0
+    return _student(float(x.mean()), error, len(x) - 1)
+
+
+def _student(d: float, error: float, df: int) -> Tested:
+    if error == 0:
+        return Tested(Estimate(d, -math.inf, math.inf), 1.0)
+    half = t_quantile(0.95, df) * error
+    return Tested(Estimate(d, d - half, d + half), t_p_value(d / error, df))

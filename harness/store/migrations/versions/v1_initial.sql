@@ -5,6 +5,7 @@ CREATE TABLE paper_claim (
     quantity TEXT NOT NULL,
     subject TEXT NOT NULL,
     value DOUBLE NOT NULL,
+    margin DOUBLE NOT NULL,
     unit TEXT DEFAULT 'share' NOT NULL,
     successes INTEGER,
     n INTEGER,
@@ -61,6 +62,7 @@ CREATE TABLE study_run (
     git_dirty BOOLEAN,
     versions_json JSON NOT NULL,
     paper_names_json JSON NOT NULL,
+    settings_json JSON NOT NULL,
     CONSTRAINT pk_study_run PRIMARY KEY (id)
 );
 CREATE TABLE ablation_score (
