@@ -3,7 +3,8 @@
 pca, ica and identity are bases: as many latents as columns, active in both directions. random-dictionary and k-means
 are overcomplete and never negative, like batch-topk. None is trained for sparsity; all are made sparse alike: the
 k x tokens largest codes of the training tokens survive (|code| where codes are signed, decoder rows having norm 1), and
-the last of them is the fixed threshold, so that a token's code is its own and the mean L0 is k, as for batch-topk.
+the last of them is the fixed threshold, as for batch-topk. Then each gets the decoder and the bias that least squares
+gives its codes on the training documents: a baseline is judged by its codes, not by a decoder that never saw them.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def harness_dictionaries() -> Sequence[Registration[DictionaryLearner]]:
             summary=f"baseline: {summary}",
             needs=("adapter-activations",),
             baseline=True,
+            version="2",
         )
         for name, config, learner, summary in _OFFERED
     ]

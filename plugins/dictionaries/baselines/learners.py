@@ -1,4 +1,4 @@
-"""The baselines' fits: a linear encoder and decoder each, then one threshold and one gain for all of them.
+"""The baselines' fits: directions each; then one threshold, and the decoder that least squares gives the codes.
 
 What is published of them: PCA and ICA as dictionaries (Cunningham et al. 2023, arXiv:2309.08600, section 3), k-means
 centroids as directions of a thresholded linear encoder (Coates & Ng 2012, Learning Feature Representations with
@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from harness.activations.store import Moments, StoredActivations, open_set
+from harness.activations.store import Moments, open_set
 from harness.config import digest
 from harness.contract.context import RunContext
 from harness.contract.stages import DictionaryLearner
-from harness.dictionaries.weights import Weights, save_weights
+from harness.dictionaries.weights import Weights
 from harness.errors import DataError
 from harness.records import ActivationSet, Dictionary
 
+from ..calibration import at_l0, sample_tokens, with_best_decoder
 from ..checks import refuse_unusable
-from ..files import CONFIG, in_raw_units, load_dictionary, read_config
+from ..files import CONFIG, in_raw_units, load_dictionary, read_config, save_dictionary
 from ..sae import JumpRelu
 from . import BasisConfig, IcaConfig, OvercompleteConfig
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _log = logging.getLogger(__name__)
-_CHUNK_TOKENS = 4096
+_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,10 @@ class DirectionLearner(DictionaryLearner, ABC):
             moments = stored.moments(train)
             refuse_unusable(stored, moments, learner=self.name, n_latents=n_latents, k=self.config.k)
             scale = moments.std if self.config.standardise else np.ones_like(moments.std)
-            x = ((_sample(stored, train, moments, self.config.tokens, run.seed) - moments.mean) / scale).astype(
-                np.float32
-            )
-            weights: dict[str, Any] = self._sparse(x, self.directions(x, run.seed % 2**32))
+            raw = sample_tokens(stored, train, self.config.tokens, run.seed)
+            x = ((raw.double().numpy() - moments.mean) / scale).astype(np.float32)
+            weights = in_raw_units(self._linear(self.directions(x, run.seed % 2**32), moments, scale), _float(scale))
+            weights = with_best_decoder(at_l0(weights, raw, self.config.k), stored, train)
             metadata: dict[str, Any] = {
                 "learner": self.name,
                 "key": key,
@@ -96,9 +97,7 @@ class DirectionLearner(DictionaryLearner, ABC):
                 "columns": list(stored.columns),
                 "k": self.config.k,
             }
-            centred = Weights(**weights, b_dec=torch.from_numpy(moments.mean / scale).float(), signed=self.signed,
-                              metadata=metadata)  # fmt: skip
-            save_weights(folder, in_raw_units(centred, torch.from_numpy(scale).float()))
+            save_dictionary(folder, weights, metadata)
         return Dictionary(
             name=self.name,
             path=folder,
@@ -116,32 +115,22 @@ class DirectionLearner(DictionaryLearner, ABC):
         """
         return load_dictionary(dictionary.path)
 
-    def _sparse(self, x: Float[np.ndarray, "token d_in"], found: Directions) -> dict[str, torch.Tensor]:
-        """Decoder rows of norm 1, the threshold that leaves k codes per token, and the least-squares gain.
-
-        The gain, one number, scales all codes: correlated directions that are active together overshoot.
-        """
+    def _linear(self, found: Directions, moments: Moments, scale: Float[np.ndarray, " d_in"]) -> Weights:
+        """All codes, in scaled units; decoder rows of norm 1, so that codes compare by the size of what they write."""
         norms = np.linalg.norm(found.decoder, axis=1)
-        decoder = torch.from_numpy(found.decoder / norms[:, None]).float()
-        encoder = torch.from_numpy(found.encoder * norms).float()
-        tokens = torch.from_numpy(x)
-        threshold = kth_largest(tokens, encoder, self.config.k * len(x), signed=self.signed)
-        dot = square = 0.0
-        for chunk in tokens.split(_CHUNK_TOKENS):
-            z = _codes(chunk, encoder, signed=self.signed)
-            rebuilt = (z * (z.abs() >= threshold)) @ decoder
-            dot += float((chunk * rebuilt).sum(dtype=torch.float64))
-            square += float(rebuilt.square().sum(dtype=torch.float64))
-        gain = dot / square if square > 0 else 1.0
-        n = len(decoder)
-        # The codec keeps what is above the threshold: the last code that is to survive must be above it.
-        below = float(np.nextafter(np.float32(threshold * gain), np.float32(0)))
-        return {
-            "W_enc": encoder * gain,
-            "W_dec": decoder,
-            "b_enc": torch.zeros(n),
-            "threshold": torch.full((n,), max(below, 0.0)),
-        }
+        n = len(norms)
+        return Weights(
+            W_enc=_float(found.encoder * norms),
+            W_dec=_float(found.decoder / norms[:, None]),
+            b_enc=torch.zeros(n),
+            b_dec=_float(moments.mean / scale),
+            threshold=torch.zeros(n),
+            signed=self.signed,
+        )
+
+
+def _float(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).float()
 
 
 class Pca(DirectionLearner):
@@ -223,40 +212,9 @@ class KMeans(_Overcomplete):
         norms = np.linalg.norm(x, axis=1, keepdims=True)
         unit = (x / np.maximum(norms, 1e-12))[norms[:, 0] > 0]
         fitted = MiniBatchKMeans(
-            self.n_latents(x.shape[1]), random_state=seed, batch_size=_CHUNK_TOKENS, n_init=1, max_iter=20,
+            self.n_latents(x.shape[1]), random_state=seed, batch_size=_BATCH_TOKENS, n_init=1, max_iter=20,
             reassignment_ratio=0.0,
         ).fit(unit)  # fmt: skip
         rows = fitted.cluster_centers_.astype(np.float64)
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return Directions(rows.T, rows)
-
-
-def kth_largest(
-    x: Float[torch.Tensor, "token d_in"], encoder: Float[torch.Tensor, "d_in latent"], n: int, *, signed: bool
-) -> float:
-    """The n-th largest |code| of all tokens; 0 where fewer are not 0. In memory: a chunk's codes and n numbers."""
-    largest = torch.empty(0)
-    for chunk in x.split(_CHUNK_TOKENS):
-        sizes = _codes(chunk, encoder, signed=signed).abs().flatten()
-        largest = torch.cat([largest, sizes[sizes > 0]])
-        if len(largest) > n:
-            largest = torch.from_numpy(np.partition(largest.numpy(), len(largest) - n)[len(largest) - n :])
-    return float(largest.min()) if len(largest) == n else 0.0
-
-
-def _codes(x: torch.Tensor, encoder: torch.Tensor, *, signed: bool) -> torch.Tensor:
-    pre = x @ encoder
-    return pre if signed else pre.relu()
-
-
-def _sample(
-    stored: StoredActivations, documents: tuple[str, ...], moments: Moments, n_tokens: int, seed: int
-) -> Float[np.ndarray, "token d_in"]:
-    """All tokens of the documents, or a random sample of about `n_tokens`, in one pass."""
-    generator = np.random.default_rng(seed)
-    share = n_tokens / moments.n_tokens
-    parts = []
-    for document in stored.documents(documents):
-        values = np.asarray(document.values)
-        parts.append(values if share >= 1 else values[generator.random(len(values)) < share])
-    return np.concatenate(parts).astype(np.float64)

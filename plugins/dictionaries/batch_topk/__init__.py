@@ -58,7 +58,8 @@ class BatchTopKConfig(Config):
     k_aux: PositiveInt | None = None
     """Dead latents per token in the auxiliary loss; None is half the number of columns."""
     threshold_decay: float = Field(default=0.99, ge=0, lt=1)
-    """Per-step decay of the running mean of the batch threshold, which inference uses as a fixed one."""
+    """Per-step decay of the running mean of the batch threshold, which the validation curve uses as a fixed one. After
+    training the threshold is set anew: k latents per token on average over the training tokens."""
     clip_norm: PositiveFloat | None = 1.0
     """Largest gradient norm of the squared error summed over columns; None is no clipping."""
     compute: Literal["auto", "dense", "fp32", "bf16"] = "auto"
@@ -92,7 +93,7 @@ def harness_dictionaries() -> Sequence[Registration[DictionaryLearner]]:
             config=BatchTopKConfig,
             load="harness_plugins.dictionaries.batch_topk.learner:BatchTopKLearner",
             summary="batch-top-k sparse autoencoder across layers, exported with a fixed threshold (JumpReLU)",
-            version="4",
+            version="5",
             needs=("adapter-activations",),
         )
     ]

@@ -33,8 +33,9 @@ class TrainStep:
         compute: str = "auto",
         clip_norm: float | None = 1.0,
         beta2: float = 0.999,
+        frozen_decoder: bool = False,
     ) -> None:
-        self.sae, self.maths, self.clip_norm = sae, maths, clip_norm
+        self.sae, self.maths, self.clip_norm, self.frozen_decoder = sae, maths, clip_norm, frozen_decoder
         self.optimizer = torch.optim.Adam(sae.parameters(), betas=(0.9, beta2), fused=True)
         self.path = choose_path(compute, maths, sae.W_enc)
         self.gradients = (
@@ -46,9 +47,13 @@ class TrainStep:
         report = self.gradients(x, dead)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        if self.frozen_decoder:
+            gradient = self.sae.W_dec.grad
+            assert gradient is not None
+            gradient.zero_()  # Adam then leaves the rows as they are, and clipping counts the others
         self._clip()
         self.optimizer.step()
-        if self.maths.decoder == "unit-norm":
+        if not self.frozen_decoder and self.maths.decoder == "unit-norm":
             self.sae.normalise_decoder()
         return report
 

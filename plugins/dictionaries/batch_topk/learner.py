@@ -17,6 +17,7 @@ from harness.contract.stages import DictionaryLearner
 from harness.dictionaries.weights import Weights
 from harness.records import ActivationSet, Dictionary
 
+from ..calibration import CALIBRATION_TOKENS, at_l0, sample_tokens
 from ..checks import refuse_unusable
 from ..files import (
     CONFIG,
@@ -47,6 +48,7 @@ class BatchTopKLearner(DictionaryLearner):
 
     name: ClassVar[str] = "batch-topk"
     signed: ClassVar[bool] = False
+    frozen_decoder: ClassVar[bool] = False
 
     def __init__(self, config: BatchTopKConfig) -> None:
         self.config = config
@@ -105,7 +107,8 @@ class BatchTopKLearner(DictionaryLearner):
         units = InputScaling.of(moments, config.standardise, _write_norms(stored))
         sae = autoencoder(config, units.centre, n_latents, run.generator()).to(run.device)
         sums = maths(config, len(stored.columns), signed=self.signed)
-        descent = TrainStep(sae, sums, compute=config.compute, clip_norm=config.clip_norm, beta2=config.adam_beta2)
+        descent = TrainStep(sae, sums, compute=config.compute, clip_norm=config.clip_norm, beta2=config.adam_beta2,
+                            frozen_decoder=self.frozen_decoder)  # fmt: skip
         checkpoint = run.out_dir / "training.safetensors"
         state = load_state(checkpoint, key, sae, descent.optimizer) or TrainingState.fresh(n_latents, sae.b_enc.device)
         validation = Validation.of(stored, split.held_out, config.validation_tokens)
@@ -138,7 +141,9 @@ class BatchTopKLearner(DictionaryLearner):
             "compute": descent.path,
             "k": config.k,
         }
-        save_dictionary(folder, self._weights(sae, descent, units, state), metadata)
+        weights = self._weights(sae, descent, units, state)
+        tokens = sample_tokens(stored, split.train, CALIBRATION_TOKENS, run.seed)
+        save_dictionary(folder, at_l0(weights, tokens, config.k), metadata)
         checkpoint.unlink(missing_ok=True)
 
     def _weights(self, sae: Autoencoder, descent: TrainStep, units: InputScaling, state: TrainingState) -> Weights:
