@@ -134,6 +134,8 @@ def test_a_sentence_is_as_good_as_its_worst_clause_and_names_it() -> None:
     found = conjunction([("a", "consistent"), ("b", "not tested"), ("c", "contradicted"), ("d", "not resolved")])
     assert (found.word, found.reason) == ("contradicted", "contradicted: c")
     assert conjunction([("a", "consistent"), ("b", "not tested")]).word == "not tested"
+    found = conjunction([("a", "contradicted"), ("b", "contradicted")])
+    assert (found.word, found.reason) == ("contradicted", "contradicted: a; b")
     assert conjunction([("a", "consistent"), ("b", "consistent")]) == conjunction([("a", "consistent")])
 
 

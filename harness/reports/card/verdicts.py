@@ -84,7 +84,7 @@ def conjunction(parts: Sequence[tuple[str, Word]]) -> Verdict:
     """
     worst = min((word for _, word in parts), key=_WORST_FIRST.index)
     named = "; ".join(says for says, word in parts if word == worst)
-    return Verdict(worst, None if len({word for _, word in parts}) == 1 else f"{worst}: {named}")
+    return Verdict(worst, None if worst in ("consistent", "reproduced") else f"{worst}: {named}")
 
 
 def exactly_one(words: Sequence[Word]) -> Verdict:
