@@ -224,3 +224,40 @@ def test_the_corrected_interval_covers(sensitivity, specificity, true):
         covered += not isinstance(found, Undefined) and found.low <= true <= found.high
     assert absent < (100 if sensitivity + specificity > 1.6 else 500), "weak judges are often refused"
     assert covered / (2000 - absent) > 0.93
+
+
+def test_a_correlation_of_clustered_pairs_is_pearsons_whatever_the_clusters():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=60), rng.normal(size=60)
+    y += 0.8 * x
+    pairs = list(zip(x.tolist(), y.tolist(), strict=True))
+    expected = scipy_stats.pearsonr(x, y)
+    for size in (1, 6, 20):
+        found = agreement.clustered_correlation([pairs[i : i + size] for i in range(0, 60, size)])
+        assert found.value == pytest.approx(expected.statistic, abs=1e-12)
+    single = agreement.clustered_correlation([[p] for p in pairs])
+    fisher = expected.confidence_interval()
+    # independent pairs: the jackknife's interval is near Fisher's own, which assumes normal data
+    assert (single.low, single.high) == pytest.approx((fisher.low, fisher.high), abs=0.06)
+    assert not agreement.clustered_correlation([pairs[:30], pairs[30:]]).bounded, "two contexts tell of no others"
+    perfect = agreement.clustered_correlation([[(a, 2 * a), (a + 1, 2 * a + 2)] for a in range(9)])
+    assert (perfect.value, perfect.bounded) == (pytest.approx(1), False)
+
+
+@pytest.mark.slow
+def test_a_clustered_correlations_interval_covers_where_fishers_does_not():
+    """Ten contexts of 13 tokens, whose activation and prediction share a context's level."""
+    rng = np.random.default_rng(1)
+    true = 0.5
+    covered = naive = 0
+    for _ in range(1000):
+        level = rng.multivariate_normal([0, 0], [[1, true], [true, 1]], 10).repeat(13, axis=0)
+        own = rng.multivariate_normal([0, 0], [[1, true], [true, 1]], 130)
+        x, y = (level + own).T
+        found = agreement.clustered_correlation([list(zip(x[i : i + 13], y[i : i + 13], strict=True))
+                                                 for i in range(0, 130, 13)])  # fmt: skip
+        covered += found.low <= true <= found.high
+        fisher = scipy_stats.pearsonr(x, y).confidence_interval()
+        naive += fisher.low <= true <= fisher.high
+    assert covered >= 920
+    assert naive < 750

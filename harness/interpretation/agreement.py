@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.stats import Estimate, Undefined, ratio_over_documents, share
+from harness.stats import Estimate, Undefined, ratio_over_documents, share, t_quantile
 
 N_RESAMPLES = 2000
 """Bootstrap resamples."""
@@ -201,6 +201,50 @@ def balanced_accuracy(labels: ArrayLike, said: ArrayLike) -> float | Undefined:
     if yes.all() or not yes.any():
         return Undefined("needs cases of both kinds")
     return float((answer[yes].mean() + (~answer[~yes]).mean()) / 2)
+
+
+def clustered_correlation(
+    clusters: Sequence[Sequence[tuple[float, float]]], *, level: float = 0.95
+) -> Estimate | Undefined:
+    """Pearson's correlation over all pairs; pairs come in clusters (the tokens of a context), which are independent.
+
+    The interval is of Fisher's z, with the jackknife's standard error over clusters and Student's t: tokens of a
+    context resemble each other, so that Fisher's own 1 / sqrt(n - 3) would be too small. It is unbounded with fewer
+    than three clusters, and where no cluster changes the correlation.
+
+    Args:
+        clusters: per cluster, (predicted, true).
+        level: of the interval.
+
+    Returns:
+        The correlation; 0 where the predictions are all the same, for they explain nothing; Undefined where the truth
+        is constant.
+    """
+    sums = np.array([_moments(pairs) for pairs in clusters if len(pairs)])
+    if not len(sums) or np.ptp([true for pairs in clusters for _, true in pairs]) == 0:
+        return Undefined("the feature is as active on every token of these contexts as on any other")
+    whole = _correlation(sums.sum(0))
+    without = np.array([_correlation(sums.sum(0) - own) for own in sums])
+    z = np.arctanh(np.clip(without, -1 + 1e-12, 1 - 1e-12))
+    n = len(sums)
+    error = float(np.sqrt((n - 1) / n * ((z - z.mean()) ** 2).sum()))
+    if n < 3 or error == 0 or abs(whole) > 1 - 1e-9:
+        return Estimate(whole, -np.inf, np.inf)
+    half = t_quantile(level, n - 1) * error
+    return Estimate(whole, math.tanh(math.atanh(whole) - half), math.tanh(math.atanh(whole) + half))
+
+
+def _moments(pairs: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
+    """n, and the sums of x, y, xx, yy and xy."""
+    x, y = np.asarray(pairs, dtype=np.float64).T
+    return np.array([len(x), x.sum(), y.sum(), x @ x, y @ y, x @ y])
+
+
+def _correlation(sums: NDArray[np.float64]) -> float:
+    """Of the sums of `_moments`; 0 where one side is constant."""
+    n, x, y, xx, yy, xy = sums
+    spread = (n * xx - x * x) * (n * yy - y * y)
+    return float(np.clip((n * xy - x * y) / math.sqrt(spread), -1, 1)) if spread > 1e-12 * n * n * xx * n * yy else 0.0
 
 
 def clustered_mean(values: ArrayLike, clusters: Sequence[Hashable], *, seed: int = 0, level: float = 0.95) -> Estimate:

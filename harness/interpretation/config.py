@@ -36,7 +36,7 @@ class GradingConfig(Config):
 
 
 class ScoringConfig(Config):
-    """Detection, fuzzing and intruder tests on contexts that were not shown when a feature was explained."""
+    """Detection, fuzzing, intruder and simulation on contexts that were not shown when a feature was explained."""
 
     features: NonNegativeInt = 60
     """Features per source whose explanations are scored, drawn evenly over layers; 0 is none."""
@@ -46,6 +46,9 @@ class ScoringConfig(Config):
     """Fewest held-out contexts of either kind; a feature with fewer has no score, with the reason."""
     intruders: NonNegativeInt = 3
     """Intruder tests per feature, each of four activating contexts and one that is not."""
+    simulated: NonNegativeInt = 5
+    """Contexts of either kind (the strongest, and random ones) whose activations are predicted token by token, each in
+    a request of its own (Bills et al. 2023); 0 is none."""
     window: PositiveInt = 6
     """Tokens on either side of a context's middle."""
     documents: PositiveInt = 300
@@ -53,8 +56,8 @@ class ScoringConfig(Config):
     active_share: float = Field(default=0.3, gt=0.0, le=1.0)
     """A context activates where a token reaches this share of the feature's maximum (delphi's threshold for marks)."""
     inactive_share: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """A context does not where no token exceeds this share; those between are neither. A feature that is never quiet
-    has no such context, and says so."""
+    """A context is quiet where no token exceeds this share; those between are neither. A feature that has fewer than
+    `min_contexts` quiet ones is tested on its quietest contexts, which are counted (`n_not_quiet`)."""
 
 
 class EnrichmentConfig(Config):

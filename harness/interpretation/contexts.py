@@ -1,12 +1,16 @@
 """Held-out contexts for scoring tests: drawn alike for yes and no, and never shown to the explainer.
 
 Documents are cut into windows of the same length, wherever the feature fires in them, so that the place of a token says
-nothing. A window activates a feature where a token reaches `active_share` of its maximum, and does not where none
+nothing. A window activates a feature where a token reaches `active_share` of its maximum, and is quiet where none
 exceeds `inactive_share`; those between are left out. Both kinds come from the same sample of documents; those that
 activate also from the contexts that were sampled over the feature's activation quantiles. Half of the negatives are
-hard where there are such: they hold a token on which the feature fires elsewhere.
+hard where there are such: they hold a token on which the feature fires elsewhere. Where a feature is too dense to have
+quiet windows, its negatives are its quietest ones, and its positives are stronger than all of them: leaving it out
+would leave out the features that are hardest to explain.
 
-Detection, fuzzing and intruder are delphi's (EleutherAI) tasks: https://github.com/EleutherAI/delphi
+Detection, fuzzing and intruder are delphi's (EleutherAI) tasks: https://github.com/EleutherAI/delphi. Simulation is
+Bills et al. (2023), "Language models can explain neurons in language models": half of its contexts are the strongest
+that were not shown, half are drawn at random, whatever the feature does in them.
 """
 
 from __future__ import annotations
@@ -99,6 +103,16 @@ class ContextPool:
         values[~document.ranked[w.start : w.stop]] = 0
         return values
 
+    def simulated(self, window: int, column: int, *, strongest: bool) -> ScoringContext:
+        """A window with the activation of each token that counts."""
+        shown = self.context(window, (), label=strongest)
+        document, c = self._stored.document(shown.document), self._columns[column]
+        stop = shown.start + len(shown.tokens)
+        values = np.maximum(c.sign * document.window(shown.start, stop, c.index), 0).tolist()
+        ranked = document.ranked[shown.start : stop].tolist()
+        activations = tuple(value if counts else None for value, counts in zip(values, ranked, strict=True))
+        return shown.model_copy(update={"activations": activations})
+
     def token_ids(self, window: int) -> np.ndarray:
         """The ids of a window's tokens."""
         w = self.windows[window]
@@ -108,7 +122,9 @@ class ContextPool:
         """Bool [window]: whether it holds one of the tokens."""
         return np.array([not own.isdisjoint(tokens) for own in self._tokens], dtype=bool)
 
-    def context(self, window: int, marked: Sequence[int], *, label: bool, hard: bool = False) -> ScoringContext:
+    def context(
+        self, window: int, marked: Sequence[int], *, label: bool, hard: bool = False, quiet: bool = True
+    ) -> ScoringContext:
         """A window as it is shown."""
         w = self.windows[window]
         document = self._stored.document(w.document)
@@ -120,6 +136,7 @@ class ContextPool:
             marked=tuple(i + w.start - start for i in sorted(marked)),
             label=label,
             hard=hard,
+            quiet=quiet,
         )
 
 
@@ -133,11 +150,16 @@ class FeatureTests:
         self._active, self._quiet = config.active_share * top, config.inactive_share * top
         unseen = self._not_shown()
         strongest = pool.maxima[:, column]
+        self._unseen_windows = np.flatnonzero(unseen)
         self._negative = np.flatnonzero(unseen & (strongest <= self._quiet))
-        found = {
-            w: strongest[w] for w in np.flatnonzero(unseen & (strongest >= self._active) & (strongest > 0)).tolist()
-        }
-        found |= self._sampled()
+        self._loudest = self._quiet
+        if len(self._negative) < config.min_contexts:
+            order = self._unseen_windows[np.argsort(strongest[unseen], kind="stable")]
+            self._negative = np.sort(order[: config.contexts])
+            self._loudest = float(strongest[self._negative].max(initial=0))
+        active = unseen & (strongest >= self._active) & (strongest > self._loudest)
+        found = {w: strongest[w] for w in np.flatnonzero(active).tolist()}
+        found |= {w: m for w, m in self._sampled().items() if m > self._loudest}
         self._positive = np.array(sorted(found, key=lambda w: (found[w], w)), dtype=np.int64)
         some = self._positive[:: max(1, len(self._positive) // _KEY_WINDOWS)].tolist()
         self._keys = {int(t) for w in some for t in self._marked_ids(w)}
@@ -147,9 +169,11 @@ class FeatureTests:
         least, name = self._config.min_contexts, self._feature.feature
         if not self._feature.exemplars:
             return TooFew(name, "dead: no activating context")
-        for found, kind in ((self._positive, "activating"), (self._negative, "quiet")):
-            if len(found) < least:
-                return TooFew(name, f"fewer than {least} held-out {kind} contexts")
+        if len(self._negative) < least:
+            return TooFew(name, f"fewer than {least} contexts that were not shown")
+        if len(self._positive) < least:
+            quietest = " that are stronger than the quietest" if self._loudest > self._quiet else ""
+            return TooFew(name, f"fewer than {least} held-out activating contexts{quietest}")
         return self._made()
 
     def _made(self) -> Iterator[ScoringTest]:
@@ -158,7 +182,7 @@ class FeatureTests:
         no = self._negatives(n)
         yield self._test("detection", 0, [
             *(self._pool.context(w, (), label=True) for w in yes),
-            *(self._pool.context(w, (), label=False, hard=hard) for w, hard in no),
+            *(self._pool.context(w, (), label=False, hard=hard, quiet=self._is_quiet(w)) for w, hard in no),
         ])  # fmt: skip
         wrong = [self._wrongly_marked(w) for w in self._over_quantiles(n // 2)]
         wrong += [self._intruder(w, hard, label=False) for w, hard in no[: n - len(wrong)]]
@@ -169,6 +193,17 @@ class FeatureTests:
                 shown = self._rng.sample(self._positive.tolist(), INTRUDER_SHOWN)
                 others = [self._pool.context(v, self._marks(v), label=False) for v in shown]
                 yield self._test("intruder", number, [*others, self._intruder(w, hard, label=True)])
+        yield from self._simulations()
+
+    def _simulations(self) -> Iterator[ScoringTest]:
+        """One test per context: the strongest, and as many of all that were not shown."""
+        n = self._config.simulated
+        top = self._positive[::-1][:n].tolist()
+        rest = sorted(set(self._unseen_windows.tolist()) - set(top))
+        chosen = [(w, True) for w in top] + [(w, False) for w in self._rng.sample(rest, min(n, len(rest)))]
+        for number, (window, strongest) in enumerate(chosen):
+            context = self._pool.simulated(window, self._column, strongest=strongest)
+            yield self._test("simulation", number, [context])
 
     def _test(self, kind: ScoringKind, number: int, contexts: list[ScoringContext]) -> ScoringTest:
         self._rng.shuffle(contexts)
@@ -212,6 +247,10 @@ class FeatureTests:
         n_hard = min(len(hard), max((n + 1) // 2, n - len(rest)))
         return [*((w, True) for w in hard[:n_hard]), *((w, False) for w in rest[: n - n_hard])]
 
+    def _is_quiet(self, window: int) -> bool:
+        """Whether no token of a drawn window exceeds `inactive_share` of the feature's maximum."""
+        return bool(self._pool.maxima[window, self._column] <= self._quiet)
+
     def _marks(self, window: int) -> list[int]:
         """Tokens that reach the threshold of an active context."""
         return np.flatnonzero(self._pool.activations(window, self._column) >= self._active).tolist()
@@ -220,13 +259,23 @@ class FeatureTests:
         return self._pool.token_ids(window)[self._marks(window)]
 
     def _wrongly_marked(self, window: int) -> ScoringContext:
-        """An activating window in which as many quiet tokens are marked as it has active ones."""
-        quiet = np.flatnonzero(self._pool.activations(window, self._column) <= self._quiet).tolist()
-        n = min(len(quiet), len(self._marks(window)))
-        return self._pool.context(window, self._rng.sample(quiet, n), label=False)
+        """An activating window in which as many quiet tokens are marked as it has active ones; else its quietest."""
+        marks, (places, quiet) = self._marks(window), self._quiet_places(window)
+        wrong = [place for place in places if place not in marks]
+        return self._pool.context(
+            window, self._rng.sample(wrong, min(len(wrong), len(marks))), label=False, quiet=quiet
+        )
 
     def _intruder(self, window: int, hard: bool, *, label: bool) -> ScoringContext:
         """A quiet window with a token marked: one that the feature fires on elsewhere, where it holds one."""
         ids = self._pool.token_ids(window).tolist()
-        places = [i for i, token in enumerate(ids) if token in self._keys] if hard else list(range(len(ids)))
-        return self._pool.context(window, [self._rng.choice(places)], label=label, hard=hard)
+        places, quiet = self._quiet_places(window)
+        keys = [i for i in places if ids[i] in self._keys] if hard else []
+        marked = [self._rng.choice(keys or places)]
+        return self._pool.context(window, marked, label=label, hard=bool(keys), quiet=quiet and self._is_quiet(window))
+
+    def _quiet_places(self, window: int) -> tuple[list[int], bool]:
+        """Tokens that do not exceed `inactive_share`, and True; where there are none, the quietest, and False."""
+        values = self._pool.activations(window, self._column)
+        quiet = np.flatnonzero(values <= self._quiet).tolist()
+        return (quiet, True) if quiet else (np.flatnonzero(values == values.min()).tolist(), False)

@@ -1,4 +1,4 @@
-"""From answers to scores: balanced accuracy and AUC per feature; what was not answered counts as wrong."""
+"""From answers to scores: balanced accuracy, AUC and correlation per feature; what was not answered counts as wrong."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.interpretation import agreement
 from harness.records import ExplanationScore, RatedContext, ScoringAnswer, ScoringContext, ScoringKind, ScoringTest
-from harness.stats import Undefined
+from harness.stats import Estimate, Undefined
 
 YES = 0.5
 """A rating from here on is a yes."""
@@ -15,7 +15,8 @@ YES = 0.5
 def score(tests: Sequence[ScoringTest], answers: Mapping[str, ScoringAnswer], interpreter: str) -> ExplanationScore:
     """The score of one feature in one kind of test.
 
-    A context without a rating counts as answered wrongly, and has no part in the AUC.
+    A context without a rating counts as answered wrongly, and has no part in the AUC. A simulation that was not
+    answered predicts 0 on every token, as in delphi.
 
     Args:
         tests: of one feature and kind.
@@ -23,6 +24,8 @@ def score(tests: Sequence[ScoringTest], answers: Mapping[str, ScoringAnswer], in
         interpreter: who answered.
     """
     first = tests[0]
+    if first.kind == "simulation":
+        return _simulated(tests, answers, interpreter)
     ratings = [answers[t.item].ratings or (None,) * len(t.contexts) for t in tests]
     rated = [_rated(c, r) for t, own in zip(tests, ratings, strict=True) for c, r in zip(t.contexts, own, strict=True)]
     reasons = {answers[t.item].reason for t in tests} - {None}
@@ -49,6 +52,35 @@ def score(tests: Sequence[ScoringTest], answers: Mapping[str, ScoringAnswer], in
     )  # fmt: skip
 
 
+def _simulated(
+    tests: Sequence[ScoringTest], answers: Mapping[str, ScoringAnswer], interpreter: str
+) -> ExplanationScore:
+    """Correlation over the tokens of all contexts, as Bills et al. (2023) score top and random text together."""
+    rated, pairs = [], []
+    for test in tests:
+        (context,), answer = test.contexts, answers[test.item]
+        predicted = answer.ratings or ()
+        given = {"activations": context.activations, "predicted": predicted}
+        rated.append(_rated(context, None).model_copy(update=given))
+        known = zip(predicted or (0.0,) * len(context.tokens), context.activations, strict=True)
+        pairs.append([(p, true) for p, true in known if true is not None])
+    n_unanswered = sum(not c.predicted for c in rated)
+    found = agreement.clustered_correlation(pairs)
+    reasons = [str(r) for r in dict.fromkeys(answers[t.item].reason for t in tests) if r]
+    if n_unanswered == len(tests):
+        found = Undefined("; ".join(reasons) or "no simulation was answered")
+    elif not isinstance(found, Undefined) and len({p for own in pairs for p, _ in own}) == 1:
+        reasons.append("the explanation predicts the same on every token: counted as 0")
+    if isinstance(found, Undefined):
+        reasons = [found.reason]
+    n_strongest = sum(c.label for c in rated)
+    return _record(
+        tests[0], interpreter, rated, n_positive=n_strongest, n_negative=len(rated) - n_strongest,
+        n_unanswered=n_unanswered, balanced_accuracy=None, auc=None, reason="; ".join(reasons) or None,
+        correlation=None if isinstance(found, Undefined) else found,
+    )  # fmt: skip
+
+
 def unscored(source: str, feature: str, kind: ScoringKind, interpreter: str, reason: str) -> ExplanationScore:
     """A feature that could not be tested."""
     return ExplanationScore(
@@ -68,6 +100,7 @@ def _record(
     balanced_accuracy: float | None,
     auc: float | None,
     reason: str | None,
+    correlation: Estimate | None = None,
 ) -> ExplanationScore:
     return ExplanationScore(
         item=f"{test.kind}/{test.feature}",
@@ -78,9 +111,11 @@ def _record(
         n_positive=n_positive,
         n_negative=n_negative,
         n_hard=sum(c.hard for c in rated),
+        n_not_quiet=sum(not c.quiet for c in rated),
         n_unanswered=n_unanswered,
         balanced_accuracy=balanced_accuracy,
         auc=auc,
+        correlation=correlation,
         reason=reason,
         contexts=tuple(rated),
     )
@@ -88,7 +123,12 @@ def _record(
 
 def _rated(context: ScoringContext, rating: float | None) -> RatedContext:
     return RatedContext(
-        document=context.document, start=context.start, label=context.label, hard=context.hard, rating=rating
+        document=context.document,
+        start=context.start,
+        label=context.label,
+        hard=context.hard,
+        rating=rating,
+        quiet=context.quiet,
     )
 
 

@@ -105,12 +105,12 @@ PlantedKind = Literal["token", "context", "class", "position", "mixture", "rando
 and any tokens below it."""
 
 
-ScoringKind = Literal["detection", "fuzzing", "intruder"]
+ScoringKind = Literal["detection", "fuzzing", "intruder", "simulation"]
 """`detection`: which contexts activate the feature; `fuzzing`: which have the right tokens marked; `intruder`: which
-one does not belong."""
+one does not belong; `simulation`: how strongly each token of a context activates it."""
 
 
-SCORING_KINDS: tuple[ScoringKind, ...] = ("detection", "fuzzing", "intruder")
+SCORING_KINDS: tuple[ScoringKind, ...] = ("detection", "fuzzing", "intruder", "simulation")
 """All kinds of scoring tests."""
 
 
@@ -181,13 +181,18 @@ class ScoringContext(Record):
     marked: tuple[NonNegativeInt, ...] = ()
     """Tokens shown marked (fuzzing and intruder)."""
     label: bool
-    """The right answer, not shown: it activates (detection), its marks are right (fuzzing), it is the intruder."""
+    """The right answer, not shown: it activates (detection), its marks are right (fuzzing), it is the intruder.
+    Simulation: whether it is one of the strongest, and not drawn at random."""
     hard: bool = False
     """Whether a negative shares a token that the feature fires on."""
+    quiet: bool = True
+    """Of a negative: False where it is merely one of the quietest contexts of a feature that has too few quiet ones."""
+    activations: tuple[float | None, ...] = ()
+    """Simulation: the activation of each token, not shown; None on tokens that do not count (special ones)."""
 
 
 class ScoringTest(Record):
-    """Contexts that are shown in one request."""
+    """Contexts that are shown in one request; for a simulation, one context."""
 
     item: str
     """`kind/feature/number`."""
@@ -207,7 +212,7 @@ class ScoringAnswer(Record):
     item: str
     """The test's."""
     ratings: tuple[float, ...] | None
-    """Per context, 0 (certainly not) to 1 (certainly); None with a reason."""
+    """Per context, 0 (certainly not) to 1 (certainly); simulation: per token, 0 to 1 (strongest); or None."""
     reason: str | None = None
     """Why there are none."""
 
@@ -224,7 +229,13 @@ class RatedContext(Record):
     hard: bool
     """A negative that shares a token."""
     rating: float | None
-    """0 to 1; None where the answer could not be used."""
+    """0 to 1; None where the answer could not be used, and in simulations."""
+    quiet: bool = True
+    """False for a negative that is merely one of the feature's quietest contexts."""
+    activations: tuple[float | None, ...] = ()
+    """Simulation: the activation of each token; None on those that do not count."""
+    predicted: tuple[float, ...] = ()
+    """Simulation: the prediction for each token, 0 to 1; empty where the answer could not be used."""
 
 
 class ExplanationScore(Record):
@@ -244,17 +255,23 @@ class ExplanationScore(Record):
     kind: ScoringKind
     """What was asked."""
     n_positive: NonNegativeInt
-    """Contexts for which yes is right; for intruders, tests."""
+    """Contexts for which yes is right; for intruders, tests; for simulations, the strongest contexts."""
     n_negative: NonNegativeInt
-    """Contexts for which no is right."""
+    """Contexts for which no is right; for simulations, those drawn at random."""
     n_hard: NonNegativeInt
     """Negatives that share a token the feature fires on."""
+    n_not_quiet: NonNegativeInt = 0
+    """Negatives that are not quiet but only the quietest of a feature too dense to have enough quiet ones."""
     n_unanswered: NonNegativeInt
-    """Contexts (intruder: tests) without a usable answer; they count as wrong."""
+    """Contexts (intruder: tests) without a usable answer; they count as wrong, in simulations as 0 on every token."""
     balanced_accuracy: float | None
     """Mean of the two hit rates; chance is 0.5. Intruder: share of intruders found; chance is 1 / contexts shown."""
     auc: float | None
-    """Area under the ROC curve of the ratings; chance is 0.5. None for intruders and where nothing was answered."""
+    """Area under the ROC curve of the ratings; chance is 0.5. None for intruders, simulations and where nothing was
+    answered."""
+    correlation: Estimate | None = None
+    """Simulation: Pearson's correlation of predicted and true activation over all tokens of all contexts; 0 where the
+    prediction is the same everywhere. Interval: Fisher's z, jackknife over contexts, Student's t."""
     reason: str | None = None
     """Why a number is None."""
     contexts: tuple[RatedContext, ...] = ()

@@ -66,8 +66,8 @@ def notes(report: Report[Any], rows: Sequence[Any]) -> list[str]:
         return []
     labels_of: dict[str, list[str]] = {}
     for row in rows:
-        for name in ("reason", "note"):
-            note = getattr(row, name, None)
+        parts = getattr(row, "notes", None)
+        for note in (getattr(row, "reason", None), getattr(row, "note", None)) if parts is None else parts:
             if note:
                 labels_of.setdefault(visible(note), []).append(visible(report.label(row)))
     return [f"{_listed(list(dict.fromkeys(labels)))}: {note}" for note, labels in labels_of.items()]

@@ -20,7 +20,11 @@ from harness.store.schema import ExplanationScore
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One kind of scoring test of a source's explanations: means over features, 95 % intervals clustered by layer."""
+    """One kind of scoring test of a source's explanations: means over features, 95 % intervals clustered by layer.
+
+    `n_quietest`: features too dense for quiet contexts, tested on their quietest. `chance`: what guessing gives, of the
+    balanced accuracy or, in simulations, of the correlation.
+    """
 
     source: str
     interpreter: str
@@ -29,18 +33,26 @@ class ScoreRow:
     n_scored: int
     n_contexts: int
     n_hard: int
+    n_quietest: int
     n_unanswered: int
     balanced_accuracy: Estimate | None
     chance: float
     auc: Estimate | None
+    correlation: Estimate | None
     reason: str | None
+    lost: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The parts of the reason, so that what is true of several kinds of test is told once."""
+        return self.lost
 
 
 def scores(connection: Connection, run_id: int) -> list[ScoreRow]:
     """Scores per source and kind of test."""
     s = ExplanationScore
     columns = (s.source, s.feature, s.interpreter, s.kind, s.n_positive, s.n_negative, s.n_hard, s.n_unanswered,
-               s.balanced_accuracy, s.auc, s.reason)  # fmt: skip
+               s.n_not_quiet, s.balanced_accuracy, s.auc, s.correlation, s.reason)  # fmt: skip
     stored = connection.execute(select(*columns).where(s.step_id.in_(run_steps(run_id))).order_by(s.id))
     newest = {(r.source, r.interpreter, r.kind, r.feature): r for r in stored}
     groups: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
@@ -53,22 +65,26 @@ def scores(connection: Connection, run_id: int) -> list[ScoreRow]:
 def _row(
     source: str, interpreter: str, kind: str, group: Sequence[Any], layers: dict[FeatureName, int | None]
 ) -> ScoreRow:
-    lost = Counter(r.reason for r in group if r.balanced_accuracy is None)
-    reason = "; ".join(f"{n} of {len(group)} features not scored: {why}" for why, n in lost.most_common(3)) or None
+    main = "correlation" if kind == "simulation" else "balanced_accuracy"
+    counts = Counter(r.reason for r in group if getattr(r, main) is None)
+    lost = tuple(f"{n} of {len(group)} features not scored: {why}" for why, n in counts.most_common(3))
     is_choice = kind == "intruder"  # one choice per test, where the others have one answer per context
     return ScoreRow(
         source=source,
         interpreter=interpreter,
         kind=kind,
         n_features=len(group),
-        n_scored=sum(r.balanced_accuracy is not None for r in group),
+        n_scored=sum(getattr(r, main) is not None for r in group),
         n_contexts=sum(r.n_positive + (0 if is_choice else r.n_negative) for r in group),
         n_hard=sum(r.n_hard for r in group),
+        n_quietest=sum(r.n_not_quiet > 0 for r in group),
         n_unanswered=sum(r.n_unanswered for r in group),
         balanced_accuracy=_mean(group, "balanced_accuracy", layers),
-        chance=0.2 if is_choice else 0.5,
+        chance={"intruder": 0.2, "simulation": 0.0}.get(kind, 0.5),
         auc=_mean(group, "auc", layers),
-        reason=reason,
+        correlation=_mean(group, "correlation", layers),
+        reason="; ".join(lost) or None,
+        lost=lost,
     )
 
 
@@ -95,8 +111,9 @@ REPORT = Report[ScoreRow](
         Column("test", lambda r: r.kind, "left"),
         Column("features", lambda r: f"{count(r.n_scored)} of {count(r.n_features)}"),
         Column("contexts", lambda r: count(r.n_contexts)),
+        Column("quietest", lambda r: count(r.n_quietest)),
         Column("unanswered", lambda r: count(r.n_unanswered)),
-        Column("balanced accuracy", lambda r: inline(r.balanced_accuracy)),
+        Column("score", lambda r: inline(r.correlation if r.kind == "simulation" else r.balanced_accuracy)),
         Column("AUC", lambda r: inline(r.auc)),
     ),
     ("score",),
@@ -104,9 +121,11 @@ REPORT = Report[ScoreRow](
     order=170,
     label=lambda r: r.source,
     legend=(
-        "Means over features; 95 % intervals bootstrap-t by layer (Student's t below 8). Chance is 0.5; of finding the "
-        "intruder among five contexts, 0.2 (contexts: tests). Half of the negatives hold a token that the feature "
-        "fires on, where there are such. What is not answered counts as wrong."
+        "Means over features; 95 % intervals bootstrap-t by layer (Student's t below 8). Score: balanced accuracy, "
+        "chance 0.5; intruder: share found among five contexts, chance 0.2 (contexts: tests); simulation: correlation of "
+        "predicted and true activation over tokens, half of the contexts the strongest, half random, chance 0. Half of "
+        "the negatives hold a token that the feature fires on, where there are such. Quietest: features too dense for "
+        "quiet contexts, tested on their quietest. What is not answered counts as wrong, in simulations as 0."
     ),
     blocks=_blocks,
 )

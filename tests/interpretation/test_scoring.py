@@ -16,6 +16,11 @@ COLUMNS = {
     "dead": lambda t, rng: 0.0,
     # fires on `x` where a coin says so: half of the x are quiet, and the hard negatives hold them
     "some-x": lambda t, rng: float(t.strip() == "x" and rng.random() < 0.5),
+    # strong on Wait, between quiet and active on `+`, quiet on `-`
+    "levels": lambda t, rng: {"Wait": 10.0, "+": 2.0, "-": 1.0}.get(t.strip(), 0.0),
+    # as adapter directions are: somewhere active on half of the tokens, and never quiet for a whole window
+    "dense": lambda t, rng: 4.0 * (t.strip() == "Wait") + rng.uniform(0.5, 2),
+    "most": lambda t, rng: rng.uniform(0, 4) * (rng.random() < 0.9),
 }
 
 
@@ -29,12 +34,13 @@ def tests_of(made):
         i = list(COLUMNS).index(name)
         return features[i], FeatureTests(pool, features[i], i, CONFIG, "seed").tests()
 
+    get.stored = stored
     return get
 
 
 def test_labels_are_true_and_contexts_were_not_shown(tests_of):
     feature, tests = tests_of("wait")
-    tests = list(tests)
+    tests = [t for t in tests if t.kind != "simulation"]
     assert [t.kind for t in tests] == ["detection", "fuzzing", "intruder", "intruder", "intruder"]
     shown = {(e.document, e.start + i) for e in feature.exemplars for i in range(len(e.tokens))}
     for test in tests:
@@ -62,8 +68,66 @@ def test_hard_negatives_hold_a_token_that_the_feature_fires_on(tests_of):
     assert all(c.hard == any(t.strip() == "x" for t in c.tokens) for c in negatives)
 
 
+def test_quiet_is_below_the_inactive_share_and_what_lies_between_is_neither(tests_of):
+    feature, tests = tests_of("levels")
+    assert feature.activation_max == 10
+    negatives = [c for t in tests if t.kind == "detection" for c in t.contexts if not c.label]
+    assert len(negatives) == 6
+    for c in negatives:
+        assert c.quiet
+        assert not {"+", "Wait"} & {t.strip() for t in c.tokens}, "a token of 0.2 of the maximum is no quiet context"
+    # 0.1 of the maximum is still quiet: six windows without any + or - would be hard to find here
+    assert any("-" in {t.strip() for t in c.tokens} for c in negatives)
+
+
+@pytest.mark.parametrize("name", ["dense", "most"])
+def test_a_feature_too_dense_for_quiet_contexts_is_tested_on_its_quietest_and_they_are_counted(tests_of, name):
+    feature, tests = tests_of(name)
+    found = list(tests)
+    assert {t.kind for t in found} == {"detection", "fuzzing", "intruder", "simulation"}
+    (detection,) = (t for t in found if t.kind == "detection")
+    strongest = {(c.document, c.start): top_of(c, tests_of.stored, name) for c in detection.contexts}
+    yes = [strongest[c.document, c.start] for c in detection.contexts if c.label]
+    no = [strongest[c.document, c.start] for c in detection.contexts if not c.label]
+    assert len(yes) == len(no) == 6
+    assert max(no) < min(yes), "what is asked has a right answer"
+    assert min(no) > 0.1 * feature.activation_max
+    assert not any(c.quiet for c in detection.contexts if not c.label)
+    given = {t.item: ScoringAnswer(item=t.item, ratings=tuple(float(c.label) for c in t.contexts)) for t in found}
+    assert score([detection], given, "judge").n_not_quiet == 6
+    shown = {(e.document, e.start + i) for e in feature.exemplars for i in range(len(e.tokens))}
+    assert not shown & {(c.document, c.start + i) for c in detection.contexts for i in range(len(c.tokens))}
+
+
+def top_of(context, stored, name):
+    """The largest activation of the tokens of a context that count."""
+    document = stored.document(context.document)
+    own = slice(context.start, context.start + len(context.tokens))
+    values = document.values[:, stored.columns.index(name)].astype(float)
+    return float(np.where(document.ranked, values, 0)[own].max())
+
+
+def test_simulations_are_of_the_strongest_contexts_and_of_random_ones(tests_of):
+    feature, tests = tests_of("wait")
+    simulated = [t for t in tests if t.kind == "simulation"]
+    assert [len(t.contexts) for t in simulated] == [1] * 10
+    contexts = [t.contexts[0] for t in simulated]
+    assert sum(c.label for c in contexts) == 5
+    shown = {(e.document, e.start + i) for e in feature.exemplars for i in range(len(e.tokens))}
+    for c in contexts:
+        assert not shown & {(c.document, c.start + i) for i in range(len(c.tokens))}
+        document = tests_of.stored.document(c.document)
+        for i, (token, value) in enumerate(zip(c.tokens, c.activations, strict=True), c.start):
+            if not document.ranked[i]:
+                assert value is None
+            else:
+                assert value == pytest.approx(float(document.values[i, 0]))
+                assert (value > 0) == (token.strip() == "Wait")
+    assert all(max(a or 0 for a in c.activations) > 0 for c in contexts if c.label)
+
+
 def test_a_feature_that_is_never_quiet_or_dead_has_no_test_and_says_why(tests_of):
-    for name, why in (("constant", "fewer than 3 held-out quiet contexts"), ("dead", "dead")):
+    for name, why in (("constant", "activating contexts that are stronger than the quietest"), ("dead", "dead")):
         _, found = tests_of(name)
         assert isinstance(found, TooFew)
         assert why in found.reason
@@ -113,6 +177,47 @@ def test_intruders_are_found_by_the_highest_rating_and_ties_share():
     assert (found.n_positive, found.n_unanswered, found.auc) == (4, 1, None)
     assert unscored("s", "f", "fuzzing", "judge", "why").reason == "why"
     assert len(by_kind([*tests, a_test("fuzzing", [True])])) == 2
+
+
+def simulations(*activations):
+    return [
+        ScoringTest(item=f"simulation/f/{i}", kind="simulation", source="s", feature="f", contexts=(
+            ScoringContext(document=f"d{i}", start=0, tokens=("a",) * len(own), label=i < 2, activations=own),
+        ))
+        for i, own in enumerate(activations)
+    ]  # fmt: skip
+
+
+def test_a_simulation_is_correlated_over_all_tokens_that_count():
+    tests = simulations((0.0, 4.0, None), (1.0, 0.0, 3.0), (0.0, 0.0, 0.0))
+    found = score(tests, answers((0.1, 0.9, 1.0), (0.0, 0.2, 0.8), (0.3, 0.0, 0.0), kind="simulation"), "judge")
+    true, said = [0, 4, 1, 0, 3, 0, 0, 0], [0.1, 0.9, 0.0, 0.2, 0.8, 0.3, 0, 0]
+    assert found.correlation.value == pytest.approx(np.corrcoef(true, said)[0, 1])
+    assert found.correlation.low < found.correlation.value < found.correlation.high
+    assert (found.n_positive, found.n_negative, found.n_unanswered) == (2, 1, 0)
+    assert (found.balanced_accuracy, found.auc, found.reason) == (None, None, None)
+    assert found.contexts[0].activations == (0.0, 4.0, None)
+    assert found.contexts[0].predicted == (0.1, 0.9, 1.0)
+
+
+def test_an_unanswered_simulation_predicts_nothing_and_is_counted():
+    tests = simulations((0.0, 4.0), (1.0, 0.0), (0.0, 0.0))
+    found = score(tests, answers((0.0, 1.0), None, (0.0, 0.5), kind="simulation"), "judge")
+    assert found.correlation.value == pytest.approx(np.corrcoef([0, 4, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0.5])[0, 1])
+    assert (found.n_unanswered, found.reason) == (1, "no JSON")
+    nothing = score(tests, answers(None, None, None, kind="simulation"), "judge")
+    assert (nothing.correlation, nothing.n_unanswered, nothing.reason) == (None, 3, "no JSON")
+
+
+def test_a_constant_prediction_explains_nothing_and_a_constant_truth_cannot_be_explained():
+    tests = simulations((0.0, 4.0), (1.0, 0.0), (0.0, 0.0))
+    found = score(tests, answers((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), kind="simulation"), "judge")
+    assert found.correlation.value == 0, "left out, it would flatter the mean"
+    assert "the same on every token" in found.reason
+    flat = simulations((2.0, 2.0), (2.0, 2.0), (2.0, 2.0))
+    found = score(flat, answers((0.0, 1.0), (0.0, 0.0), (0.0, 0.0), kind="simulation"), "judge")
+    assert found.correlation is None
+    assert "as active on every token" in found.reason
 
 
 def test_a_window_has_the_maximum_of_its_tokens(made):

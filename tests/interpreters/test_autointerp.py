@@ -353,11 +353,30 @@ def test_scoring_tests_are_rated_and_broken_answers_counted(batch, context):
     assert all(request.model == "model-of-scorer" for request in fake.requests)
 
 
+def test_a_simulation_is_one_reply_with_a_strength_per_token(batch, context):
+    explained = next(x for x, _ in explanations(batch) if x.explanation)
+    replies = ['{"ratings": [0, 10, 2]}', '{"ratings": [0, 10]}', '{"ratings": [0, 11, 0]}']
+    fake = Fake(lambda request: replies[int(request.user.partition('" token')[2][0])])
+    tests = []
+    for i in range(3):
+        test = scoring("simulation", n=3, number=i)
+        tests.append((explained, test.model_copy(update={"contexts": test.contexts[i : i + 1]})))
+    found = [a for _, a in sorted((a.item, a) for a in make().answer(tests, context(fake)))]
+    assert [a.ratings for a in found] == [(0.0, 1.0, 0.2), None, None]
+    assert found[1].reason == "2 ratings for 3 tokens"
+    asked = fake.requests[0].user
+    assert explained.explanation in asked
+    assert '1. "a"\n2. " token0"\n3. "</script>"' in asked
+    assert "<<" not in asked
+
+
 def test_the_scripted_provider_answers_every_prompt(batch, context, journal):
     explained = Explanation(item="f", source="s", feature="f", interpreter="autointerp", explanation="token token0",
                             grade=0, reason="r", n_exemplars=3)  # fmt: skip
     tests = [(explained, scoring(kind)) for kind in ("detection", "fuzzing", "intruder")]
+    tests.append((explained, scoring("simulation", n=1)))
     answers = {a.item: a for a in make().answer(tests, context(judge(), journal))}
+    assert answers["simulation/f/0"].ratings == (0.0, 1.0, 0.0)
     assert all(a.ratings is not None for a in answers.values())
     assert answers["fuzzing/f/0"].ratings == (1.0, 0.0, 0.0)
     out = list(make(n_min_subcategorised=2).categorise([*latents(batch)], context(judge(), journal)))

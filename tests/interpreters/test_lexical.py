@@ -155,4 +155,6 @@ def test_scores_are_what_the_rule_says(explained, context):
     digits = (" x", " =", " ", "7")
     assert asked("after_relation", "detection", (digits, ()), ((" x", "7"), ())) == (0.5, 0.0)
     assert asked("wait_and_plus", "fuzzing", ((" Wait", " +"), (0, 1)), ((" cat", ";"), (0, 1))) == (1.0, 0.0)
+    assert asked("wait", "simulation", ((" a", " Wait", ",", " Wait"), ())) == (0.0, 1.0, 0.0, 1.0)
+    assert asked("after_relation", "simulation", ((" =", "7", " x", "7"), ())) == (0.0, 1.0, 0.0, 0.0)
     assert asked("dead", "detection", (wait, ())) is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +14,7 @@ from harness.errors import ResultsError
 from harness.records import CategoryAssignment, CategoryTrial, Explanation, JudgeTrial
 from harness.records.flat import flat_values
 from harness.render.figures.agreement import KNOWN, confusion
-from harness.render.loading import why_empty
+from harness.render.loading import notes, why_empty
 from harness.reports.categories import categories
 from harness.reports.common.planted import Errors
 from harness.reports.common.run import resolve_run
@@ -29,6 +30,7 @@ from harness.reports.judge import judge
 from harness.reports.latents import latents
 from harness.reports.overview import overview
 from harness.reports.recovery import recovery
+from harness.reports.scores import REPORT as SCORES
 from harness.reports.scores import scores
 from harness.reports.steps import steps
 from harness.stats import Estimate, Undefined
@@ -331,6 +333,19 @@ def test_scores_keep_what_could_not_be_scored_beside_the_mean(full: Connection) 
     assert accuracy.low < 0.625 < accuracy.high
     assert "1 of 10 features not scored: 1 held-out context" in str(detection.reason)
     assert (rows["intruder"].chance, rows["intruder"].auc) == (0.2, None)
+    simulation = rows["simulation"]
+    assert (simulation.n_scored, simulation.chance, simulation.balanced_accuracy) == (9, 0.0, None)
+    assert value(simulation.correlation) == pytest.approx(0.5)
+    assert {r.n_quietest for r in rows.values()} == {1}
+    told = notes(SCORES, list(rows.values()))
+    assert told == ["adapter-activations: 1 of 10 features not scored: 1 held-out context, and 5 are needed"]
+
+
+def test_what_is_true_of_several_kinds_of_test_is_told_once(full: Connection) -> None:
+    one, other = scores(full, 1)[:2]
+    rare, no_test = "10 of 60 features not scored: rare", "2 of 60 features not scored: no such test"
+    rows = [replace(one, lost=(rare,)), replace(other, lost=(rare, no_test))]
+    assert notes(SCORES, rows) == [f"adapter-activations: {rare}", f"adapter-activations: {no_test}"]
 
 
 def test_densities_are_shares_of_their_whole(full: Connection) -> None:

@@ -366,13 +366,15 @@ def _scores(found: list[Feature]) -> list[Record]:
         ExplanationScore(
             item=f"{kind}/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",
             kind=kind,  # type: ignore[arg-type]
-            n_positive=5, n_negative=5, n_hard=2, n_unanswered=i % 2, balanced_accuracy=0.5 + i / 40 if i else None,
-            auc=None if i == 0 or kind == "intruder" else 0.6,
+            n_positive=5, n_negative=5, n_hard=2, n_not_quiet=2 if i == 3 else 0, n_unanswered=i % 2,
+            balanced_accuracy=0.5 + i / 40 if i and kind != "simulation" else None,
+            auc=None if i == 0 or kind in ("intruder", "simulation") else 0.6,
+            correlation=Estimate(i / 10, i / 20, math.inf) if i and kind == "simulation" else None,
             reason="1 held-out context, and 5 are needed" if i == 0 else None,
             contexts=(RatedContext(document=HOSTILE, start=3, label=True, hard=False, rating=0.5),),
         )
         for i, f in enumerate(found[:10])
-        for kind in ("detection", "fuzzing", "intruder")
+        for kind in ("detection", "fuzzing", "intruder", "simulation")
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness import stats
+from harness.contract.cells import finite
 from harness.render.dashboard.numbers import short
 from harness.render.dashboard.stored import EventRow, ScoreRow
 
@@ -25,13 +26,15 @@ def main_score(scored: Sequence[ScoreRow], interpreter: str) -> float | None:
 
 
 def score_data(row: ScoreRow) -> dict[str, Any]:
-    """A score as JSON, with the interval of its balanced accuracy."""
-    low, high = accuracy_interval(row)
+    """A score as JSON, with the interval of its balanced accuracy or, of a simulation, of its correlation."""
+    found = row.correlation
+    low, high = accuracy_interval(row) if found is None else (finite(found.low), finite(found.high))
     values = asdict(row)
     del values["ratings"]
     return values | {
         "balanced_accuracy": short(row.balanced_accuracy),
         "auc": short(row.auc),
+        "correlation": short(found.value if found else None),
         "ci_low": short(low),
         "ci_high": short(high),
     }

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, select
 
+from harness.records.base import Estimate
 from harness.reports.common.features import CategoryName, FeatureName, category_assignments, stored_categories
 from harness.reports.common.rows import plan_order, row_from, run_steps
 from harness.store.schema import (
@@ -89,6 +90,7 @@ class ScoreRow:
     n_unanswered: int
     reason: str | None
     ratings: list[tuple[bool, float | None]]
+    correlation: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ def scores(connection: Connection, run_id: int) -> dict[FeatureName, list[ScoreR
     """(source, feature) -> the newest score of each kind and interpreter."""
     s = ExplanationScore
     columns = (s.source, s.feature, s.interpreter, s.kind, s.balanced_accuracy, s.auc, s.n_positive, s.n_negative,
-               s.n_unanswered, s.reason, s.contexts_json)  # fmt: skip
+               s.n_unanswered, s.reason, s.contexts_json, s.correlation, s.correlation_ci_low,
+               s.correlation_ci_high)  # fmt: skip
     stored = connection.execute(select(*columns).where(s.step_id.in_(run_steps(run_id))).order_by(s.id))
     newest = {(r.source, r.feature, r.interpreter, r.kind): r for r in stored}
     rows: dict[FeatureName, list[ScoreRow]] = defaultdict(list)

@@ -266,11 +266,13 @@ def _interpret_cost(step: Step, model: CostModel) -> Cost:
 
 
 def _score_cost(step: Step, model: CostModel) -> Cost:
-    """Detection, fuzzing and intruder tests of a sample of the source's features."""
+    """Scoring tests of a sample of the source's features; a simulation asks once per context."""
     config = model.plan.study.settings(ScoringConfig)
     n = min(config.features, _n_features(model.plan.step(step.inputs[1]), model))
     prompt_tokens = INSTRUCTION_TOKENS / 4 + 2 * config.contexts * (2 * config.window + 1)
-    return model.asked("scorer", n * (2 + config.intruders), prompt_tokens)
+    tests = model.asked("scorer", n * (2 + config.intruders), prompt_tokens)
+    simulated = INSTRUCTION_TOKENS / 4 + 4 * (2 * config.window + 1)  # a line per token
+    return total([tests, model.asked("scorer", 2 * n * config.simulated, simulated)])
 
 
 def _regrade_cost(step: Step, model: CostModel) -> Cost:

@@ -45,6 +45,8 @@ FUZZING = _read("fuzzing")
 """Which contexts have the right tokens marked."""
 INTRUDER = _read("intruder")
 """Which context does not belong. The explanation is not shown."""
+SIMULATION = _read("simulation")
+"""How strongly each token of a context activates."""
 REPAIR = _read("repair")
 """Not in the paper: the one repair turn after a reply that could not be read."""
 

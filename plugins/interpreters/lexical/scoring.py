@@ -22,10 +22,15 @@ def read(rules: str) -> tuple[Rule, ...]:
 
 
 def answer(explanation: Explanation, test: ScoringTest) -> ScoringAnswer:
-    """Detection: h / (h + 1) for h tokens covered. Fuzzing: share of marked tokens covered; intruder: not covered."""
+    """Detection: h / (h + 1) for h tokens covered. Fuzzing: share of marked tokens covered; intruder: not covered.
+
+    Simulation: 1 on each token that is covered, else 0.
+    """
     if explanation.rule is None:
         return ScoringAnswer(item=test.item, ratings=None, reason="the explanation has no rule to predict by")
     rules = read(explanation.rule)
+    if test.kind == "simulation":
+        return ScoringAnswer(item=test.item, ratings=tuple(map(float, _covered(test.contexts[0], rules))))
     ratings = []
     for context in test.contexts:
         hits = _covered(context, rules)

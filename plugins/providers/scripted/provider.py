@@ -19,6 +19,7 @@ _EXAMPLE = re.compile(r"^Example \d+:$", re.MULTILINE)
 _STRENGTH = re.compile(r"^(.*) (\d+\.\d\d)$", re.MULTILINE)
 _STRING_ID = re.compile(r"^(?:- )?([a-z][a-z0-9_]*): ", re.MULTILINE)
 _MARKED = re.compile(r"<<(.+?)>>", re.DOTALL)
+_NUMBERED = re.compile(r'^\d+\. (".*")$', re.MULTILINE)
 _LISTED = re.compile(r"^- (.+)$", re.MULTILINE)
 
 
@@ -59,6 +60,8 @@ class Scripted:
             return _categories(prompt)
         if "feature interpretations to divide" in prompt:
             return _categories(prompt, "feature interpretations to divide")
+        if "Predict how strongly the feature activates" in prompt:
+            return _strengths(prompt)
         if '{"ratings": [...]}' in prompt:
             return _ratings(prompt)
         if "Available categories:" in prompt:
@@ -105,6 +108,14 @@ def _ratings(prompt: str) -> str:
     held = [(word in marked) if "marked <<like this>>" in prompt else (word in text.split())
             for marked, text in zip(marks, texts, strict=True)]  # fmt: skip
     return json.dumps({"ratings": [10 if x else 0 for x in held]})
+
+
+def _strengths(prompt: str) -> str:
+    """10 for tokens that are the last word of the explanation, else 0."""
+    explanation = re.search(r'^"(.*)"$', prompt, re.MULTILINE)
+    word = (explanation.group(1).split() or [""])[-1] if explanation else ""
+    tokens = [json.loads(token) for token in _NUMBERED.findall(prompt)]
+    return json.dumps({"ratings": [10 if token.strip() == word else 0 for token in tokens]})
 
 
 def _categories(prompt: str, before: str = "feature interpretations to categorize") -> str:

@@ -70,13 +70,13 @@
     if (!all.length) return null;
     const row = (s) => [
       `${s.kind} by ${visible(s.interpreter)}`,
-      [number(s.balanced_accuracy), " ", h("span", { class: "muted" }, interval(s.ci_low, s.ci_high))],
+      [number(s.correlation ?? s.balanced_accuracy), " ", h("span", { class: "muted" }, interval(s.ci_low, s.ci_high))],
       number(s.auc),
       `${count(s.n_positive)} + ${count(s.n_negative)}${s.n_unanswered ? `, ${count(s.n_unanswered)} unanswered` : ""}`,
     ];
     const why = [...new Set(all.map((s) => s.reason).filter(Boolean))];
     return [
-      reading("Scores of the explanation", ["", "balanced accuracy, 95 % interval", "AUC", "n yes + no"], all.map(row)),
+      reading("Scores of the explanation", ["", "balanced accuracy (simulation: correlation), 95 % interval", "AUC", "n yes + no"], all.map(row)),
       why.map((text) => h("p", { class: "legend" }, paragraph(text))),
     ];
   }
