@@ -2,6 +2,7 @@
 
 python docs/generate.py            # write docs/hooks.md, docs/cli.md, docs/schema.md
 python docs/generate.py --readme results.db   # also refresh the README's tables from a finished run
+python docs/generate.py --seeds results.db    # likewise the tables over seeds, also docs/seeds.md (`make seeds`)
 """
 
 from __future__ import annotations
@@ -92,15 +93,31 @@ def refresh_readme(database: str) -> None:
 
     from harness.render.render import render
 
-    text = README.read_text(encoding="utf-8")
     for section in ("recovery", "dictionaries"):
-        start, end = f"<!-- {section}: begin -->\n", f"<!-- {section}: end -->"
-        head, rest = text.split(start, 1)
-        tail = rest.split(end, 1)[1]
         out = io.StringIO()
         render([section], db=database, form="md", console=Console(file=out, width=200))
-        text = f"{head}{start}{out.getvalue().strip()}\n{end}{tail}"
-    README.write_text(text, encoding="utf-8")
+        put_between(README, section, out.getvalue())
+
+
+def refresh_seeds(database: str) -> None:
+    """Put the tables over the latest command's seeds into docs/seeds.md, what concerns benchmarks into the README."""
+    from rich.console import Console
+
+    from harness.render.across import render_across
+
+    for page, names in ((README, ("recovery",)), (DOCS / "seeds.md", ())):
+        out = io.StringIO()
+        render_across("latest", names, db=database, form="md", console=Console(file=out, width=200))
+        put_between(page, "seeds", out.getvalue())
+
+
+def put_between(page: Path, section: str, body: str) -> None:
+    """Replace what stands between a page's markers of a section."""
+    text = page.read_text(encoding="utf-8")
+    start, end = f"<!-- {section}: begin -->\n", f"<!-- {section}: end -->"
+    head, rest = text.split(start, 1)
+    tail = rest.split(end, 1)[1]
+    page.write_text(f"{head}{start}{body.strip()}\n{end}{tail}", encoding="utf-8")
 
 
 def main(argv: list[str]) -> None:
@@ -109,6 +126,8 @@ def main(argv: list[str]) -> None:
         (DOCS / name).write_text(page(), encoding="utf-8")
     if argv[:1] == ["--readme"]:
         refresh_readme(argv[1])
+    if argv[:1] == ["--seeds"]:
+        refresh_seeds(argv[1])
 
 
 if __name__ == "__main__":

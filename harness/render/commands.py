@@ -42,6 +42,7 @@ Examples:
   harness report features --format csv > features.csv
   harness report recovery --run 3 --format latex
   harness report --export out        # every table in every format, and the figures
+  harness report --across 1-5        # runs of five seeds: mean, spread between seeds, what holds in all
   harness report --compare 3 4       # scores, KLs, dictionaries and grades side by side
   harness report --watch             # follow a run from a second terminal"""
 )
@@ -55,6 +56,9 @@ Examples:
     help="Write all tables, formats and figures to a folder.",
 )
 @click.option("--watch", is_flag=True, help="Follow a run that another process is doing; the tables when it ends.")
+@click.option(
+    "--across", metavar="RUNS", help="Runs of several seeds as one, e.g. 1-5: spread between seeds, and what holds."
+)
 @click.option("--compare", nargs=2, metavar="RUN RUN", help="Two runs side by side, with paired differences.")
 @DB_OPTION
 @click.pass_obj
@@ -65,12 +69,18 @@ def report(
     form: str,
     export: Path | None,
     watch: bool,
+    across: str | None,
     compare: tuple[str, str] | None,
     db: str,
 ) -> None:
     """Tables of a run; all of them where none is named. Every number has its n and an interval or a unit."""
     console = make_console()
     reports = find_reports(names, settings["registry"])
+    if across is not None:
+        from harness.render.across import render_across
+
+        render_across(across, names, db=db, form=form, console=console)
+        return
     if compare is not None:
         from harness.render.compare import render_comparison
 

@@ -122,6 +122,50 @@ def test_what_depends_on_no_seed_is_done_once_also_by_force(tmp_path: Path) -> N
     assert column(tmp_path, "SELECT reused FROM run_step ORDER BY run_id") == [0, 1, 0, 1]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_seeds_of_the_whole_study_differ_where_they_should_and_nowhere_else(tmp_path: Path) -> None:
+    command = ["run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu", "--seeds", "0,1"]
+    done = harness(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    both = "SELECT DISTINCT {} FROM {} t JOIN run_step r ON r.step_id = t.step_id WHERE r.run_id = {}"
+
+    def values(run: int, what: str, table: str) -> list[object]:
+        return column(tmp_path, both.format(what, table, run))
+
+    def files(run: int, step: str, pattern: str = "*.safetensors") -> list[bytes]:
+        of_run = f"SELECT artifact FROM step s JOIN run_step r ON r.step_id = s.id WHERE r.run_id = {run}"
+        (folder,) = column(tmp_path, f"{of_run} AND s.name = '{step}'")
+        return [path.read_bytes() for path in sorted((tmp_path / "artifacts" / str(folder)).rglob(pattern))]
+
+    for step in ("train/rank1-lora", "train/full-finetune", "learn/batch-topk", "learn/random-dictionary"):
+        first, second = files(1, step), files(2, step)
+        assert first, step
+        assert not set(first) & set(second), f"{step} does not vary with the seed"
+    assert files(1, "probe/random-directions", "*.values.npy") != files(2, "probe/random-directions", "*.values.npy")
+    assert files(1, "probe/mlp-neurons", "*.values.npy") == files(2, "probe/mlp-neurons", "*.values.npy") != []
+    items = (
+        "SELECT DISTINCT e.benchmark || s.doc_id || s.prompt_hash FROM sample s JOIN evaluation e ON e.id = "
+        "s.evaluation_id JOIN run_step r ON r.step_id = e.step_id WHERE r.run_id = {} ORDER BY 1"
+    )
+    assert column(tmp_path, items.format(1)) == column(tmp_path, items.format(2)) != []
+    held_out = [values(run, "n_documents || '/' || n_tokens", "dictionary_score") for run in (1, 2)]
+    assert held_out[0] == held_out[1] != []
+    kls = [values(run, "document_n_tokens_json", "ablation_score") for run in (1, 2)]
+    assert kls[0] != kls[1], "the documents of the ablations are drawn with the seed"
+
+    shown = harness(tmp_path, "report", "--across", "1-2")
+    assert shown.returncode == 0, shown.stderr
+    assert "shared by all runs: evaluate/base, probe/mlp-neurons, interpret/lexical/mlp-neurons" in " ".join(
+        shown.stdout.split()
+    )
+    refused = harness(tmp_path, "report", "--across", "1,1")
+    assert refused.returncode == 0, "a run named twice is one run, and stands for its command"
+    missing = harness(tmp_path, "report", "--across", "1-3")
+    assert missing.returncode == 1
+    assert "no run '3'" in missing.stderr
+
+
 def test_seed_and_seeds_are_not_given_together(tmp_path: Path) -> None:
     done = harness(tmp_path, "run", "--plugin", "mlp-neurons", "--seed", "1", "--seeds", "0-1")
     assert done.returncode == 2
