@@ -19,6 +19,7 @@ from harness.errors import UsageError
 from harness.records.base import Estimate
 from harness.render.formats import DATA_FORMATS, find_format
 from harness.render.loading import Loaded
+from harness.reports.card.clauses import ATTENTION
 from harness.reports.common.benchmarks import item_scores, paired_scores
 from harness.reports.common.differences import group_difference, independent_difference, paired_difference
 from harness.reports.common.run import open_results, resolve_run
@@ -26,7 +27,6 @@ from harness.reports.common.seeds import RULE, between_seeds, rank_agreement, ve
 from harness.reports.components import ComponentRow, components
 from harness.reports.dictionaries import dictionaries
 from harness.reports.grades import grades
-from harness.reports.paper import ATTENTION
 from harness.reports.recovery import recovery
 from harness.reports.scores import scores
 from harness.store.schema import RunStep, Step, StudyRun
@@ -161,6 +161,7 @@ def check_alike(connection: Connection, runs: Sequence[int]) -> list[str]:
     first = steps[runs[0]]
     for run in runs[1:]:
         if different := list(_differences(first, steps[run])):
+            different = [*_changed(stored[runs[0]].settings_json, stored[run].settings_json), *different]
             more = f" and {len(different) - MOST_DIFFERENCES} more" if len(different) > MOST_DIFFERENCES else ""
             raise UsageError(
                 f"runs {runs[0]} and {run} differ by more than the seed: {'; '.join(different[:MOST_DIFFERENCES])}"
@@ -185,12 +186,21 @@ def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator
     named = False
     for name in (name for name in first if name in other):
         a, b = first[name], other[name]
-        keys = dict.fromkeys([*a.config_json, *b.config_json])
-        changed = [k for k in keys if a.config_json.get(k) != b.config_json.get(k)]
-        yield from (f"{name}: {k} is {a.config_json.get(k)} and {b.config_json.get(k)}" for k in changed)
+        changed = list(_changed(a.config_json, b.config_json, f"{name}: "))
+        yield from changed
         if not changed and not named and (a.recipe, a.plugin_version) != (b.recipe, b.plugin_version):
             yield f"{name}: model, data, chat format, version or another setting of the study"
         named |= bool(changed) or a.recipe != b.recipe
+
+
+def _changed(first: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The settings of two sides that differ, by their dotted names."""
+    for key in dict.fromkeys([*first, *other]):
+        a, b = first.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _changed(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key} is {a} and {b}"
 
 
 def _remarks(stored: Mapping[int, Any], steps: Mapping[int, Mapping[str, Any]], runs: Sequence[int]) -> Iterator[str]:
@@ -287,7 +297,7 @@ def _claims(connection: Connection, run: int) -> Numbers:
     mlp = [r.kl_nats.value for r in singles if r.projection not in ATTENTION]
     if attention and mlp:
         name = Name("components", "mean KL of MLP components above attention's", "nats per token")
-        claims[name] = group_difference(mlp, attention)
+        claims[name] = group_difference(mlp, attention).difference
     monosemantic = {(g.interpreter, g.source): g.share for g in grades(connection, run) if g.grade == 0}
     detected = {
         (s.interpreter, s.source): s.balanced_accuracy

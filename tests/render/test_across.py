@@ -25,7 +25,10 @@ def _run(
     limit: int = 100, status: str = "done",
 ) -> int:  # fmt: skip
     """A run: `adapter` of 100 items right where the base (shared by all runs) has 30, and a KL of `top` in layer 0."""
-    run = store.begin_run(study="s", preset=None, seed=seed, provenance=synthetic.PROVENANCE, model="m", seeds=seeds)
+    run = store.begin_run(
+        study="s", preset=None, seed=seed, provenance=synthetic.PROVENANCE, model="m", seeds=seeds,
+        settings={"data": {"path": "traces", "limit": limit}},
+    )  # fmt: skip
     steps = {
         "evaluate/base": [synthetic.evaluation("base", "chain", [1] * 30 + [0] * 70)],
         "evaluate/adapter": [synthetic.evaluation("adapter", "chain", [1] * adapter + [0] * (100 - adapter))],
@@ -148,7 +151,7 @@ def test_runs_that_are_no_seeds_of_one_plan_are_refused_with_what_differs(five: 
         other = _run(store, synthetic, 9, adapter=60, top=2.5, limit=50, seeds=None)
     with pytest.raises(UsageError, match=f"runs 1 and {again} have the same seed 0"):
         printed(five, f"1-{again}")
-    with pytest.raises(UsageError, match=r"differ by more than the seed: evaluate/adapter: limit is 100 and 50"):
+    with pytest.raises(UsageError, match=r"than the seed: data.limit is 100 and 50; evaluate/adapter: limit is"):
         printed(five, f"1,2,{other}")
     with pytest.raises(UsageError, match="is one seed"):
         printed(five, str(other))

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness import stats
 from harness.records.base import Estimate
-from harness.reports.common.differences import mean_interval
+from harness.reports.common.differences import mean_difference
 
 FEWEST = 3
 """Runs below which nothing is resolved: one degree of freedom, and which thing leads is chosen from the same runs."""
@@ -30,7 +30,7 @@ def between_seeds(values: Sequence[float]) -> tuple[Estimate, float | None]:
     x = np.asarray(values, dtype=np.float64)
     if np.ptp(x) <= 1e-12 * np.abs(x).max():
         return Estimate(float(x[0]), -math.inf, math.inf), 0.0 if len(x) > 1 else None
-    return mean_interval(x), float(x.std(ddof=1))
+    return mean_difference(x).difference, float(x.std(ddof=1))
 
 
 def rank_agreement(runs: Sequence[Mapping[str, float]]) -> tuple[Estimate, tuple[float, ...]] | None:
