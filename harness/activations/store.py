@@ -20,8 +20,9 @@ from harness.activations.sparse import SparseRows, widened
 from harness.activations.writer import ActivationWriter
 from harness.errors import DataError
 from harness.files import reading, sha256_of
-from harness.model.chat import SEGMENTS, Document
+from harness.model.chat import Document
 from harness.records import ActivationSet
+from harness.records.segments import SEGMENTS
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

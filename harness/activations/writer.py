@@ -20,8 +20,9 @@ from harness.activations.manifest import (
 from harness.activations.sparse import SparseRows, narrowed
 from harness.errors import DataError, HarnessError
 from harness.files import write_atomically
-from harness.model.chat import SEGMENTS, Document
+from harness.model.chat import Document
 from harness.records import ActivationSet
+from harness.records.segments import SEGMENTS
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -64,6 +64,7 @@ class Report(Generic[Row]):
         label: row -> what its reason and note are filed under; None: its rows have no notes.
         legend: what to know to read the table.
         blocks: rows -> titled groups of the rows that people see; None: all of them under the title.
+        by_segment: whether its query takes `segment`, the tokens that KLs are averaged over (`--segment`).
         lead: rows -> a sentence above everything, where one must be read first.
         picture: rows -> something above the table, on terminals.
         preview: connection and run id -> the rows that people see, where that is much quicker than all of them.
@@ -73,7 +74,7 @@ class Report(Generic[Row]):
 
     name: str
     title: str
-    query: Callable[[Connection, int], Sequence[Row]]
+    query: Callable[..., Sequence[Row]]
     columns: tuple[Column[Row], ...]
     kinds: tuple[str, ...] = ()
     noun: str = "rows"
@@ -81,6 +82,7 @@ class Report(Generic[Row]):
     label: Callable[[Row], str] | None = None
     legend: str = ""
     blocks: Callable[[Sequence[Row]], list[Block[Row]]] | None = None
+    by_segment: bool = False
     lead: Callable[[Sequence[Row]], str] | None = None
     picture: Callable[[Sequence[Row]], RenderableType | None] | None = None
     preview: Callable[[Connection, int], Sequence[Row]] | None = None

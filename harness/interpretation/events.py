@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from harness.activations.store import StoredDocument
-from harness.model.chat import SEGMENTS, ChatFormat
+from harness.model.chat import ChatFormat
 from harness.records import Trace
+from harness.records.segments import SEGMENTS
 
 if TYPE_CHECKING:
     from jaxtyping import Bool

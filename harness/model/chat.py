@@ -17,12 +17,10 @@ from harness.config import Config, digest
 from harness.errors import DataError, ModelError
 from harness.files import half_pair, printable, reason_of
 from harness.records import Trace
+from harness.records.segments import HEADLINE, SEGMENTS, TOKENS_OF, Segment, TokensOf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Segment = Literal["prompt", "think", "answer"]
-SEGMENTS: tuple[Segment, ...] = ("prompt", "think", "answer")
 
 DEFAULT_DATE = datetime.date(2024, 7, 26)
 """What a chat template with a clock is told: the date that Llama 3's templates themselves use without a clock."""
@@ -64,6 +62,10 @@ class Document:
     def response_token(self) -> int:
         """Index of the first token after the assistant header."""
         return next(i for i, s in enumerate(self.segments) if s != "prompt")
+
+    def n_tokens(self, tokens_of: TokensOf = HEADLINE) -> int:
+        """How many tokens a KL over this document is averaged over."""
+        return sum(s in TOKENS_OF[tokens_of] for s in self.segments)
 
 
 class ChatFormat(Config):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import NonNegativeInt
 
 from harness.records.base import Estimate, Record, StoredAs
+from harness.records.segments import Segment
 
 
 class AblationScore(Record):
@@ -30,10 +31,11 @@ class AblationScore(Record):
     mode: Literal["zero", "mean"] = "zero"
     """What the scalars were set to."""
     kl_nats: Estimate
-    """KL(full ‖ ablated), mean over tokens, interval by bootstrap-t over documents. Where `method` is `fisher`:
-    the estimate of Fisher probes."""
+    """KL(full ‖ ablated), mean over the response's tokens (trace and answer: what training supervises), interval by
+    bootstrap-t over documents. A token counts with the distribution that follows it. Where `method` is `fisher`: the
+    estimate of Fisher probes."""
     n_tokens: NonNegativeInt
-    """Tokens."""
+    """Tokens of the response that were measured."""
     n_documents: NonNegativeInt
     """Documents."""
     n_components: NonNegativeInt
@@ -45,33 +47,37 @@ class AblationScore(Record):
     reason: str | None = None
     """Why something is missing."""
     fisher_nats: Estimate | None = None
-    """KL estimated by Fisher probes, to second order in the size of the effect; the interval is of the documents
-    and of the probes' randomness at once."""
+    """KL over the response estimated by Fisher probes, to second order in the size of the effect; the interval is of
+    the documents and of the probes' randomness at once."""
     n_draws: NonNegativeInt | None = None
     """Draws of the probes that an estimate averages: documents times probes."""
     null_floor_nats: float | None = None
-    """KL per token when every input of the first ablated layer changes by one unit in the last place. A smaller KL is
-    rounding noise."""
+    """KL per token of the response when every input of the first ablated layer changes by one unit in the last place. A
+    smaller KL is rounding noise."""
     ce_nats: float | None = None
-    """Cross-entropy of the text's next token with it switched off, mean over tokens that have one."""
+    """Cross-entropy of the text's next token with it switched off, mean over the response's tokens that have one."""
     ce_change_nats: Estimate | None = None
     """By how much that cross-entropy rose; interval by bootstrap-t over documents, as of the KLs below."""
-    kl_prompt_nats: Estimate | None = None
-    """KL over the tokens of the prompt."""
+    kl_nats_prompt: Estimate | None = None
+    """KL over the tokens of the prompt, which training does not supervise."""
     n_tokens_prompt: NonNegativeInt | None = None
     """Tokens of the prompt."""
-    kl_think_nats: Estimate | None = None
+    kl_nats_trace: Estimate | None = None
     """KL over the tokens of the reasoning trace."""
-    n_tokens_think: NonNegativeInt | None = None
+    n_tokens_trace: NonNegativeInt | None = None
     """Tokens of the reasoning trace."""
-    kl_answer_nats: Estimate | None = None
+    kl_nats_answer: Estimate | None = None
     """KL over the tokens of the answer."""
     n_tokens_answer: NonNegativeInt | None = None
     """Tokens of the answer."""
-    document_kl_nats: tuple[float, ...] | None = None
-    """KL per token of each document, so that other intervals can be computed later."""
-    document_n_tokens: tuple[int, ...] | None = None
-    """Tokens of each document."""
+    kl_nats_all: Estimate | None = None
+    """KL over all measured tokens."""
+    n_tokens_all: NonNegativeInt | None = None
+    """All measured tokens."""
+    document_kl_sums: dict[Segment, tuple[float, ...]] | None = None
+    """Segment -> the KL of each document in nats, summed over its tokens, so that other intervals can be computed."""
+    document_n_tokens: dict[Segment, tuple[int, ...]] | None = None
+    """Segment -> tokens of each document."""
     place: NonNegativeInt | None = None
     """Place in a greedy order, from 1."""
     engine: str | None = None

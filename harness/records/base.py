@@ -48,10 +48,11 @@ class Flat:
 def flat_names(field_name: str, flat: Flat | None = None) -> tuple[str, str, str]:
     """The keys of an Estimate in a table, CSV or JSON: its value's, its lower bound's, its upper bound's.
 
-    A unit is the value's alone: `kl_nats` becomes `kl_nats`, `kl_ci_low`, `kl_ci_high`.
+    A unit is the value's alone: `kl_nats` becomes `kl_nats`, `kl_ci_low`, `kl_ci_high`, and `kl_nats_prompt` has
+    `kl_prompt_ci_low`.
     """
-    unit = next((suffix for suffix in UNITS if field_name.endswith(suffix)), "")
-    bounds = flat.bounds if flat else field_name.removesuffix(unit)
+    unit = next((unit for unit in UNITS if f"{unit}_" in f"{field_name}_"), "")
+    bounds = flat.bounds if flat else f"{field_name}_".replace(f"{unit}_", "_").removesuffix("_")
     prefix = f"{bounds}_" if bounds else ""
     return field_name, f"{prefix}ci_low", f"{prefix}ci_high"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.errors import HarnessError, UnknownName, UsageError
+from harness.records.segments import HEADLINE, TOKENS_OF, TokensOf
 from harness.render.formats import FORMATS
 from harness.render.terminal import make_console
 from harness.reports import load_reports, report_names
@@ -28,6 +29,10 @@ RUN_OPTION = click.option(
 _FORMAT = click.option(
     "--format", "form", default="table", show_default=True, type=click.Choice(list(FORMATS)), help="Output format."
 )
+_SEGMENT = click.option(
+    "--segment", default=HEADLINE, show_default=True, type=click.Choice(list(TOKENS_OF)),
+    help="Tokens that KLs of what was switched off are averaged over; trace and answer are the response.",
+)  # fmt: skip
 DB_OPTION = click.option(
     "--db", default="results.db", show_default=True, metavar="URL", help="SQLite file or SQLAlchemy URL."
 )
@@ -39,6 +44,7 @@ Examples:
   harness report
   harness report recovery groups
   harness report components --format json | jq '.[] | select(.projection == null)'
+  harness report components sweep --segment all
   harness report features --format csv > features.csv
   harness report recovery --run 3 --format latex
   harness report --export out        # every table in every format, and the figures
@@ -60,6 +66,7 @@ Examples:
     "--across", metavar="RUNS", help="Runs of several seeds as one, e.g. 1-5: spread between seeds, and what holds."
 )
 @click.option("--compare", nargs=2, metavar="RUN RUN", help="Two runs side by side, with paired differences.")
+@_SEGMENT
 @DB_OPTION
 @click.pass_obj
 def report(
@@ -71,11 +78,14 @@ def report(
     watch: bool,
     across: str | None,
     compare: tuple[str, str] | None,
+    segment: TokensOf,
     db: str,
 ) -> None:
     """Tables of a run; all of them where none is named. Every number has its n and an interval or a unit."""
     console = make_console()
     reports = find_reports(names, settings["registry"])
+    if segment != HEADLINE:
+        _check_segment([reports[name] for name in names or reports], bool(across or compare) or watch)
     if across is not None:
         from harness.render.across import render_across
 
@@ -87,7 +97,7 @@ def report(
         render_comparison(compare, db=db, form=form, console=console)
         return
     if export is not None:
-        _export(names, export, db=db, run=run_id, reports=reports)
+        _export(names, export, db=db, run=run_id, reports=reports, segment=segment)
         return
     if watch:
         from harness.render.watch import watch as follow
@@ -97,7 +107,17 @@ def report(
     with _no_collection():
         from harness.render.render import render
 
-        render(names, db=db, run=run_id, form=form, console=console, reports=reports)
+        render(names, db=db, run=run_id, form=form, console=console, reports=reports, segment=segment)
+
+
+def _check_segment(reports: Sequence[Report[Any]], several_runs: bool) -> None:
+    if several_runs:
+        raise UsageError(
+            "--segment is of tables, --export and figures: leave it out with --across, --compare and --watch"
+        )
+    if not any(report.by_segment for report in reports):
+        have = ", ".join(name for name, report in load_reports().items() if report.by_segment)
+        raise UsageError(f"{reports[0].name} has no KL by segment; these reports have: {have}")
 
 
 def find_reports(names: Sequence[str], registry: str | None) -> dict[str, Report[Any]]:
@@ -148,14 +168,12 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _export(names: Sequence[str], folder: Path, *, db: str, run: str, reports: dict[str, Report[Any]]) -> None:
+def _export(names: Sequence[str], folder: Path, **asked: Any) -> None:
     from harness.render.export import export_run
 
     console = make_console(stderr=True)
     with console.status(f"writing {folder}") as status:
-        written = export_run(
-            folder, db=db, run=run, names=names, reports=reports, tell=lambda what: status.update(f"writing {what}")
-        )
+        written = export_run(folder, names=names, tell=lambda what: status.update(f"writing {what}"), **asked)
     console.print(f"{written.n_files} files in {written.folder} (start at {written.index.name})", markup=False)
     for reason in written.missing:
         console.print(f"not drawn: {reason}", markup=False, highlight=False)
@@ -166,7 +184,8 @@ def _export(names: Sequence[str], folder: Path, *, db: str, run: str, reports: d
 Examples:
   harness figures
   harness figures figure1 figure2 figure3 --format pdf --theme light --out paper/figures
-  harness figures recovery --run 3 --format svg,png"""
+  harness figures recovery --run 3 --format svg,png
+  harness figures figure3 --segment all"""
 )
 @click.argument("names", nargs=-1, metavar=f"[{'|'.join(FIGURES)}]...")
 @RUN_OPTION
@@ -177,8 +196,9 @@ Examples:
 @click.option(
     "--theme", default="both", show_default=True, type=click.Choice(["light", "dark", "both"]), help="Colours."
 )
+@_SEGMENT
 @DB_OPTION
-def figures(names: Sequence[str], run_id: str, out: Path, forms: str, theme: str, db: str) -> None:
+def figures(names: Sequence[str], run_id: str, out: Path, forms: str, theme: str, segment: TokensOf, db: str) -> None:
     """Draw a run's figures for a paper's column (3.3 inches); all of them where none is named."""
     for name in names:
         if name not in FIGURES:
@@ -198,6 +218,7 @@ def figures(names: Sequence[str], run_id: str, out: Path, forms: str, theme: str
         names=names or None,
         formats=wanted,
         themes=["light", "dark"] if theme == "both" else [theme],
+        segment=segment,
     )
     console = make_console()
     for path in drawn.paths:

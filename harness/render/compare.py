@@ -30,6 +30,7 @@ from harness.contract.report import Block, Column, Report
 from harness.errors import UsageError
 from harness.render.formats import DATA_FORMATS, find_format
 from harness.render.loading import Loaded, run_title
+from harness.reports.common.ablations import document_sums
 from harness.reports.common.benchmarks import item_scores, paired_scores
 from harness.reports.common.differences import independent_difference, paired_difference
 from harness.reports.common.rows import estimate, mean_score, plan_order, run_steps
@@ -44,7 +45,7 @@ TOP_ABLATIONS = 12
 
 _TITLES = {
     "benchmarks": "Benchmarks, paired by item",
-    "ablations": "Switched off: KL(adapter || ablated), paired by document where both runs stored them",
+    "ablations": "Switched off: KL(adapter || ablated) over the response, by document where both runs stored them",
     "dictionaries": "Dictionaries",
     "grades": "Grades",
 }
@@ -223,14 +224,12 @@ def _scores_by_place(connection: Connection, run_id: int) -> dict[str, Any]:
 
 def _document_difference(a: Any, b: Any) -> tuple[Estimate | None, str | None]:
     """Difference of the two KLs, bootstrap-t over the documents that both were measured on."""
-    lists = (a.document_kl_nats_json, b.document_kl_nats_json, a.document_n_tokens_json, b.document_n_tokens_json)
-    if not all(lists):
+    one, other = document_sums(a), document_sums(b)
+    if one is None or other is None:
         return None, "KLs of single documents are not stored for it, so the runs cannot be paired"
-    if lists[2] != lists[3]:
+    if a.document_n_tokens_json != b.document_n_tokens_json:
         return None, "the runs measured it on different documents (or different tokens of them)"
-    n_tokens = [float(n) for n in lists[2]]
-    steps = [(kl_b - kl_a) * n for kl_a, kl_b, n in zip(lists[0], lists[1], n_tokens, strict=True)]
-    return stats.ratio_over_documents(steps, n_tokens), None
+    return stats.ratio_over_documents(other[0] - one[0], one[1]), None
 
 
 def _dictionaries(connection: Connection, first: int, second: int) -> Iterator[CompareRow]:

@@ -16,9 +16,10 @@ from harness.contract.cells import visible
 from harness.contract.report import Report
 from harness.errors import StorageError
 from harness.files import replaced_folder
+from harness.records.segments import HEADLINE, TokensOf
 from harness.render.formats import DATA_FORMATS, FORMATS, find_format
 from harness.render.formats.md import markdown_text
-from harness.render.loading import load_report, run_title
+from harness.render.loading import Loaded, load_report, run_title
 from harness.render.terminal import PIPE_WIDTH
 from harness.reports import load_reports
 from harness.reports.common.run import open_results, resolve_run
@@ -64,6 +65,7 @@ def export_run(
     run: str | int = "latest",
     names: Sequence[str] = (),
     reports: Mapping[str, Report[Any]] | None = None,
+    segment: TokensOf = HEADLINE,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Written:
     """Write a run's tables (`tables/REPORT.SUFFIX`), figures and index to a folder, all or nothing.
@@ -74,6 +76,7 @@ def export_run(
         run: `latest` or an id.
         names: of `reports`, exported with their figures; all of them if not given.
         reports: all that can be asked for; the harness's own if not given.
+        segment: tokens that KLs are averaged over, in tables and figures that have them by segment.
         tell: called with what is being written.
 
     Raises:
@@ -92,9 +95,10 @@ def export_run(
         title = run_title(about_run)
         for name in names or reports:
             tell(name)
-            manifest["tables"].append(_write_tables(connection, run_id, title, reports[name], fresh / "tables"))
+            loaded = load_report(connection, run_id, reports[name], segment=segment)
+            manifest["tables"].append(_write_tables(title, loaded, fresh / "tables"))
         (fresh / "figures").mkdir()
-        drawn = _draw(connection, run_id, fresh / "figures", names=_figures_of(names), tell=tell)
+        drawn = _draw(connection, run_id, fresh / "figures", names=_figures_of(names), segment=segment, tell=tell)
         manifest |= {"figures": drawn.entries, "figures_missing": drawn.missing}
         (fresh / "index.md").write_text(_index(title, manifest), encoding="utf-8")
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
@@ -111,12 +115,13 @@ def export_figures(
     names: Sequence[str] | None = None,
     formats: Sequence[str] = ("svg", "pdf", "png"),
     themes: Sequence[str] = ("light", "dark"),
+    segment: TokensOf = HEADLINE,
 ) -> Figures:
     """Write a run's figures to a folder, `NAME-THEME.FORMAT`; files of the same names are replaced."""
     with open_results(db) as connection:
         run_id = resolve_run(connection, run)
         folder.mkdir(parents=True, exist_ok=True)
-        return _draw(connection, run_id, folder, names=names, formats=formats, themes=themes)
+        return _draw(connection, run_id, folder, names=names, formats=formats, themes=themes, segment=segment)
 
 
 def _figures_of(names: Sequence[str]) -> list[str] | None:
@@ -134,6 +139,7 @@ def _draw(
     names: Sequence[str] | None = None,
     formats: Sequence[str] = ("svg", "pdf", "png"),
     themes: Sequence[str] = ("light", "dark"),
+    segment: TokensOf = HEADLINE,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Figures:
     from harness.render.figures.catalogue import Missing, draw_figures
@@ -141,7 +147,7 @@ def _draw(
 
     figures = Figures()
     for theme in themes:
-        for drawn in draw_figures(connection, run_id, theme, names):  # type: ignore[arg-type]
+        for drawn in draw_figures(connection, run_id, theme, names, segment):  # type: ignore[arg-type]
             if isinstance(drawn, Missing):
                 if drawn.reason not in figures.missing:
                     figures.missing.append(drawn.reason)
@@ -156,9 +162,8 @@ def _draw(
     return figures
 
 
-def _write_tables(connection: Connection, run_id: int, title: str, report: Report[Any], folder: Path) -> dict[str, Any]:
-    loaded = load_report(connection, run_id, report)
-    files = []
+def _write_tables(title: str, loaded: Loaded, folder: Path) -> dict[str, Any]:
+    report, files = loaded.report, []
     for form, suffix in FORMATS.items():
         stream = io.StringIO()
         console = Console(file=stream, width=PIPE_WIDTH, no_color=True, force_terminal=False)

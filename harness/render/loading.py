@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 
 from harness.contract.cells import visible
 from harness.contract.report import Report
+from harness.records.segments import HEADLINE, IN_WORDS, TokensOf
 from harness.reports.overview import OverviewRow
 from harness.reports.steps import StepRow, steps
 from harness.store.schema import StudyRun
@@ -36,9 +37,14 @@ class Loaded:
     footer: str
 
 
-def load_report(connection: Connection, run_id: int, report: Report[Any], *, preview: bool = False) -> Loaded:
+def load_report(
+    connection: Connection, run_id: int, report: Report[Any], *, preview: bool = False, segment: TokensOf = HEADLINE
+) -> Loaded:
     """Query a report once; it can then be printed in every format, a preview only in those for people."""
-    rows = (report.preview if preview and report.preview else report.query)(connection, run_id)
+    asked = {"segment": segment} if report.by_segment else {}
+    rows = (report.preview if preview and report.preview else report.query)(connection, run_id, **asked)
+    if asked and not rows and segment != HEADLINE and report.query(connection, run_id):
+        return Loaded(report, rows, f"run {run_id} measured no KL over {IN_WORDS[segment]}")
     if rows:
         return Loaded(report, rows, _step_keys(s for s in steps(connection, run_id) if s.kind in report.kinds))
     return Loaded(report, rows, visible(why_empty(connection, run_id, report.kinds, report.noun)))

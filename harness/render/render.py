@@ -11,6 +11,7 @@ from rich.text import Text
 
 from harness.contract.report import Report
 from harness.errors import UnknownName, UsageError
+from harness.records.segments import HEADLINE, TokensOf
 from harness.render.formats import DATA_FORMATS, find_format
 from harness.render.loading import load_report, run_title
 from harness.reports import load_reports
@@ -26,6 +27,7 @@ def render(
     form: str = "table",
     console: Console,
     reports: Mapping[str, Report[Any]] | None = None,
+    segment: TokensOf = HEADLINE,
 ) -> None:
     """Print reports of a run.
 
@@ -36,6 +38,7 @@ def render(
         form: one of `harness.render.formats.FORMATS`.
         console: where to; its width, colour and file are respected.
         reports: all that can be asked for; the harness's own if not given.
+        segment: tokens that KLs are averaged over, in the reports that have them by segment.
 
     Raises:
         UnknownName: no such report or format.
@@ -53,14 +56,15 @@ def render(
     with open_results(db) as connection:
         run_id = resolve_run(connection, run)
         if form in DATA_FORMATS:
-            loaded = load_report(connection, run_id, reports[names[0]])
+            loaded = load_report(connection, run_id, reports[names[0]], segment=segment)
             formatted.print_report(loaded, console)
             if not loaded.rows:
                 Console(stderr=True).print(Text(loaded.footer), soft_wrap=True)
             return
         formatted.print_header(run_title(overview(connection, run_id)[0]), console)
         for name in _with_companions(names, reports):
-            formatted.print_report(load_report(connection, run_id, reports[name], preview=True), console)
+            loaded = load_report(connection, run_id, reports[name], preview=True, segment=segment)
+            formatted.print_report(loaded, console)
 
 
 def _with_companions(names: Sequence[str], reports: Mapping[str, Report[Any]]) -> list[str]:

@@ -15,7 +15,8 @@ from sqlalchemy import Connection
 from harness.contract.cells import count, inline, percent, significant, visible
 from harness.contract.report import Block, Column, Report
 from harness.records.base import Estimate, StoredAs
-from harness.reports.common.ablations import ablation_scores
+from harness.records.segments import HEADLINE, TokensOf
+from harness.reports.common.ablations import ablation_scores, per_token, which_tokens
 from harness.reports.common.rows import cached_query, row_from
 
 SCOPES = ("adapter", "layer", "projection", "block", "component")
@@ -42,7 +43,7 @@ _FLOOR = "null floor"
 
 @dataclass(frozen=True)
 class ComponentRow:
-    """Something switched off. KL(adapter ‖ ablated) in nats per token, 95 % interval over documents.
+    """Something switched off. KL(adapter ‖ ablated) in nats per token of `segment`, 95 % interval over documents.
 
     `scope` says what: the whole `adapter` (the scale), a `layer`, a `projection` in all layers, a `block` of layers, or
     one `component`. `projection` is null for whole layers. `group` is attention or mlp, of single components. `method`
@@ -70,19 +71,22 @@ class ComponentRow:
     below_floor: bool | None = None
     ce_nats: float | None = None
     ce_change_nats: Estimate | None = None
-    kl_prompt_nats: Estimate | None = None
+    kl_nats_prompt: Estimate | None = None
     n_tokens_prompt: int | None = None
-    kl_think_nats: Estimate | None = None
-    n_tokens_think: int | None = None
-    kl_answer_nats: Estimate | None = None
+    kl_nats_trace: Estimate | None = None
+    n_tokens_trace: int | None = None
+    kl_nats_answer: Estimate | None = None
     n_tokens_answer: int | None = None
+    kl_nats_all: Estimate | None = None
+    n_tokens_all: int | None = None
     engine: str | None = None
+    segment: TokensOf = HEADLINE
 
 
 @cached_query
-def components(connection: Connection, run_id: int) -> list[ComponentRow]:
+def components(connection: Connection, run_id: int, segment: TokensOf = HEADLINE) -> list[ComponentRow]:
     """Everything that was switched off, groups apart, the adapter first; as a share of the whole adapter's KL."""
-    scores = ablation_scores(connection, run_id, SCOPES)
+    scores = [r for r in ablation_scores(connection, run_id, SCOPES, segment) if r.kl_nats is not None]
     whole = [r for r in scores if r.scope == "adapter"]
     if len(whole) == len(scores):
         return []
@@ -90,10 +94,10 @@ def components(connection: Connection, run_id: int) -> list[ComponentRow]:
     newest = whole[-1].kl_nats if whole else None
     ranked = any(r.rank_index for r in scores)
     scores.sort(key=lambda r: (SCOPES.index(r.scope), r.mode, -1 if r.layer is None else r.layer))
-    return [_row(r, by_step.get(r.step, newest), ranked) for r in scores]
+    return [_row(r, by_step.get(r.step, newest), ranked, segment) for r in scores]
 
 
-def _row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentRow:
+def _row(r: Any, adapter_kl: float | None, ranked: bool, segment: TokensOf) -> ComponentRow:
     reason = r.reason
     if adapter_kl is None:
         reason = "the KL of the whole adapter was not measured"
@@ -103,6 +107,7 @@ def _row(r: Any, adapter_kl: float | None, ranked: bool) -> ComponentRow:
         ComponentRow,
         r,
         component=_name(r, ranked),
+        segment=segment,
         share_of_adapter_kl=r.kl_nats / adapter_kl if adapter_kl is not None and adapter_kl > 0 else None,
         reason=reason,
         group=r.group_name if r.scope == "component" else None,
@@ -171,7 +176,8 @@ def _grid(rows: Sequence[ComponentRow], mode: str) -> RenderableType | None:
         names = [_LAYER, *names]
     top = max(cells.values()) or 1.0
     numbered = len(layers) <= MAX_NUMBERED_LAYERS
-    title = f"KL(adapter || ablated) in nats per token, by layer (set to {mode}; brightest = {significant(top)})"
+    unit = per_token(next(r.segment for r in rows))
+    title = f"KL(adapter || ablated) in {unit}, by layer (set to {mode}; brightest = {significant(top)})"
     if sliced:
         title += "; of each matrix's rank-one slices, the largest"
     table = Table(box=None, pad_edge=False, padding=(0, 1))
@@ -250,10 +256,8 @@ REPORT = Report[ComponentRow](
         Column("set to", lambda r: r.mode, "left"),
         Column("KL (nats)", _kl),
         Column("of adapter's", lambda r: percent(r.share_of_adapter_kl, 1)),
-        Column(
-            "prompt think answer",
-            lambda r: " ".join(map(_value, (r.kl_prompt_nats, r.kl_think_nats, r.kl_answer_nats))),
-        ),
+        Column("prompt", lambda r: _value(r.kl_nats_prompt)),
+        Column("all", lambda r: _value(r.kl_nats_all)),
         Column("Fisher", lambda r: _value(r.fisher_nats)),
         Column("CE rise", lambda r: _value(r.ce_change_nats)),
         Column("comp.", lambda r: count(r.n_components)),
@@ -263,12 +267,15 @@ REPORT = Report[ComponentRow](
     order=70,
     label=lambda r: r.scope,
     legend=(
-        "KL(adapter || ablated) per token, of all tokens and by segment; 95 % intervals by bootstrap-t over documents. "
-        "Shares do not add up. Fisher: the same, estimated to second order: its interval holds the documents' and the "
-        "probes' spread, not what that order leaves out. CE rise: of the text's next token. "
+        "KL(adapter || ablated) per token of the response (trace and answer) unless --segment says others; beside it "
+        "over the prompt and over all tokens. 95 % intervals by bootstrap-t over documents. Shares do not add up. "
+        "Fisher: over the response, estimated to second order: its interval holds the documents' and the probes' "
+        "spread, not what that order leaves out. CE rise: of the response's next token. "
         "~ estimated, not measured; < below the null floor (rounding noise)."
     ),
     blocks=_blocks,
+    lead=which_tokens,
+    by_segment=True,
     picture=heatmap,
     after=("totals", "sweep"),
 )

@@ -210,8 +210,9 @@ REPORT = Report[PaperRow](
         "what. Consistent: p (Holm) is below .05 and the interval lies on the claimed side. Contradicted: the same on "
         "the other side. Else not resolved. About as often: the 90 % interval of the difference lies within 10 "
         "points (two one-sided tests). p: exact McNemar test for scores, permutation for grades, t for KL and "
-        "recovery; two-sided. Holm: over all of the paper's direction claims that this run tests, over the controls "
-        "apart; where the report grade-tests corrects the same test, the larger p counts. One task: exactly one "
+        "recovery; two-sided. KL: over the response's tokens (trace and answer). Holm: over all of the paper's "
+        "direction claims that this run tests, over the controls apart; where the report grade-tests corrects the same "
+        "test, the larger p counts. One task: exactly one "
         "benchmark must show it."
     ),
     blocks=_blocks,

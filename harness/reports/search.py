@@ -9,13 +9,14 @@ from sqlalchemy import Connection
 from harness.contract.cells import count, inline, percent, significant
 from harness.contract.report import Column, Report
 from harness.records.base import Estimate
-from harness.reports.common.ablations import ablation_scores
+from harness.records.segments import HEADLINE, TokensOf
+from harness.reports.common.ablations import ablation_scores, which_tokens
 from harness.reports.common.rows import row_from
 
 
 @dataclass(frozen=True)
 class SearchRow:
-    """A group in a group search. KL in nats per token, 95 % interval.
+    """A group in a group search. KL in nats per token of `segment`, 95 % interval.
 
     `greedy`: the KL with this group off on top of those above it. `shapley`: the group's share of the whole adapter's
     KL, averaged over orders of switching off; the shares add up to it.
@@ -32,11 +33,15 @@ class SearchRow:
     reason: str | None
     n_tokens: int
     n_documents: int
+    kl_nats_prompt: Estimate | None = None
+    kl_nats_all: Estimate | None = None
+    segment: TokensOf = HEADLINE
 
 
-def searches(connection: Connection, run_id: int) -> list[SearchRow]:
+def searches(connection: Connection, run_id: int, segment: TokensOf = HEADLINE) -> list[SearchRow]:
     """Group searches: greedy orders first, then Shapley shares, the largest first."""
-    scores = ablation_scores(connection, run_id, ("greedy", "shapley"))
+    found = ablation_scores(connection, run_id, ("greedy", "shapley"), segment)
+    scores = [r for r in found if r.kl_nats is not None]
     adapter_kl: dict[tuple[str, str], float] = {}
     for r in scores:
         if r.scope == "shapley":  # the shares add up to the whole adapter's KL, on the same documents
@@ -51,6 +56,7 @@ def searches(connection: Connection, run_id: int) -> list[SearchRow]:
                 r,
                 method=r.scope,
                 group=str(r.group_name),
+                segment=segment,
                 share_of_adapter_kl=r.kl_nats / whole if whole else None,
                 reason=r.reason or (None if whole else "the KL of the whole adapter is 0 or was not measured"),
             )
@@ -76,8 +82,11 @@ REPORT = Report[SearchRow](
     "group searches",
     order=100,
     label=lambda r: f"{r.method} {r.group}",
+    lead=which_tokens,
+    by_segment=True,
     legend=(
-        "greedy: KL with the group off on top of those above it. shapley: the group's share of the adapter's KL, "
+        "The greedy order goes by the response's tokens, whatever --segment says. greedy: KL with the group off on top "
+        "of those above it. shapley: the group's share of the adapter's KL, "
         "averaged over orders of switching off; shares add up. 95 % intervals by bootstrap over documents (and orders)."
     ),
 )

@@ -13,7 +13,8 @@ from harness import stats
 from harness.contract.cells import Cell, count, fixed, significant, text, with_interval
 from harness.contract.report import Column, Report
 from harness.records.base import Estimate
-from harness.reports.common.ablations import ablation_scores
+from harness.records.segments import HEADLINE, TokensOf
+from harness.reports.common.ablations import ablation_scores, which_tokens
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class SweepRow:
 
     `n_exact` were measured: all, or those whose Fisher estimates were largest (`n_top`) and a random audit of the
     others (`n_audit`). Spearman compares estimates with exact values, over all that were measured and over the audit
-    alone; ratios are estimate over exact. `n_below_floor` cells lie below the KL that rounding noise makes there.
+    alone; ratios are estimate over exact. `spearman_prompt` and `spearman_all` compare the exact KLs over `segment`
+    with those over the prompt and over all tokens. `n_below_floor` cells lie below the KL that rounding noise makes.
     """
 
     step: str
@@ -45,22 +47,31 @@ class SweepRow:
     n_tokens: int
     n_documents: int
     engine: str | None
+    spearman_prompt: float | None
+    spearman_all: float | None
+    segment: TokensOf
 
 
-def sweeps(connection: Connection, run_id: int) -> list[SweepRow]:
+def sweeps(connection: Connection, run_id: int, segment: TokensOf = HEADLINE) -> list[SweepRow]:
     """Every step that switched off single components."""
     by_sweep: dict[tuple[str, str], list[Any]] = {}
-    for r in ablation_scores(connection, run_id, ("component",)):
+    for r in ablation_scores(connection, run_id, ("component",), segment):
         by_sweep.setdefault((r.step, r.mode), []).append(r)
-    return [_row(step, mode, scores) for (step, mode), scores in by_sweep.items()]
+    return [
+        _row(step, mode, scores, segment)
+        for (step, mode), scores in by_sweep.items()
+        if any(r.kl_nats is not None for r in scores)
+    ]
 
 
-def _row(step: str, mode: str, scores: Sequence[Any]) -> SweepRow:
+def _row(step: str, mode: str, scores: Sequence[Any], segment: TokensOf) -> SweepRow:
     exact = [r for r in scores if r.method == "exact"]
     audit = [r for r in exact if r.chosen_as == "audit"]
     floors = [r for r in exact if r.null_floor_nats is not None]
     ratios = [r.fisher_nats / r.kl_nats for r in exact if r.fisher_nats is not None and r.kl_nats > 0]
     spearman, reason = _spearman(exact)
+    if segment != HEADLINE:
+        reason = "Fisher probes estimate the KL over the response"
     audited, audit_reason = _spearman(audit) if audit else (None, "every component was measured: there is no audit")
     low, middle, high = (float(q) for q in np.quantile(ratios, (0.1, 0.5, 0.9))) if ratios else (None, None, None)
     return SweepRow(
@@ -84,12 +95,15 @@ def _row(step: str, mode: str, scores: Sequence[Any]) -> SweepRow:
         n_tokens=scores[0].n_tokens,
         n_documents=scores[0].n_documents,
         engine=next((r.engine for r in exact), None),
+        spearman_prompt=_spearman(exact, "kl_nats_prompt")[0],
+        spearman_all=_spearman(exact, "kl_nats_all")[0],
+        segment=segment,
     )
 
 
-def _spearman(scores: Sequence[Any]) -> tuple[float | None, str | None]:
-    """Rank correlation of estimates and exact values, or why there is none."""
-    pairs = [(r.fisher_nats, r.kl_nats) for r in scores if r.fisher_nats is not None]
+def _spearman(scores: Sequence[Any], other: str = "fisher_nats") -> tuple[float | None, str | None]:
+    """Rank correlation of another number (the estimates) with the exact values, or why there is none."""
+    pairs = [(getattr(r, other), r.kl_nats) for r in scores if getattr(r, other) is not None]
     if not pairs:
         return None, "no Fisher probes were run"
     correlation = stats.spearman([a for a, _ in pairs], [b for _, b in pairs])
@@ -102,10 +116,11 @@ def _measured(row: SweepRow) -> Cell:
 
 
 def _compared(row: SweepRow) -> Cell:
+    ranks = [f"vs all {fixed(row.spearman_all)}"] if row.spearman_all is not None else []
     if row.spearman is None:
-        return (text(None),)
+        return (text(None), *ranks)
     audit = [f"audit {fixed(row.audit_spearman)} of {row.n_audit}"] if row.n_audit else []
-    return (f"{fixed(row.spearman)} of {count(row.n_exact)}", *audit)
+    return (f"{fixed(row.spearman)} of {count(row.n_exact)}", *audit, *ranks)
 
 
 def _ratio(row: SweepRow) -> Cell:
@@ -132,9 +147,12 @@ REPORT = Report[SweepRow](
     "sweeps over components",
     order=90,
     label=lambda r: r.step,
+    lead=which_tokens,
+    by_segment=True,
     legend=(
-        "Spearman: Fisher estimates against exact values, over all that were measured and over the random audit. "
-        "Fisher / exact: median [10 %, 90 %]. Draws: documents times probes. Floor: the largest KL per token that one "
-        "unit in the last place makes, entering a layer."
+        "Over the response's tokens (trace and answer) unless --segment says others. Spearman: Fisher estimates "
+        "against exact values, over all that were measured and over the random audit; vs all: of the exact values "
+        "against those over all tokens. Fisher / exact: median [10 %, 90 %]. Draws: documents times probes. Floor: the "
+        "largest KL per token that one unit in the last place makes, entering a layer."
     ),
 )

@@ -143,7 +143,7 @@ def _view_columns(inspector: Any, name: str) -> tuple[tuple[str, str, str, str],
 
 
 def _unit(name: str) -> str:
-    if "kl_ci" in name or (name.startswith("kl_") and name.endswith("_nats")):
+    if name.startswith("kl_") and "recovered" not in name:
         return UNITS["_nats"]
     return next((unit for suffix, unit in UNITS.items() if name.endswith(suffix)), "")
 

@@ -16,7 +16,8 @@ class KLConfig(Config):
     """Traces, drawn with the step's seed (the paper: 16); all where there are fewer. With 32 the 95 % intervals hold
     the mean KL of skewed documents 94 % of the time, with 16 93 %, with fewer less often."""
     max_tokens: PositiveInt = 2048
-    """First tokens of each document that are read (the paper: 2048). All of them count, the prompt's too."""
+    """Tokens of each document that are measured (the paper: the first 2048): its prompt, at most half of them where the
+    response needs them, and the response from its beginning. What precedes them is read as context."""
     mode: Literal["zero", "mean"] = "zero"
     """What the scalars are set to: 0, or their mean over these documents' tokens."""
     batch_size: PositiveInt = 16

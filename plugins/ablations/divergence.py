@@ -19,12 +19,12 @@ import torch
 
 from harness.errors import ModelError
 from harness.model.blocks import Blocks, Inputs
-from harness.model.chat import SEGMENTS
 from harness.model.components import Component
 from harness.model.in_place import InPlace
 from harness.model.kl import Comparison, Reference, compare
 from harness.model.readout import Readout
 from harness.model.taps import component_sites, tap
+from harness.records.segments import SEGMENTS, places
 
 from .cells import Cell
 from .documents import Batch, Texts
@@ -46,7 +46,7 @@ class KLSums:
 
     Attributes:
         kl_nats: KL(full ‖ ablated), [document, segment].
-        ce_change_nats: rise of the cross-entropy of the next token, [document].
+        ce_change_nats: rise of the cross-entropy of the next token, over the headline's tokens, [document].
     """
 
     kl_nats: Float[np.ndarray, "document segment"]
@@ -117,9 +117,9 @@ class Divergence:
         texts: the documents.
         prefix_reuse_error: why passes cannot begin at the first layer that changes; None where they can.
         engine: how the numbers are made, for the record: prefix reuse or whole passes, and the dtype.
-        ce_full_nats: cross-entropy of the full adapter, sum over the tokens that have a next one: [document].
+        ce_full_nats: cross-entropy of the full adapter, sum over the headline's tokens with a next one: [document].
         to: component -> what switching it off sets it to; 0 where it is not named.
-        floors_nats: layer -> KL per token that rounding noise entering it makes; filled as the sweep climbs.
+        floors_nats: layer -> KL per token of the headline that rounding noise entering it makes; filled by the sweep.
     """
 
     def __init__(self, subject: Subject, texts: Texts, config: KLConfig, seed: int) -> None:
@@ -220,7 +220,7 @@ class Divergence:
                 kl[which] += _binned(comparison.kl_nats, bins, D * S)
                 ce[which] += _binned(change, bins[has], D * S)
         self._refuse_not_finite(cells, kl.reshape(len(cells), D, S))
-        return [KLSums(k.reshape(D, S), c.reshape(D, S).sum(1)) for k, c in zip(kl, ce, strict=True)]
+        return [KLSums(k.reshape(D, S), c.reshape(D, S)[:, places()].sum(1)) for k, c in zip(kl, ce, strict=True)]
 
     def _measure_floor(self, layer: int, entering: Sequence[torch.Tensor | None]) -> None:
         """KL when every number that enters the layer moves to a neighbour, up or down at random."""
@@ -236,8 +236,8 @@ class Divergence:
             inputs = {k: v[rows] for k, v in batch.inputs.items()}
             with self._numerics:
                 noisy = self.blocks.run(inputs, layer, torch.nextafter(state[rows], where))
-            mask = batch.mask[rows]
-            for _, _, comparison in self._compare(full[rows][mask], [noisy[mask]]):
+            headline = batch.headline[rows]
+            for _, _, comparison in self._compare(full[rows][headline], [noisy[headline]]):
                 total += float(comparison.kl_nats.double().sum())
                 n += len(comparison.kl_nats)
         if n:
@@ -280,7 +280,7 @@ class Divergence:
                 has = batch.has_target[chunk]
                 reference = Reference.of(self.readout.precise_logits(full[chunk]))
                 total += _binned(reference.cross_entropy(batch.targets[chunk])[has], batch.bins[chunk][has], D * S)
-        return total.reshape(D, S).sum(1)
+        return total.reshape(D, S)[:, places()].sum(1)
 
     @torch.no_grad()
     def _means(self) -> dict[str, float]:

@@ -1,11 +1,11 @@
 """Fisher probes: the KL of every ablation at once, estimated from a few random backward passes.
 
 Give each component a gate, 1 as it is and 0 switched off. The gradient of KL(full ‖ gated) is 0 at gates of 1, so to
-second order the KL of switching c off is J_c' F J_c / 2 summed over tokens, with J_c the change of the logits by the
-gate and F = diag(p) - p p' the Fisher information of the next-token distribution p. With xi uniform in {-1, 1}^vocab,
-u = sqrt(p) xi - p (sqrt(p) . xi) has covariance F, so that G_c = d/dg_c sum_t u_t . logits_t, one backward pass, has
-E[G_c^2] = twice that KL. For a group of components the square of the sum of their G. Estimates are unbiased for the
-second order of the KL, and read too high where effects are large (a factor 2 at half a nat and more).
+second order the KL of switching c off is J_c' F J_c / 2 summed over the headline's tokens, with J_c the change of the
+logits by the gate and F = diag(p) - p p' the Fisher information of the next-token distribution p. With xi uniform in
+{-1, 1}^vocab, u = sqrt(p) xi - p (sqrt(p) . xi) has covariance F, so that G_c = d/dg_c sum_t u_t . logits_t, one
+backward pass, has E[G_c^2] = twice that KL. For a group of components the square of the sum of their G. Estimates are
+unbiased for the second order of the KL, and read too high where effects are large (a factor 2 at half a nat and more).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from harness.model.components import Component
 from harness.model.taps import component_sites, tap
+from harness.records.segments import places
 from harness.stats import Estimate, ratio_over_documents
 
 from .divergence import Divergence
@@ -58,7 +59,7 @@ class Probes:
     Attributes:
         gradients: G of each document, probe and component.
         components: their names.
-        n_tokens: tokens of each document.
+        n_tokens: the headline's tokens of each document.
     """
 
     gradients: Float[np.ndarray, "document probe component"]
@@ -117,7 +118,8 @@ def gathered(gradients: Gradients, components: Sequence[Component], texts: Texts
     together = np.zeros((len(texts.ids), n_probes, len(components)))
     for piece, of_piece in gradients:
         together[list(piece.documents)] = of_piece
-    return Probes(together, tuple(c.name for c in components), texts.n_tokens.sum(1).tolist())
+    n_tokens = texts.n_tokens[:, places()].sum(1).tolist()
+    return Probes(together, tuple(c.name for c in components), n_tokens)
 
 
 def probe(
@@ -133,10 +135,9 @@ def probe(
         seed: of the random signs.
     """
     batch, rows, documents = divergence.texts.batches[piece.batch], piece.rows, piece.documents
-    mask = batch.mask[rows]
-    width = int(mask.sum(1).max())
+    width = int(batch.inputs["attention_mask"][rows].sum(1).max())
     inputs = {name: value[rows, :width] for name, value in batch.inputs.items()}
-    mask = mask[:, :width]
+    mask = batch.headline[rows, :width]
     gates = torch.ones(len(documents), len(components), device=mask.device, requires_grad=True)
     to = torch.tensor([divergence.to.get(c.name, 0.0) for c in components], device=mask.device)
     with torch.enable_grad(), tap(divergence.model, component_sites(components), Gated(gates, to), read=False):

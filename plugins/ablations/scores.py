@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from harness.contract.context import RunContext
 from harness.contract.progress import SilentProgress
-from harness.model.chat import SEGMENTS
 from harness.records import AblationScore, Trace
-from harness.stats import ratio_over_documents
+from harness.records.segments import HEADLINE, SEGMENTS, TOKENS_OF, field_of, places
+from harness.stats import Estimate, ratio_over_documents
 
 from .cells import Cell
 from .divergence import KLSums, shares
@@ -21,6 +23,8 @@ from .fisher import Probes, gathered, pieces
 from .sweeper import RunInfo, Sweeper
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from harness.contract.executors import Workers
     from harness.model.subject import Subject
 
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Chosen = Literal["all", "top", "audit"]
+Interval = Callable[["np.ndarray", "np.ndarray"], Estimate]
+"""Sums of each document and its tokens -> their ratio."""
 
 
 class Scorer:
@@ -52,11 +58,6 @@ class Scorer:
     def texts(self) -> Texts:
         """The documents."""
         return read_texts(self._subject, self._traces, self._config, self._run.generator())
-
-    @cached_property
-    def n_tokens(self) -> tuple[int, ...]:
-        """Tokens of each document that count."""
-        return tuple(self.texts.n_tokens.sum(1).tolist())
 
     @cached_property
     def _workers(self) -> Workers[Sweeper]:
@@ -128,30 +129,40 @@ class Scorer:
             cell,
             method="fisher",
             kl_nats=self.probes.estimate(cell.off, seed=self._run.seed),
-            reason="estimated by Fisher probes, not measured",
+            reason="estimated by Fisher probes, which see the response only: not measured",
         )
 
     def _exact(self, cell: Cell, sums: KLSums, chosen: Chosen) -> AblationScore:
-        n_tokens, n_targets = self.texts.n_tokens.numpy(), self.texts.n_targets.numpy()
-        seed = self._run.seed
-        values: dict[str, Any] = {}
-        for i, segment in enumerate(SEGMENTS):
-            values[f"n_tokens_{segment}"] = int(n_tokens[:, i].sum())
-            if n_tokens[:, i].sum():
-                values[f"kl_{segment}_nats"] = ratio_over_documents(sums.kl_nats[:, i], n_tokens[:, i], seed=seed)
+        n_targets = self.texts.n_targets.numpy()
+        values = self.kls(sums.kl_nats)
         if n_targets.sum():
-            values["ce_change_nats"] = ratio_over_documents(sums.ce_change_nats, n_targets, seed=seed)
+            values["ce_change_nats"] = ratio_over_documents(sums.ce_change_nats, n_targets, seed=self._run.seed)
             values["ce_nats"] = float((self.run_info.ce_full_nats + sums.ce_change_nats).sum() / n_targets.sum())
         return self.score(
             cell,
             method="exact",
             chosen_as=chosen,
-            kl_nats=ratio_over_documents(sums.kl_nats.sum(1), n_tokens.sum(1), seed=seed),
-            document_kl_nats=tuple(float(v) for v in sums.kl_nats.sum(1) / n_tokens.sum(1)),
-            document_n_tokens=tuple(int(n) for n in n_tokens.sum(1)),
+            document_kl_sums={s: tuple(kl) for s, kl in zip(SEGMENTS, sums.kl_nats.T.tolist(), strict=True)},
+            document_n_tokens={s: tuple(n) for s, n in zip(SEGMENTS, self.texts.n_tokens.T.tolist(), strict=True)},
             null_floor_nats=self._floors_nats.get(cell.first_layer),
             **values,
         )
+
+    def kls(self, sums: Float[np.ndarray, "... document segment"], interval: Interval | None = None) -> dict[str, Any]:
+        """Fields of a record: the KL per token of the headline, and of other tokens where documents have them.
+
+        Args:
+            sums: KL summed over tokens, nats.
+            interval: (sums of each document, tokens of each document) -> the mean; a bootstrap over documents if not
+                given.
+        """
+        made = interval or partial(ratio_over_documents, seed=self._run.seed)
+        fields = {}
+        for tokens_of in TOKENS_OF:
+            n_tokens = self.texts.n_tokens.numpy()[:, places(tokens_of)].sum(1)
+            if n_tokens.sum():
+                fields[field_of("kl_nats", tokens_of)] = made(sums[..., places(tokens_of)].sum(-1), n_tokens)
+        return fields
 
     def score(self, cell: Cell, *, estimate: bool = True, **values: Any) -> AblationScore:
         """A record of a cell with these values, and with the probes' estimate unless it has no meaning here."""
@@ -160,13 +171,17 @@ class Scorer:
                 "fisher_nats": self.probes.estimate(cell.off, seed=self._run.seed),
                 "n_draws": self.probes.n_draws,
             }
+        n_tokens = {of: int(self.texts.n_tokens[:, places(of)].sum()) for of in TOKENS_OF}
+        if 2 * n_tokens[HEADLINE] < n_tokens["all"]:
+            few = f"only {n_tokens[HEADLINE]:,} of {n_tokens['all']:,} measured tokens are of the response"
+            values["reason"] = "; ".join(filter(None, (values.get("reason"), few)))
         return AblationScore(
             item=cell.item,
             scope=cell.scope,
             mode=self._config.mode,
             engine=self.run_info.engine,
-            n_tokens=sum(self.n_tokens),
-            n_documents=len(self.n_tokens),
+            **{field_of("n_tokens", of): n for of, n in n_tokens.items()},
+            n_documents=len(self.texts.ids),
             n_components=len(cell.off),
             **cell.where,
             **values,

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.model.chat import SEGMENTS, ChatFormat
+from harness.model.chat import ChatFormat
 from harness.model.components import Component
 from harness.model.subject import Subject, load_subject
+from harness.records.segments import SEGMENTS
 from harness.testing import Architecture, tiny_adapter, tiny_model, tiny_traces
 
 CHAT = ChatFormat()
@@ -44,14 +45,21 @@ def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 class BruteForce:
-    """Weights zeroed, whole passes of one document at a time, log-softmax in float64."""
+    """Weights zeroed, whole passes of one document at a time, log-softmax in float64.
 
-    def __init__(self, subject: Subject, traces: Sequence[Any] = TRACES, max_tokens: int = 2048) -> None:
+    The response is what follows the first `<|im_start|>think` of the text: its tokens are found by tokenising the text
+    before it.
+    """
+
+    def __init__(self, subject: Subject, traces: Sequence[Any] = TRACES, window: slice = slice(None)) -> None:
         self._subject = subject
         documents = [subject.chat.document(subject.tokenizer, t) for t in sorted(traces, key=lambda t: t.id)]
         self._ids = [d.ids for d in documents]
-        self._segments = [np.array([SEGMENTS.index(s) for s in d.segments[:max_tokens]]) for d in documents]
-        self._max = max_tokens
+        self._segments = [np.array([SEGMENTS.index(s) for s in d.segments]) for d in documents]
+        before = [d.text[: d.text.index("<|im_start|>think")] for d in documents]
+        n_before = [len(subject.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in before]
+        self._response = [np.arange(len(ids)) >= n for ids, n in zip(self._ids, n_before, strict=True)]
+        self._window = window
         self._full = self._log_p(subject.model)
 
     def ablated(self, off: Sequence[Component]) -> list[np.ndarray]:
@@ -77,22 +85,28 @@ class BruteForce:
         """KLSums of KL(full ‖ ablated), [document, segment]."""
         sums = np.zeros((len(self._ids), len(SEGMENTS)))
         for i, (p, q) in enumerate(zip(self._full, self.ablated(off), strict=True)):
-            np.add.at(sums[i], self._segments[i], (np.exp(p) * (p - q)).sum(-1))
+            np.add.at(sums[i], self._segments[i][self._window], (np.exp(p) * (p - q)).sum(-1)[self._window])
         return sums
 
+    def response_kl(self, off: Sequence[Component]) -> tuple[np.ndarray, np.ndarray]:
+        """KL summed over the response's tokens, and how many they are: two of [document]."""
+        pairs = zip(self._full, self.ablated(off), self._response, strict=True)
+        sums = [(np.exp(p) * (p - q)).sum(-1)[counted].sum() for p, q, counted in pairs]
+        return np.array(sums), np.array([counted.sum() for counted in self._response])
+
     def cross_entropy(self, off: Sequence[Component]) -> np.ndarray:
-        """KLSums over tokens that have a next one, [document]."""
+        """Sums over the response's tokens that have a next one, [document]."""
         sums = []
-        for ids, q in zip(self._ids, self.ablated(off), strict=True):
-            n = min(self._max, len(ids) - 1)
-            sums.append(-q[np.arange(n), np.array(ids[1 : n + 1])].sum())
+        for ids, q, counted in zip(self._ids, self.ablated(off), self._response, strict=True):
+            surprise = -q[np.arange(len(ids) - 1), np.array(ids[1:])]
+            sums.append(surprise[counted[:-1]].sum())
         return np.array(sums)
 
     def _log_p(self, model: Any) -> list[np.ndarray]:
         found = []
         for ids in self._ids:
             with torch.inference_mode():
-                logits = model(input_ids=torch.tensor([ids[: self._max]]), use_cache=False).logits[0]
+                logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
             x = logits.double().numpy()
             x = x - x.max(-1, keepdims=True)
             found.append(x - np.log(np.exp(x).sum(-1, keepdims=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 import torch
 
 from harness.errors import ModelError
-from harness.model.chat import SEGMENTS, ChatFormat
+from harness.model.chat import ChatFormat
 from harness.model.subject import Subject, load_subject
 from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.ablations.cells import Cell, cells, group_cells
 from harness_plugins.ablations.config import KLConfig
 from harness_plugins.ablations.divergence import Divergence, KLSums, shares
-from harness_plugins.ablations.documents import choose, read_texts
+from harness_plugins.ablations.documents import choose, read_texts, texts_of, window
 
 TRACES = tiny_traces(6)
 SCOPES = ("adapter", "block", "layer", "projection", "component")
@@ -107,7 +108,7 @@ def test_the_in_place_path_is_another_rounding_of_the_same(subject: Subject) -> 
 def test_it_holds_in_float32_and_for_higher_ranks(tmp_path: Path, brute_force: Any) -> None:
     base = tiny_model(tmp_path / "base", "llama")
     ranked = load_subject(base, ChatFormat(), tiny_adapter(base, tmp_path / "adapter", rank=2))
-    found, oracle = sums_of(ranked, all_cells(ranked), max_tokens=40), brute_force(ranked, max_tokens=40)
+    found, oracle = sums_of(ranked, all_cells(ranked), max_tokens=40), brute_force(ranked, window=slice(14, 54))
     assert sum(c.scope == "component" for c in all_cells(ranked)) == 2 * 7 * 2
     for cell in all_cells(ranked):
         np.testing.assert_allclose(found[cell.item].kl_nats, oracle.kl(cell.off), err_msg=cell.item, **FLOAT32)
@@ -184,21 +185,51 @@ def test_the_other_of_two_adapters_is_left_alone(tmp_path: Path, brute_force: An
 
 
 def test_segments_add_up_to_the_tokens(subject: Subject) -> None:
+    """Of prompts of 34 tokens and responses of 61, where 60 tokens count: 30 of the prompt, 30 of the trace."""
     ours = divergence(subject, max_tokens=60)
-    assert ours.texts.n_tokens.shape == (6, len(SEGMENTS))
+    assert ours.texts.n_tokens.tolist() == [[30, 30, 0]] * 6
     assert ours.n_tokens == (60,) * 6
-    assert ours.texts.n_tokens[:, 2].sum() == 0
-    assert ours.texts.n_targets.tolist() == [60] * 6
+    assert ours.texts.n_targets.tolist() == [30] * 6
     everything = divergence(subject)
     assert (everything.texts.n_tokens[:, 2] > 0).all()
-    assert everything.texts.n_targets.tolist() == [n - 1 for n in everything.n_tokens]
+    assert everything.texts.n_targets.tolist() == [n - 1 for n in everything.texts.n_tokens[:, 1:].sum(1).tolist()]
+
+
+@pytest.mark.parametrize(
+    ("n_prompt", "n_response", "max_tokens", "expected"),
+    [
+        (34, 61, 2048, range(0, 95)),  # all of it
+        (34, 61, 95, range(0, 95)),
+        (34, 61, 80, range(0, 80)),  # the prompt fits in half: whole, as the first 80 tokens
+        (34, 61, 60, range(4, 64)),  # half and half: the prompt's last part
+        (34, 61, 41, range(14, 55)),
+        (34, 61, 1, range(34, 35)),  # the response goes first
+        (100, 10, 60, range(50, 110)),  # a short response: whole, and the prompt's last part
+        (100, 10, 8, range(96, 104)),
+    ],
+)
+def test_the_window_lies_on_the_response(n_prompt: int, n_response: int, max_tokens: int, expected: range) -> None:
+    found = window(n_prompt, n_response, max_tokens)
+    assert found == expected
+    of_response = sum(i >= n_prompt for i in found)
+    assert of_response >= min(n_response, len(found) / 2)
+    assert len(found) == min(max_tokens, n_prompt + n_response)
+
+
+def test_what_precedes_a_window_is_its_context(subject: Subject, brute_force: Any) -> None:
+    """A token's KL does not depend on how many tokens count: the text is read from its beginning."""
+    found, oracle = sums_of(subject, all_cells(subject), max_tokens=16), brute_force(subject, window=slice(26, 42))
+    for cell in all_cells(subject):
+        np.testing.assert_allclose(found[cell.item].kl_nats, oracle.kl(cell.off), err_msg=cell.item, **FLOAT32)
 
 
 def test_mean_ablation_keeps_what_is_constant(subject: Subject) -> None:
     """On one token the mean is the value itself, so that nothing changes; on more tokens it is another ablation."""
     whole = all_cells(subject)[:1]
-    config = KLConfig(mode="mean", max_tokens=1, n_documents=1, floor_documents=0)
-    text = read_texts(subject, TRACES[:1], config, torch.Generator())
+    config = KLConfig(mode="mean", floor_documents=0)
+    document = subject.chat.document(subject.tokenizer, TRACES[0])
+    first = {name: getattr(document, name)[34:35] for name in ("ids", "offsets", "segments", "special")}
+    text = texts_of([replace(document, **first)], config, pad=0)
     ((_, single),) = Divergence(subject, text, config, seed=0).sweep(whole)
     assert single.kl_nats.sum() == pytest.approx(0.0, abs=1e-9)
     mean, zero = (sums_of(subject, whole, mode=m)["adapter"].kl_nats for m in ("mean", "zero"))

@@ -34,7 +34,7 @@ def run(subject: Subject, n_probes: int, seed: int = 0, **settings: object) -> P
 
 
 def second_order(subject: Subject, off: list[int], **settings: object) -> float:
-    """sum_t J' F J / 2 per token, with J by central differences and F written out, in float64."""
+    """sum_t J' F J / 2 per token of the response, with J by central differences and F written out, in float64."""
     ours = divergence(subject, batch_size=3, **settings)
     (batch,) = ours.texts.batches
     to = torch.tensor([ours.to.get(c.name, 0.0) for c in subject.components], dtype=torch.float64)
@@ -47,13 +47,13 @@ def second_order(subject: Subject, off: list[int], **settings: object) -> float:
             return gates[columns] * values + (1 - gates[columns]) * to[columns]
 
         with torch.no_grad(), tap(subject.model, component_sites(subject.components), edit, read=False):
-            return subject.model(**batch.inputs, use_cache=False).logits[batch.mask].double()
+            return subject.model(**batch.inputs, use_cache=False).logits[batch.headline].double()
 
     step = 1e-3
     jacobian = (logits(1 + step) - logits(1 - step)) / (2 * step)
     p = torch.softmax(logits(1.0), -1)
     variance = (p * jacobian**2).sum(-1) - (p * jacobian).sum(-1) ** 2
-    return float(variance.sum() / 2) / sum(ours.n_tokens)
+    return float(variance.sum() / 2) / int(ours.texts.n_tokens[:, 1:].sum())
 
 
 @pytest.mark.parametrize("mode", ["zero", "mean"])
@@ -71,7 +71,7 @@ def test_they_rank_like_the_exact_sweep(subject: Subject) -> None:
 
     single = cells(subject.components, ["component"])
     probes = run(subject, 64)
-    exact = {c.item: float(s.kl_nats.sum()) for c, s in divergence(subject).sweep(single)}
+    exact = {c.item: float(s.kl_nats[:, 1:].sum()) for c, s in divergence(subject).sweep(single)}
     found = [probes.estimate(c.off).value for c in single]
     assert spearmanr(found, [exact[c.item] for c in single]).statistic > 0.8
 

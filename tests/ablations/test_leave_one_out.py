@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,13 +45,19 @@ def test_every_cell_comes_once_and_a_second_attempt_goes_on(subject: Subject, tm
 
 def test_a_score_has_its_segments_its_documents_and_its_cross_entropy(subject: Subject, tmp_path: Path) -> None:
     (score,) = measure(subject, tmp_path, scopes=["adapter"], floor_documents=2)
-    parts = [(getattr(score, f"kl_{s}_nats"), getattr(score, f"n_tokens_{s}")) for s in ("prompt", "think", "answer")]
-    assert sum(n for _, n in parts) == score.n_tokens == sum(score.document_n_tokens or ())
-    assert sum(kl.value * n for kl, n in parts) / score.n_tokens == pytest.approx(score.kl_nats.value)
-    pairs = zip(score.document_kl_nats or (), score.document_n_tokens or (), strict=True)
-    assert sum(kl * n for kl, n in pairs) / score.n_tokens == pytest.approx(score.kl_nats.value)
-    assert score.kl_think_nats is not None
-    assert score.kl_think_nats.low < score.kl_think_nats.value < score.kl_think_nats.high
+    kl = {s: getattr(score, f"kl_nats_{s}") for s in ("prompt", "trace", "answer", "all")}
+    n = {s: getattr(score, f"n_tokens_{s}") for s in ("prompt", "trace", "answer", "all")}
+    assert n["trace"] + n["answer"] == score.n_tokens == n["all"] - n["prompt"]
+    total = {s: kl[s].value * n[s] for s in kl}
+    assert total["trace"] + total["answer"] == pytest.approx(score.kl_nats.value * score.n_tokens)
+    assert total["prompt"] + score.kl_nats.value * score.n_tokens == pytest.approx(total["all"])
+    assert all(e.low < e.value < e.high for e in (*kl.values(), score.kl_nats))
+    assert score.document_kl_sums is not None
+    assert score.document_n_tokens is not None
+    for segment, name in {"prompt": "prompt", "think": "trace", "answer": "answer"}.items():
+        assert sum(score.document_kl_sums[segment]) == pytest.approx(total[name])
+        assert sum(score.document_n_tokens[segment]) == n[name]
+    assert score.reason is None
     assert score.ce_nats is not None
     assert score.ce_change_nats is not None
     assert score.ce_change_nats.low <= score.ce_change_nats.value
@@ -60,11 +67,36 @@ def test_a_score_has_its_segments_its_documents_and_its_cross_entropy(subject: S
 
 def test_what_was_not_read_is_absent_and_not_zero(subject: Subject, tmp_path: Path) -> None:
     (score,) = measure(subject, tmp_path, scopes=["adapter"], max_tokens=10, floor_documents=0, probes=0)
-    assert (score.kl_answer_nats, score.n_tokens_answer) == (None, 0)
+    assert (score.kl_nats_answer, score.n_tokens_answer) == (None, 0)
+    assert (score.n_tokens_prompt, score.n_tokens, score.n_tokens_all) == (15, 15, 30)
     assert (score.fisher_nats, score.n_draws, score.null_floor_nats) == (None, None, None)
     (single,) = measure(subject, tmp_path, scopes=["adapter"], traces=TRACES[:1])
-    assert single.kl_think_nats is not None
-    assert (single.kl_think_nats.low, single.kl_think_nats.high) == (-math.inf, math.inf), "one document bounds nothing"
+    assert single.kl_nats_trace is not None
+    assert (single.kl_nats_trace.low, single.kl_nats_trace.high) == (-math.inf, math.inf), "one document bounds nothing"
+
+
+def test_the_headline_is_the_brute_force_over_the_response(wide: Subject, brute_force: Any, tmp_path: Path) -> None:
+    """Its masks are made of the text. Norms compute in float32 also in a float64 model: some 1e-6 of these KLs."""
+    oracle = brute_force(wide)
+    by_item = {c.item: c for c in cells(wide.components, LeaveOneOutConfig().scopes)}
+    scores = measure(wide, tmp_path, n_documents=6, probes=0, floor_documents=0)
+    assert len(scores) == len(by_item)
+    for score in scores:
+        sums, n_tokens = oracle.response_kl(by_item[score.item].off)
+        assert score.kl_nats.value == pytest.approx(sums.sum() / n_tokens.sum(), abs=1e-6, rel=0), score.item
+        assert score.n_tokens == n_tokens.sum()
+
+
+def test_few_tokens_of_the_response_are_said(subject: Subject, tmp_path: Path) -> None:
+    """A prompt that is longer than its response. Every record has the reason, those that are estimated too."""
+    long = [t.model_copy(update={"question": t.question * 4}) for t in TRACES]
+    for method in ("exact", "fisher"):
+        for score in measure(subject, tmp_path, traces=long, floor_documents=0, method=method):
+            assert score.n_tokens < (score.n_tokens_all or 0) / 2
+            few = f"only {score.n_tokens} of {score.n_tokens_all} measured tokens are of the response"
+            assert few in str(score.reason)
+    half = measure(subject, tmp_path, traces=long, floor_documents=0, max_tokens=70)
+    assert {(s.n_tokens, s.n_tokens_all, s.reason) for s in half} == {(105, 210, None)}
 
 
 def test_screening_measures_the_largest_estimates_and_an_audit(subject: Subject, tmp_path: Path) -> None:

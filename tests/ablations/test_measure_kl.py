@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,9 +24,11 @@ def test_it_equals_the_brute_force(wide: Subject, brute_force: Any) -> None:
     oracle, texts = brute_force(wide), documents(wide)
     for cell in group_cells(wide.components)[:2]:
         kl = measure_kl(wide, texts, cell.off)
-        expected = oracle.kl(cell.off).sum() / sum(len(d.ids) for d in texts)
+        sums, n_tokens = oracle.response_kl(cell.off)
         # Norms compute in float32 also in a float64 model; everything else is float64.
-        assert kl.value == pytest.approx(expected, rel=1e-5)
+        assert kl.value == pytest.approx(sums.sum() / n_tokens.sum(), rel=1e-5)
+        of_all = measure_kl(wide, texts, cell.off, tokens_of="all").value
+        assert of_all == pytest.approx(oracle.kl(cell.off).sum() / sum(len(d.ids) for d in texts), rel=1e-5)
         assert 0 < kl.low < kl.value < kl.high
         assert kl.n == 6
 
@@ -43,3 +46,7 @@ def test_it_refuses_a_model_without_an_adapter_and_an_empty_list(subject: Subjec
         measure_kl(bare, documents(bare), [])
     with pytest.raises(DataError, match="no documents"):
         measure_kl(subject, [], [])
+    bare_text = documents(subject)[0]
+    prompt_only = replace(bare_text, ids=bare_text.ids[:34], segments=bare_text.segments[:34])
+    with pytest.raises(DataError, match="none of the response's tokens"):
+        measure_kl(subject, [prompt_only], [])

@@ -36,13 +36,13 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 @pytest.fixture(scope="module")
 def value(three: Subject) -> dict[frozenset[str], float]:
-    """KL per token without each set of projections."""
+    """KL per token of the response without each set of projections."""
     config = KLConfig(n_documents=3, floor_documents=0)
     texts = read_texts(three, TRACES, config, torch.Generator().manual_seed(7))
     sets = [frozenset(n for i, n in enumerate(NAMES) if mask >> i & 1) for mask in range(1, 8)]
     cells = [Cell("+".join(sorted(s)), "group", tuple(c for c in three.components if c.projection in s)) for s in sets]
-    found = {c.item: s.kl_nats.sum() for c, s in Divergence(three, texts, config, 7).sweep(cells)}
-    n = int(texts.n_tokens.sum())
+    found = {c.item: s.kl_nats[:, 1:].sum() for c, s in Divergence(three, texts, config, 7).sweep(cells)}
+    n = int(texts.n_tokens[:, 1:].sum())
     return {frozenset(): 0.0} | {s: float(found["+".join(sorted(s))]) / n for s in sets}
 
 
@@ -88,6 +88,8 @@ def test_sampled_shares_add_up_and_agree_with_the_exact_ones(subject: Subject, t
     assert all("6 orders" in str(s.reason) for s in sampled)
     (whole,) = [s for s in search(subject, tmp_path, methods=["greedy"]) if s.place == 7]
     assert sum(s.kl_nats.value for s in sampled) == pytest.approx(whole.kl_nats.value, rel=1e-6)
+    for other in ("kl_nats_prompt", "kl_nats_all"):
+        assert sum(getattr(s, other).value for s in sampled) == pytest.approx(getattr(whole, other).value, rel=1e-6)
     exact = {s.group: s.kl_nats.value for s in search(subject, tmp_path, methods=["shapley"], orders=2000)}
     inside = [s.kl_nats.low <= exact[s.group] <= s.kl_nats.high for s in sampled]
     assert sum(inside) >= 5  # of 7, with 95 % intervals that also allow for other documents

@@ -14,6 +14,14 @@ from harness.render.compare import compare_runs, render_comparison
 from harness.store.writer import Store
 
 
+def documents(kls: tuple[float, ...]) -> dict[str, object]:
+    """Documents whose responses have 6 + 4 tokens, all KL on the 6; the prompts differ between the runs."""
+    nothing = (0.0,) * len(kls)
+    sums = {"prompt": tuple(99 * kl for kl in kls), "think": tuple(10 * kl for kl in kls), "answer": nothing}
+    n_tokens = {"prompt": (5,) * len(kls), "think": (6,) * len(kls), "answer": (4,) * len(kls)}
+    return {"document_kl_sums": sums, "document_n_tokens": n_tokens}
+
+
 def _run(
     store: Store, synthetic: ModuleType, seed: int, right: list[int], kls: tuple[float, ...] | None, engine: str = "hf"
 ) -> int:
@@ -26,7 +34,7 @@ def _run(
     )
     score = synthetic.ablation("layer", sum(kls) / len(kls) if kls else 0.2, layer=0)
     if kls:
-        score = score.model_copy(update={"document_kl_nats": kls, "document_n_tokens": (10,) * len(kls)})
+        score = score.model_copy(update=documents(kls))
     store.write(ablate, score)
     store.finish_run(run, status="done")
     return run

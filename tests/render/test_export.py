@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import harness.render.export as export_module
 from harness.cli import cli
-from harness.errors import StorageError, UnknownName
+from harness.errors import StorageError, UnknownName, UsageError
 from harness.render.export import export_run
 from harness.render.formats import FORMATS
 from harness.reports import report_names
@@ -114,6 +114,16 @@ def test_the_commands(filled: Path, tmp_path: Path) -> None:
     assert [Path(line).name for line in done.stdout.splitlines()] == ["recovery-dark.svg", "figure3-zero-dark.svg"][
         ::-1
     ]
+    call(
+        "figures", "figure3", "--segment", "prompt", "--format", "svg", "--theme", "dark", "--out", str(tmp_path / "p")
+    )
+    figures = [(tmp_path / folder / "figure3-zero-dark.svg").read_bytes() for folder in ("f", "p")]
+    assert figures[0] != figures[1]
+    keys = {"segment": "all", "n_tokens": 24576}
+    found = json.loads(call("report", "components", "--segment", "all", "--format", "json").stdout)
+    assert all({k: row[k] for k in keys} == keys and row["kl_nats"] == row["kl_nats_all"] for row in found)
+    with pytest.raises(UsageError, match=r"recovery has no KL by segment; these reports have: .*components.*totals"):
+        call("report", "recovery", "--segment", "all")
     with pytest.raises(UnknownName, match="'figure3'"):
         call("figures", "figure33")
     with pytest.raises(UnknownName, match="'svg'"):

@@ -19,6 +19,7 @@ from rich.console import Console
 from harness.contract.cells import visible, with_interval
 from harness.errors import ResultsError, UnknownName, UsageError
 from harness.records.flat import flat_keys
+from harness.records.segments import HEADLINE, TokensOf
 from harness.render.formats import FORMATS
 from harness.render.formats.latex import latex_text
 from harness.render.formats.md import markdown_text
@@ -33,9 +34,11 @@ from harness.store.writer import Store
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def _render(db: Path, *sections: str, form: str = "table", width: int = 110, **console: Any) -> str:
+def _render(
+    db: Path, *sections: str, form: str = "table", width: int = 110, segment: TokensOf = HEADLINE, **console: Any
+) -> str:
     stream = io.StringIO()
-    render(sections, db=db, form=form, console=Console(file=stream, width=width, **console))
+    render(sections, db=db, form=form, console=Console(file=stream, width=width, **console), segment=segment)
     return stream.getvalue()
 
 
@@ -187,6 +190,7 @@ def test_heat_map_marks_what_is_below_the_null_floor(n_layers: int) -> None:
         SimpleNamespace(
             mode="zero", layer=layer, scope="component", projection="q_proj", method="exact",
             kl_nats=Estimate(1e-3, 0.0, 2e-3), null_floor_nats=2e-3 if layer == 1 else 1e-9,
+            segment="response",
         )
         for layer in range(n_layers)
     ]  # fmt: skip
@@ -196,6 +200,15 @@ def test_heat_map_marks_what_is_below_the_null_floor(n_layers: int) -> None:
     cells = next(x for x in lines if x.startswith("q_proj")).split()[1:-1]
     assert cells == (["0.001", "<0.001"] if n_layers == 2 else ["█<" + 10 * "█"])
     assert any(x.startswith("null floor") for x in lines)
+
+
+def test_the_segment_is_said_above_the_numbers_and_in_the_heat_map(filled: Path) -> None:
+    headline, prompt = _render(filled, "components"), _render(filled, "components", segment="prompt")
+    assert "KL over the response's tokens (trace and answer, what training supervises): 20,480 tokens." in headline
+    assert "KL over the prompt's tokens (training does not supervise them): 4,096 tokens." in prompt
+    assert "in nats per response token, by layer" in headline
+    assert "in nats per prompt token, by layer" in prompt
+    assert "measured no KL over the answer's tokens" in _render(filled, "components", segment="answer")
 
 
 def test_heat_map_needs_components() -> None:

@@ -57,7 +57,7 @@ def test_a_screened_sweep_has_an_audit_and_marks_what_was_not_measured(store: St
         cell = synthetic.ablation("component", 1.0 - 0.05 * i, layer=i, projection="q_proj")
         values = synthetic.measured(cell.kl_nats.value, 1) | {"group": "attention", "chosen_as": chosen}
         if chosen is None:
-            values |= {"method": "fisher", "reason": "estimated", "document_kl_nats": None, "document_n_tokens": None}
+            values |= {"method": "fisher", "reason": "estimated", "document_kl_sums": None, "document_n_tokens": None}
         made.append(cell.model_copy(update=values))
     store_sweep(store, synthetic, made)
     with store.engine.connect() as connection:
@@ -100,3 +100,32 @@ def test_shapley_shares_add_up_to_the_adapter(full: Connection) -> None:
     ]  # fmt: skip
     assert sum(r.share_of_adapter_kl or 0 for r in rows if r.method == "shapley") == pytest.approx(1)
     assert rows[0].share_of_adapter_kl == pytest.approx(0.43 / 0.5)
+
+
+def test_another_segment_changes_numbers_ranks_and_what_is_said(full: Connection) -> None:
+    """In the synthetic run the prompt's KL falls with the layer, faster than the response's."""
+    response, prompt = (components(full, 1, segment=s) for s in ("response", "prompt"))  # type: ignore[arg-type]
+    assert {r.segment for r in response} == {"response"}
+    by_name = {r.component: r for r in response if r.scope == "component"}
+    assert {r.component for r in prompt} == set(by_name), "where no prompt was measured, there is no row"
+    for row in prompt:
+        assert row.kl_nats.value == by_name[row.component].kl_nats_prompt.value  # type: ignore[union-attr]
+        assert (row.n_tokens, by_name[row.component].n_tokens) == (4096, 20480)
+        assert (row.fisher_nats, row.null_floor_nats, row.below_floor) == (None, None, None)
+    (headline,), (of_all,) = (sweeps(full, 1, segment=s) for s in ("response", "all"))  # type: ignore[arg-type]
+    kls = [(r.kl_nats.value, r.kl_nats_all.value) for r in by_name.values() if r.kl_nats_all]
+    assert headline.spearman_all == pytest.approx(stats.spearman([a for a, _ in kls], [b for _, b in kls]))
+    assert of_all.spearman_all == pytest.approx(1)
+    assert (of_all.spearman, of_all.spearman_reason) == (None, "Fisher probes estimate the KL over the response")
+    assert components(full, 1, segment="answer") == []
+
+
+def test_sums_of_another_segment_are_its_documents(full: Connection) -> None:
+    headline, prompt = ({r.group: r for r in totals(full, 1, segment=s)} for s in ("response", "prompt"))  # type: ignore[arg-type]
+    for group, row in prompt.items():
+        assert row.sum_nats == headline[group].sum_nats_prompt
+        cells = [r for r in components(full, 1, segment="prompt") if r.group == group]
+        assert row.sum_nats.value == pytest.approx(sum(r.kl_nats.value for r in cells))
+        assert row.together_nats is None, "the synthetic groups have no KL over the prompt"
+        # Every document has the same KL over its prompt.
+        assert (row.sum_nats.low, row.sum_nats.high) == pytest.approx((row.sum_nats.value,) * 2)

@@ -257,9 +257,14 @@ def measured(kl: float, layer: int) -> dict[str, object]:
         "chosen_as": "all", "fisher_nats": Estimate(kl * (0.9 + 0.05 * layer), kl / 2, kl * 2),
         "n_draws": 64, "null_floor_nats": 1e-3 if layer == 0 else 1e-12, "ce_nats": 1.2,
         "ce_change_nats": Estimate(kl / 3, -kl, kl),
-        "kl_prompt_nats": Estimate(kl / 4, -math.inf, math.inf), "n_tokens_prompt": 4096,
-        "kl_think_nats": Estimate(kl * 1.2, -math.inf, math.inf), "n_tokens_think": 16384, "n_tokens_answer": 0,
-        "document_kl_nats": tuple(kl * (0.5 + i / 15) for i in range(16)), "document_n_tokens": (1280,) * 16,
+        "kl_nats_prompt": Estimate(kl * (4 - layer), -math.inf, math.inf), "n_tokens_prompt": 4096,
+        "kl_nats_trace": Estimate(kl, kl * 0.8, kl * 1.3), "n_tokens_trace": 20480, "n_tokens_answer": 0,
+        "kl_nats_all": Estimate(kl * (9 - layer) / 6, kl, kl * 9), "n_tokens_all": 24576,
+        "document_kl_sums": {
+            "prompt": (256 * kl * (4 - layer),) * 16, "answer": (0.0,) * 16,
+            "think": tuple(1280 * kl * (0.5 + i / 15) for i in range(16)),
+        },
+        "document_n_tokens": {"prompt": (256,) * 16, "think": (1280,) * 16, "answer": (0,) * 16},
         "engine": "prefix reuse, float32",
     }  # fmt: skip
 

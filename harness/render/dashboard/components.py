@@ -165,7 +165,8 @@ def component_data(
 
 def _ablation(row: ComponentRow) -> dict[str, Any]:
     values = flat_values(row)
-    return values | {k: short(values[k]) for k in ("kl_nats", "kl_ci_low", "kl_ci_high", "share_of_adapter_kl")}
+    shortened = ("kl_nats", "kl_ci_low", "kl_ci_high", "share_of_adapter_kl", "kl_nats_prompt", "kl_nats_all")
+    return values | {k: short(values[k]) for k in shortened}
 
 
 def _name(module: str, index: int, rank: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.activations.store import StoredActivations, token_texts
-from harness.model.chat import SEGMENTS
+from harness.records.segments import SEGMENTS
 from harness.render.dashboard.columns import Columns
 from harness.render.dashboard.features import Vocabulary
 from harness.render.dashboard.numbers import LEVELS, quantise

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from sqlalchemy import Connection
 
+from harness.records.segments import HEADLINE, IN_WORDS, TokensOf
 from harness.render.figures.agreement import KNOWN, ConfusionRow, confusion, confusion_figure
 from harness.render.figures.categories import categories_figure
 from harness.render.figures.components import components_figure
@@ -56,19 +57,25 @@ class Plot:
         draw: rows (at least one) and theme -> pictures.
         kinds: kinds of step that make such rows, for saying why there are none.
         noun: what a row is, plural.
+        by_segment: whether its query takes `segment`.
     """
 
     name: str
     report: str
     summary: str
-    query: Callable[[Connection, int], Sequence[Any]]
+    query: Callable[..., Sequence[Any]]
     draw: Callable[[Sequence[Any], Theme], Iterator[Picture]]
     kinds: tuple[str, ...]
     noun: str
+    by_segment: bool = False
 
 
 def draw_figures(
-    connection: Connection, run_id: int, theme: ThemeName = "light", names: Sequence[str] | None = None
+    connection: Connection,
+    run_id: int,
+    theme: ThemeName = "light",
+    names: Sequence[str] | None = None,
+    segment: TokensOf = HEADLINE,
 ) -> Iterator[Drawn | Missing]:
     """Draw figures of a run, in the order of the paper; one that has no data is `Missing`, with the reason.
 
@@ -77,10 +84,11 @@ def draw_figures(
         run_id: the run.
         theme: `light` or `dark`.
         names: of `FIGURES`; all of them if not given.
+        segment: tokens that KLs are averaged over, in figures that have them by segment.
     """
     for name in FIGURES if names is None else names:
         plot = FIGURES[name]
-        rows = plot.query(connection, run_id)
+        rows = plot.query(connection, run_id, **({"segment": segment} if plot.by_segment else {}))
         drawn = list(_drawn(plot, rows, theme)) if rows else []
         if drawn:
             yield from drawn
@@ -163,8 +171,9 @@ def _figure3(rows: Sequence[ComponentRow], theme: Theme) -> Iterator[Picture]:
             continue
         n_tokens, n_documents = max(r.n_tokens for r in switched_off), max(r.n_documents for r in switched_off)
         caption = (
-            f"KL(adapter || ablated) in nats per token with whole layers (bars, 95 % intervals by bootstrap-t over "
-            f"documents) and single components (cells) set to {mode}; {n_tokens:,} tokens of {n_documents:,} documents."
+            f"KL(adapter || ablated) over {IN_WORDS[rows[0].segment]}, in nats per token, with whole layers (bars, "
+            f"95 % intervals by bootstrap-t over documents) and single components (cells) set to {mode}; "
+            f"{n_tokens:,} such tokens of {n_documents:,} documents."
         )
         yield Picture(mode, f"Components set to {mode}", caption, components_figure(switched_off, theme, mode=mode))
 
@@ -204,7 +213,7 @@ FIGURES: dict[str, Plot] = {
         Plot("figure2", "categories", "activation density by category and subcategory", densities, _figure2,
              ("categorise",), "categories"),
         Plot("figure3", "components", "KL by layer and component", components, _figure3, ("ablate",),
-             "components switched off"),
+             "components switched off", by_segment=True),
         Plot("frontier", "dictionaries", "FVU by L0 of the dictionaries", dictionaries, _frontier,
              ("learn",), "dictionaries"),
         Plot("training", "steps", "losses by step", training, _training, ("train", "learn"), "losses"),

@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from harness.render.figures.style import Theme, clean, light_grid, new_figure, sequential
+from harness.reports.common.ablations import per_token
 from harness.reports.components import ComponentRow, projection_rank
 
 MOST_TICKS = 9
@@ -95,7 +96,7 @@ def components_figure(rows: Sequence[ComponentRow], theme: Theme, *, mode: str) 
     cells.set_xlabel("layer")
     cells.tick_params(axis="y", length=0)
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=[bars, cells], fraction=0.045, pad=0.02, aspect=32)
-    bar.set_label("KL (nats per token)")
+    bar.set_label(f"KL ({per_token(rows[0].segment)})")
     bar.outline.set_visible(False)
     bar.ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     return figure

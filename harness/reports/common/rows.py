@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, Select, select
 
@@ -17,6 +17,7 @@ from harness.records.flat import flat_fields
 from harness.store.schema import PaperClaim, RunStep, StudyRun
 
 T = TypeVar("T")
+Asked = ParamSpec("Asked")
 
 _CACHE: ContextVar[dict[tuple[Any, ...], Any] | None] = ContextVar("cache", default=None)
 
@@ -34,17 +35,17 @@ def one_report() -> Iterator[None]:
         _CACHE.reset(token)
 
 
-def cached_query(query: Callable[[Connection, int], T]) -> Callable[[Connection, int], T]:
+def cached_query(query: Callable[Asked, T]) -> Callable[Asked, T]:
     """Mark a query whose rows several reports read; they must not change them. Outside `one_report` it asks anew."""
 
     @wraps(query)
-    def cached(connection: Connection, run_id: int) -> T:
+    def cached(*asked: Asked.args, **options: Asked.kwargs) -> T:
         cache = _CACHE.get()
         if cache is None:
-            return query(connection, run_id)
-        key = (query, connection, run_id)
+            return query(*asked, **options)
+        key = (query, *asked, *options.items())
         if key not in cache:
-            cache[key] = query(connection, run_id)
+            cache[key] = query(*asked, **options)
         rows: T = cache[key]
         return rows
 

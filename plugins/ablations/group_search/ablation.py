@@ -1,12 +1,13 @@
 """The implementation of `group-search`: the KL of sets of groups, and orders over it.
 
-`v(S)` is KL(full ‖ without S) per document. Every set is measured once, whatever orders visit it, and all the sets that
-one round needs share a sweep.
+`v(S)` is KL(full ‖ without S) per document and segment; a greedy order goes by the headline. Every set is measured
+once, whatever orders visit it, and all the sets that one round needs share a sweep.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from math import factorial, hypot, sqrt
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from harness.contract.context import RunContext
 from harness.contract.stages import Ablation
 from harness.errors import ModelError
 from harness.records import AblationScore, Trace
+from harness.records.segments import places
 from harness.stats import Estimate, ratio_over_documents, t_quantile
 
 from ..cells import Cell, block_cells, projection_cells
@@ -38,13 +40,11 @@ class _Values:
 
     Attributes:
         players: the groups.
-        n_tokens: tokens of each document.
     """
 
     def __init__(self, scorer: Scorer, players: Sequence[Cell]) -> None:
         self._scorer, self.players = scorer, players
-        self.n_tokens = np.array(scorer.n_tokens, dtype=np.float64)
-        self._measured: dict[Set, np.ndarray] = {frozenset(): np.zeros(len(self.n_tokens))}
+        self._measured: dict[Set, np.ndarray] = {frozenset(): np.zeros(scorer.texts.n_tokens.shape)}
 
     def measure(self, sets: Iterable[Set]) -> None:
         """Measure those that were not measured yet, in one sweep."""
@@ -54,10 +54,10 @@ class _Values:
         cells = {"+".join(map(str, sorted(s))): s for s in new}
         todo = [Cell(item, "group", tuple(c for i in s for c in self.players[i].off)) for item, s in cells.items()]
         for cell, sums in self._scorer.sweep(todo, "set of groups"):
-            self._measured[cells[cell.item]] = sums.kl_nats.sum(1)
+            self._measured[cells[cell.item]] = sums.kl_nats
 
-    def __getitem__(self, players: Set) -> Float[np.ndarray, " document"]:
-        """Sum of the KL over each document's tokens, nats."""
+    def __getitem__(self, players: Set) -> Float[np.ndarray, "document segment"]:
+        """Sum of the KL over tokens, nats."""
         self.measure([players])
         return self._measured[players]
 
@@ -101,23 +101,22 @@ class GroupSearch(Ablation):
         while len(taken) < len(values.players):
             left = [i for i in range(len(values.players)) if i not in taken]
             values.measure(frozenset((*taken, i)) for i in left)
-            best = max(left, key=lambda i: sign * float(values[frozenset((*taken, i))].sum()))
+            best = max(left, key=lambda i: sign * float(values[frozenset((*taken, i))][:, places()].sum()))
             taken.append(best)
-            kl = ratio_over_documents(values[frozenset(taken)], values.n_tokens, seed=run.seed)
             off = tuple(c for i in taken for c in values.players[i].off)
             cell = Cell(f"greedy:{len(taken)}", "greedy", off, values.players[best].where)
             if cell.item not in run.done:
-                yield scorer.score(cell, kl_nats=kl, place=len(taken))
+                yield scorer.score(cell, place=len(taken), **scorer.kls(values[frozenset(taken)]))
 
     def _shapley(self, values: _Values, scorer: Scorer, run: RunContext) -> Iterator[AblationScore]:
         shares, reason = self._shares(values, run)
         for i, player in enumerate(values.players):
-            share = _interval(shares[:, i], values.n_tokens, run.seed)
             cell = Cell(f"shapley:{player.where['group']}", "shapley", player.off, player.where)
             if cell.item not in run.done:
-                yield scorer.score(cell, kl_nats=share, reason=reason, estimate=False)
+                kls = scorer.kls(shares[:, i], partial(_interval, seed=run.seed))
+                yield scorer.score(cell, reason=reason, estimate=False, **kls)
 
-    def _shares(self, values: _Values, run: RunContext) -> tuple[Float[np.ndarray, "order player document"], str]:
+    def _shares(self, values: _Values, run: RunContext) -> tuple[Float[np.ndarray, "order player ..."], str]:
         """What each group adds in each order; one 'order' that is the exact average where all subsets are measured."""
         n = len(values.players)
         generator = np.random.default_rng(run.seed)
@@ -127,19 +126,19 @@ class GroupSearch(Ablation):
         if len(visited) >= 2**n - 1:
             return _exact_shares(values)[None], f"exact: all {2**n - 1} sets of groups were measured"
         values.measure(visited)
-        added = np.zeros((len(pairs), n, len(values.n_tokens)))
+        added = np.zeros((len(pairs), n, *values[frozenset()].shape))
         for i, order in enumerate(orders):
             for k, player in enumerate(order):
                 added[i // 2, player] += (values[frozenset(order[: k + 1])] - values[frozenset(order[:k])]) / 2
         return added, f"averaged over {len(orders)} orders, reversed in pairs"
 
 
-def _exact_shares(values: _Values) -> Float[np.ndarray, "player document"]:
+def _exact_shares(values: _Values) -> Float[np.ndarray, "player document segment"]:
     """Shapley's formula over all subsets."""
     n = len(values.players)
     subsets = [frozenset(s) for k in range(n + 1) for s in combinations(range(n), k)]
     values.measure(subsets)
-    shares = np.zeros((n, len(values.n_tokens)))
+    shares = np.zeros((n, *values[frozenset()].shape))
     for s in subsets:
         weight = factorial(len(s)) * factorial(n - len(s) - 1) / factorial(n) if len(s) < n else 0.0
         for i in set(range(n)) - s:

@@ -39,7 +39,7 @@ class DepthHalves:
                 kl = measure_kl(subject, documents, off, seed=run.seed, progress=run.progress)
                 yield AblationScore(
                     item=f"group:{half}", scope="group", group=half, kl_nats=kl, n_documents=len(documents),
-                    n_tokens=sum(len(d.ids) for d in documents), n_components=len(off),
+                    n_tokens=sum(d.n_tokens() for d in documents), n_components=len(off),
                 )  # fmt: skip
 
 

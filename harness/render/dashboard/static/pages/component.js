@@ -26,14 +26,14 @@
           if (!own.length) return null;
           const [c] = own.sort((a, b) => (measured(b, mode)?.kl_nats ?? 0) - (measured(a, mode)?.kl_nats ?? 0));
           const a = measured(c, mode);
-          const value = a ? `${number(a.kl_nats)} nats per token` : "not measured";
+          const value = a ? `${number(a.kl_nats)} nats per response token` : "not measured";
           return {
             value: a?.kl_nats ?? null,
             href: place.component(c.component),
             label: `${visible(c.component)}: ${value}`,
           };
         },
-        `KL(adapter ‖ ablated) in nats per token, each component set to ${mode}. Choose one to see it.`,
+        `KL(adapter ‖ ablated) in nats per response token, each component set to ${mode}. Choose one to see it.`,
       );
     return {
       title: "Components",
@@ -65,15 +65,21 @@
       low: a.kl_ci_low,
       high: a.kl_ci_high,
       strong: a.scope === "component",
-      note: a.share_of_adapter_kl === null ? null : `${percent(a.share_of_adapter_kl)} of the adapter's`,
+      note: [
+        a.share_of_adapter_kl === null ? null : `${percent(a.share_of_adapter_kl)} of the adapter's`,
+        a.kl_nats_prompt === null ? null : `prompt ${number(a.kl_nats_prompt)}`,
+        a.kl_nats_all === null ? null : `all ${number(a.kl_nats_all)}`,
+      ]
+        .filter(Boolean)
+        .join("; "),
     }));
     const { n_tokens, n_documents } = c.ablations[0];
     return [
-      whiskers(rows, "nats per token"),
+      whiskers(rows, "nats per response token"),
       h(
         "p",
         { class: "legend" },
-        `KL(adapter ‖ ablated); intervals by bootstrap over ${count(n_documents)} documents, ${count(n_tokens)} tokens.`,
+        `KL(adapter ‖ ablated) over the response (trace and answer), ${count(n_tokens)} tokens; intervals by bootstrap over ${count(n_documents)} documents. Beside it over the prompt, and over all tokens.`,
       ),
     ];
   }
