@@ -58,6 +58,7 @@ def test_rank_agreement_needs_two_runs_and_something_to_rank() -> None:
         ([-0.2, -0.25, -0.3, -0.22, -0.28], 5, (True, "in none of 5: the opposite holds")),
         ([0.9, -0.01, 0.0, 0.01, -0.02], 5, (False, "in 2 of 5: not resolved")),
         ([0.9, 0.01, 0.01, 0.01, 0.01], 5, (False, "in all of 5, the interval holds 0: not resolved")),
+        ([-0.12, -0.13, -0.11, -0.12, 0.0], 5, (False, "in 0 of 5: not resolved")),
         ([0.2, 0.2001], 2, (False, "in all of 2, too few runs: not resolved")),
         ([0.2, 0.25, 0.3], 5, (False, "in 3 of 3: not resolved (2 of 5 runs have no such number)")),
     ],

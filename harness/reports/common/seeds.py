@@ -70,10 +70,10 @@ def verdict(differences: Sequence[float], n_runs: int) -> tuple[bool, str]:
         differences: the number that must be above 0, of each run that has it.
         n_runs: all runs.
     """
-    n, holds = len(differences), sum(d > 0 for d in differences)
+    n, holds, opposite = len(differences), sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     mean, _ = between_seeds(differences)
     lacking = f" ({n_runs - n} of {n_runs} runs have no such number)" if n < n_runs else ""
-    if n < n_runs or 0 < holds < n:
+    if n < n_runs or n not in (holds, opposite):
         return False, f"in {holds} of {n}: not resolved{lacking}"
     if n >= FEWEST and mean.low > 0:
         return True, f"holds in all {n}"
