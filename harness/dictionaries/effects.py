@@ -23,6 +23,7 @@ from harness.model.chat import Document
 from harness.model.kl import kl_nats
 from harness.model.subject import Subject
 from harness.model.taps import component_sites, tap
+from harness.records.segments import SEGMENTS
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -30,17 +31,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EffectSums:
-    """Sums over each document's tokens.
+    """Sums over each document's tokens, by segment.
 
     Attributes:
-        nats: [latent, document] KL(adapter ‖ adapter without the latent's contribution).
-        n_active: [latent, document] tokens on which the latent is active.
-        n_tokens: [document].
+        nats: [latent, document, segment] KL(adapter ‖ adapter without the latent's contribution).
+        n_active: [latent, document, segment] tokens on which the latent is active.
+        n_tokens: [document, segment].
     """
 
-    nats: Float[np.ndarray, "latent document"]
-    n_active: Int[np.ndarray, "latent document"]
-    n_tokens: Int[np.ndarray, " document"]
+    nats: Float[np.ndarray, "latent document segment"]
+    n_active: Int[np.ndarray, "latent document segment"]
+    n_tokens: Int[np.ndarray, "document segment"]
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def latent_effects(
         raise ModelError("latents act through an adapter's scalars, and the subject has no adapter")
     sites = component_sites(subject.components)
     directions = torch.from_numpy(rows[list(latents)]).float().to(subject.device)
-    nats = np.zeros((len(latents), len(documents)))
-    n_active = np.zeros((len(latents), len(documents)), dtype=np.int64)
+    nats = np.zeros((len(latents), len(documents), len(SEGMENTS)))
+    n_active = np.zeros(nats.shape, dtype=np.int64)
     run.progress.start(len(documents), "documents")
     for batch in length_batches([len(d.ids) for d in documents], batch_tokens):
         inputs = padded([documents[i] for i in batch], subject.tokenizer, subject.device)
@@ -95,8 +96,8 @@ def latent_effects(
         codes = codec.encode(scalars.reshape(B * T, C)).to(scalars.device)[:, list(latents)].reshape(B, T, -1)
         codes = codes * inputs["attention_mask"][:, :, None].to(codes)
         for row, index in enumerate(batch):
-            n_active[:, index] = (codes[row] != 0).sum(0).cpu().numpy()
-        pairs = [(j, b) for j in range(len(latents)) for b in range(B) if n_active[j, batch[b]]]
+            n_active[:, index] = [documents[index].by_segment(active) for active in (codes[row] != 0).T.int().tolist()]
+        pairs = [(j, b) for j in range(len(latents)) for b in range(B) if n_active[j, batch[b]].any()]
         step = max(1, batch_tokens // T)
         for start in range(0, len(pairs), step):
             j, b = (
@@ -106,7 +107,8 @@ def latent_effects(
             with tap(subject.model, sites, Without(contribution), read=False):
                 ablated = subject.model(**{name: value[b] for name, value in inputs.items()}, use_cache=False).logits
             kl = kl_nats(full[b], ablated) * inputs["attention_mask"][b]
-            for (latent, row), total in zip(pairs[start : start + step], kl.double().sum(1).tolist(), strict=True):
-                nats[latent, batch[row]] = total
+            for (latent, row), of_tokens in zip(pairs[start : start + step], kl.tolist(), strict=True):
+                nats[latent, batch[row]] = documents[batch[row]].by_segment(of_tokens)
         run.progress.advance(len(batch))
-    return EffectSums(nats, n_active, np.array([len(d.ids) for d in documents], dtype=np.int64))
+    n_tokens = np.array([d.by_segment([1] * len(d.ids)) for d in documents], dtype=np.int64)
+    return EffectSums(nats, n_active, n_tokens)

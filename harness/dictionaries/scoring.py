@@ -7,7 +7,7 @@ and how dense, is of all documents.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,10 +23,15 @@ from harness.dictionaries.stability import decoder_rows, matched_cosines
 from harness.model.splice import SpliceSums, splice_kl
 from harness.model.subject import Subject
 from harness.records import Dictionary, DictionaryScore, LatentEffect
+from harness.records.segments import HEADLINE, TOKENS_OF, TokensOf, field_of, places
 from harness.stats import Estimate, ratio_over_documents
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+
+_BESIDE: tuple[TokensOf, ...] = (HEADLINE, "prompt", "all")
+"""Tokens that KLs in nats are stored over; what a splice recovers is stored over each segment, too."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,9 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Causal:
-    """The KLs of a splice with their intervals, or why there are none."""
+    """The KLs of a splice with their intervals, as fields of the score, or why there are none."""
 
-    splice: Estimate | None = None
-    base: Estimate | None = None
-    recovered: Estimate | None = None
-    n_documents: int = 0
+    fields: dict[str, Any]
     reason: str | None = None
 
 
@@ -103,10 +105,7 @@ def score_dictionary(
         l0=l0,
         n_tokens=int(sums.n_tokens.sum()),
         n_documents=len(ids),
-        kl_base_nats=causal.base,
-        kl_splice_nats=causal.splice,
-        kl_recovered=causal.recovered,
-        n_splice_documents=causal.n_documents,
+        **causal.fields,
         stability=stability,
         n_matched=n_matched,
         reason="; ".join(filter(None, (causal.reason, stability_reason))) or None,
@@ -164,15 +163,19 @@ def score_latents(
     sums = latent_effects(subject, documents, raw, chosen, decoder_rows(raw, dictionary.n_latents), run)
     effects = []
     for row, latent in enumerate(chosen):
-        kl = ratio_over_documents(sums.nats[row], sums.n_tokens, seed=run.seed)
+        kls = {
+            field_of("kl_nats", of): ratio_over_documents(_over(sums.nats[row], of), n, seed=run.seed)
+            for of in _BESIDE
+            if (n := _over(sums.n_tokens, of)).sum()
+        }
         effects.append(
             LatentEffect(
                 item=f"effect:latent{latent}",
                 source=dictionary.name,
                 latent=f"latent{latent}",
-                kl_nats=kl,
-                n_active=int(sums.n_active[row].sum()),
-                n_tokens=int(sums.n_tokens.sum()),
+                **kls,
+                n_active=int(_over(sums.n_active[row], HEADLINE).sum()),
+                **{field_of("n_tokens", of): int(_over(sums.n_tokens, of).sum()) for of in _BESIDE},
                 n_documents=len(documents),
             )
         )
@@ -192,19 +195,33 @@ def _causal(
     codec: Codec, stored: StoredActivations, ids: tuple[str, ...], subject: Subject | None, run: RunContext
 ) -> Causal:
     if not ids:
-        return Causal(reason="KL not measured (judging.splice_documents=0)")
+        return Causal({}, reason="KL not measured (judging.splice_documents=0)")
     reason = no_splice_reason(stored, subject)
     if reason is not None or subject is None:
-        return Causal(reason=reason)
+        return Causal({}, reason=reason)
     documents = [d.document() for d in stored.documents(ids)]
     sums: SpliceSums = splice_kl(subject, documents, in_raw_units(codec, stored), run)
-    splice = ratio_over_documents(sums.splice_nats, sums.n_tokens, seed=run.seed)
-    base = ratio_over_documents(sums.base_nats, sums.n_tokens, seed=run.seed)
-    if not sums.base_nats.sum() > 0:
-        reason = "the adapter changes no prediction on these documents (KL to the base is 0)"
-        return Causal(splice, base, None, len(ids), reason)
-    lost = ratio_over_documents(sums.splice_nats, sums.base_nats, seed=run.seed)
-    return Causal(splice, base, Estimate(1 - lost.value, 1 - lost.high, 1 - lost.low), len(ids))
+    fields: dict[str, Any] = {"n_splice_documents": len(ids)}
+    for of in TOKENS_OF:
+        splice, base, n_tokens = (_over(x, of) for x in (sums.splice_nats, sums.base_nats, sums.n_tokens))
+        if of in _BESIDE:
+            fields[field_of("n_splice_tokens", of)] = int(n_tokens.sum())
+        if of in _BESIDE and n_tokens.sum():
+            fields[field_of("kl_splice_nats", of)] = ratio_over_documents(splice, n_tokens, seed=run.seed)
+            fields[field_of("kl_base_nats", of)] = ratio_over_documents(base, n_tokens, seed=run.seed)
+        if base.sum() > 0:
+            lost = ratio_over_documents(splice, base, seed=run.seed)
+            recovered = Estimate(1 - lost.value, 1 - lost.high, 1 - lost.low, lost.n)
+            fields[field_of("kl_recovered", of)] = recovered
+    if "kl_recovered" not in fields:
+        reason = "the adapter changes no prediction in these responses (KL to the base is 0)"
+    return Causal(fields, reason)
+
+
+def _over(sums: np.ndarray, tokens_of: TokensOf) -> np.ndarray:
+    """Sums of each document over some tokens, from those of its segments (the last axis)."""
+    total: np.ndarray = sums[..., places(tokens_of)].sum(-1)
+    return total
 
 
 def _stability(

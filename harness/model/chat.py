@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,6 +63,10 @@ class Document:
     def response_token(self) -> int:
         """Index of the first token after the assistant header."""
         return next(i for i, s in enumerate(self.segments) if s != "prompt")
+
+    def by_segment(self, values: Sequence[float]) -> list[float]:
+        """Sums over the tokens of each segment; what follows the document's tokens is not read."""
+        return [sum(v for v, s in zip(values, self.segments, strict=False) if s == name) for name in SEGMENTS]
 
     def n_tokens(self, tokens_of: TokensOf = HEADLINE) -> int:
         """How many tokens a KL over this document is averaged over."""

@@ -17,6 +17,7 @@ from harness.model.chat import Document
 from harness.model.kl import kl_nats
 from harness.model.subject import Subject
 from harness.model.taps import SetTo, Site, component_sites, tap
+from harness.records.segments import SEGMENTS, places
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -24,27 +25,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpliceSums:
-    """Sums over each document's tokens (all of them, prompt included), in nats.
+    """Sums over each document's tokens, by segment, in nats.
 
     Attributes:
-        splice_nats: [document] KL(adapter ‖ adapter with its scalars replaced by decode(encode(scalars))).
-        base_nats: [document] KL(adapter ‖ base): the scale.
-        n_tokens: [document].
+        splice_nats: [document, segment] KL(adapter ‖ adapter with its scalars replaced by decode(encode(scalars))).
+        base_nats: [document, segment] KL(adapter ‖ base): the scale.
+        n_tokens: [document, segment].
     """
 
-    splice_nats: Float[np.ndarray, " document"]
-    base_nats: Float[np.ndarray, " document"]
-    n_tokens: Int[np.ndarray, " document"]
+    splice_nats: Float[np.ndarray, "document segment"]
+    base_nats: Float[np.ndarray, "document segment"]
+    n_tokens: Int[np.ndarray, "document segment"]
 
     @property
     def kl_splice_nats(self) -> float:
-        """Per token, each token weighing the same."""
-        return float(self.splice_nats.sum() / self.n_tokens.sum())
+        """Per token of the headline, each token weighing the same."""
+        return float(self.splice_nats[:, places()].sum() / self.n_tokens[:, places()].sum())
 
     @property
     def kl_base_nats(self) -> float:
-        """Per token, each token weighing the same."""
-        return float(self.base_nats.sum() / self.n_tokens.sum())
+        """Per token of the headline, each token weighing the same."""
+        return float(self.base_nats[:, places()].sum() / self.n_tokens[:, places()].sum())
 
 
 def splice_kl(
@@ -67,17 +68,17 @@ def splice_kl(
     if not subject.components:
         raise ModelError("a splice needs an adapter, and the subject has none")
     sites = component_sites(subject.components)
-    splice, base = np.zeros(len(documents)), np.zeros(len(documents))
+    splice, base = (np.zeros((len(documents), len(SEGMENTS))) for _ in range(2))
     run.progress.start(len(documents), "documents")
     for batch in length_batches([len(d.ids) for d in documents], batch_tokens):
         chosen = [documents[i] for i in batch]
         spliced_kl, base_kl = _batch(subject, chosen, sites, codec)
         for row, index in enumerate(batch):
-            n = len(documents[index].ids)
-            splice[index] = float(spliced_kl[row, :n].double().sum())
-            base[index] = float(base_kl[row, :n].double().sum())
+            splice[index] = documents[index].by_segment(spliced_kl[row].tolist())
+            base[index] = documents[index].by_segment(base_kl[row].tolist())
         run.progress.advance(len(batch))
-    return SpliceSums(splice, base, np.array([len(d.ids) for d in documents], dtype=np.int64))
+    n_tokens = np.array([d.by_segment([1] * len(d.ids)) for d in documents], dtype=np.int64)
+    return SpliceSums(splice, base, n_tokens)
 
 
 @torch.no_grad()

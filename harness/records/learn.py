@@ -61,14 +61,36 @@ class DictionaryScore(Record):
     """Held-out tokens."""
     n_documents: NonNegativeInt
     """Held-out documents."""
-    kl_base_nats: Estimate | None
-    """KL(adapter ‖ base) on held-out documents, per token: the scale."""
-    kl_splice_nats: Estimate | None
-    """KL(adapter ‖ adapter with its scalars replaced by the reconstruction), per token."""
-    kl_recovered: Estimate | None
+    kl_base_nats: Estimate | None = None
+    """KL(adapter ‖ base) on held-out documents, per token of the response (trace and answer): the scale."""
+    kl_splice_nats: Estimate | None = None
+    """KL(adapter ‖ adapter with its scalars replaced by the reconstruction), per token of the response."""
+    kl_recovered: Estimate | None = None
     """1 - kl_splice / kl_base: 1 is a perfect splice, 0 is as far as the base model; can be negative."""
     n_splice_documents: NonNegativeInt = 0
     """Held-out documents that were run through the model."""
+    n_splice_tokens: NonNegativeInt = 0
+    """Tokens of their responses."""
+    kl_base_nats_prompt: Estimate | None = None
+    """KL(adapter ‖ base) per token of the prompt."""
+    kl_splice_nats_prompt: Estimate | None = None
+    """KL of the splice per token of the prompt."""
+    kl_recovered_prompt: Estimate | None = None
+    """Recovered over the prompt."""
+    n_splice_tokens_prompt: NonNegativeInt = 0
+    """Tokens of their prompts."""
+    kl_recovered_trace: Estimate | None = None
+    """Recovered over the reasoning trace."""
+    kl_recovered_answer: Estimate | None = None
+    """Recovered over the answer."""
+    kl_base_nats_all: Estimate | None = None
+    """KL(adapter ‖ base) per token, the prompt's too."""
+    kl_splice_nats_all: Estimate | None = None
+    """KL of the splice per token, the prompt's too."""
+    kl_recovered_all: Estimate | None = None
+    """Recovered over all tokens."""
+    n_splice_tokens_all: NonNegativeInt = 0
+    """All their tokens."""
     stability: Estimate | None = None
     """Mean cosine of the alive latents' decoder rows with those of a fit with another seed, matched one to one, in
     units of the columns' standard deviations; of signed latents its absolute value. 1: the seed does not matter. The
@@ -92,11 +114,19 @@ class LatentEffect(Record):
     latent: str
     """Its column in the activation set of latents, e.g. `latent12`; both polarities of a signed one."""
     kl_nats: Estimate
-    """KL(adapter ‖ adapter without it), per token of held-out documents, whether it is active there or not;
+    """KL(adapter ‖ adapter without it), per token of held-out documents' responses, whether it is active there or not;
     interval by bootstrap-t over documents."""
     n_active: NonNegativeInt
-    """Held-out tokens on which it is active."""
+    """Held-out tokens of responses on which it is active."""
     n_tokens: NonNegativeInt
-    """Held-out tokens."""
+    """Held-out tokens of responses."""
     n_documents: NonNegativeInt
     """Held-out documents."""
+    kl_nats_prompt: Estimate | None = None
+    """KL per token of the prompts."""
+    n_tokens_prompt: NonNegativeInt = 0
+    """Held-out tokens of prompts."""
+    kl_nats_all: Estimate | None = None
+    """KL per token, the prompts' too."""
+    n_tokens_all: NonNegativeInt = 0
+    """Held-out tokens."""

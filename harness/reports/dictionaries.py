@@ -48,6 +48,17 @@ class DictionaryRow:
     n_documents: int
     n_splice_documents: int
     reason: str | None
+    n_splice_tokens: int = 0
+    kl_recovered_prompt: Estimate | None = None
+    kl_recovered_trace: Estimate | None = None
+    kl_recovered_answer: Estimate | None = None
+    kl_recovered_all: Estimate | None = None
+    kl_splice_nats_prompt: Estimate | None = None
+    kl_splice_nats_all: Estimate | None = None
+    kl_base_nats_prompt: Estimate | None = None
+    kl_base_nats_all: Estimate | None = None
+    n_splice_tokens_prompt: int = 0
+    n_splice_tokens_all: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,12 @@ def _recovered(row: DictionaryRow) -> Cell:
     """Share of the adapter's KL recovered over its interval, and the KL that is left."""
     if row.kl_recovered is None or row.kl_splice_nats is None:
         return text(None)
-    return (*lines(with_interval(row.kl_recovered, percent)), f"{significant(row.kl_splice_nats.value, 2)} nats")
+    beside = {"prompt": row.kl_recovered_prompt, "all": row.kl_recovered_all}
+    return (
+        *lines(with_interval(row.kl_recovered, percent)),
+        f"{significant(row.kl_splice_nats.value, 2)} nats",
+        *(f"{name} {percent(share.value, 1)}" for name, share in beside.items() if share),
+    )
 
 
 def _frontier(rows: Sequence[DictionaryRow]) -> RenderableType | None:
@@ -177,7 +193,8 @@ REPORT = Report[DictionaryRow](
     legend=(
         "FVU: share of variance unexplained, 0 is perfect. KL recovered = 1 - KL(adapter || adapter with its scalars "
         "replaced by the reconstruction) / KL(adapter || base): 100 % is a perfect splice, 0 % is as far as the base "
-        "model; below it the first of these KLs, per token. Stability: mean cosine of latents matched with those of "
+        "model; over the response (trace and answer); below it the first of these KLs, per token, and what is "
+        "recovered over the prompt and over all tokens. Stability: mean cosine of latents matched with those of "
         "another seed. Bars: alive latents by density (active tokens per token), 1e-6 to 1. 95 % intervals: "
         "bootstrap-t over documents (stability: over latents). Frontier: none of the others is both sparser and closer."
     ),

@@ -21,7 +21,8 @@ TOP_LATENTS = 16
 
 @dataclass(frozen=True)
 class LatentRow:
-    """A latent taken out of the adapter's scalars: KL(adapter ‖ adapter without it), nats per held-out token.
+    """A latent taken out of the adapter's scalars: KL(adapter ‖ adapter without it), nats per token of
+    held-out responses.
 
     `density_per_token` and `activation_max` are of all documents, both polarities of a signed latent together (sum and
     maximum); `explanation` is the newest of either.
@@ -39,6 +40,10 @@ class LatentRow:
     n_tokens: int
     n_documents: int
     reason: str | None
+    kl_nats_prompt: Estimate | None = None
+    n_tokens_prompt: int = 0
+    kl_nats_all: Estimate | None = None
+    n_tokens_all: int = 0
 
 
 def latents(connection: Connection, run_id: int) -> list[LatentRow]:
@@ -108,6 +113,8 @@ REPORT = Report[LatentRow](
     (
         Column("latent", lambda r: r.latent, "left"),
         Column("KL (nats)", lambda r: inline(r.kl_nats, significant)),
+        Column("prompt", lambda r: significant(r.kl_nats_prompt.value if r.kl_nats_prompt else None, 2)),
+        Column("all", lambda r: significant(r.kl_nats_all.value if r.kl_nats_all else None, 2)),
         Column("of adapter's", lambda r: percent(r.share_of_adapter_kl, 1)),
         Column("density", lambda r: percent(r.density_per_token, 1)),
         Column("explanation", lambda r: short(r.explanation, 60), "left", wrap=True, ratio=1),
@@ -119,7 +126,8 @@ REPORT = Report[LatentRow](
     label=lambda r: r.source,
     legend=(
         "The latent's contribution is taken out of the adapter's scalars; what the dictionary does not explain stays. "
-        "KL(adapter || adapter without it) per held-out token; 95 % intervals by bootstrap-t over documents."
+        "KL(adapter || adapter without it) per token of held-out responses (trace and answer); prompt, "
+        "all: over those tokens. 95 % intervals by bootstrap-t over documents."
     ),
     blocks=_blocks,
 )

@@ -144,12 +144,21 @@ def test_a_perfect_splice_recovers_all_and_writing_zeros_nothing(
     assert recovered is not None
     assert 0 < recovered.low < recovered.value < recovered.high < 1
     assert half.n_splice_documents == len(stored.split().held_out)
+    whole = value(half.kl_base_nats) * half.n_splice_tokens
+    whole += value(half.kl_base_nats_prompt) * half.n_splice_tokens_prompt
+    assert value(half.kl_base_nats_all) * half.n_splice_tokens_all == pytest.approx(whole)
+    parts = [value(getattr(half, f"kl_recovered_{of}")) for of in ("trace", "answer")]
+    assert min(parts) < recovered.value < max(parts)
+    assert 0 < value(half.kl_recovered_prompt) < 1
 
 
 def test_a_latent_of_the_identity_is_a_component_switched_off(
     read: tuple[Subject, StoredActivations], tmp_path: Path
 ) -> None:
-    """Against weights: A loses the slice by hand, one document at a time, and the KL is taken in float64."""
+    """Against weights: A loses the slice by hand, one document at a time, and the KL is taken in float64.
+
+    The response is what follows the first `<|im_start|>think`: its tokens are found by tokenising the text before it.
+    """
     subject, stored = read
     codec = Threshold(0)
     run = RunContext(out_dir=tmp_path, seed=0)
@@ -162,7 +171,8 @@ def test_a_latent_of_the_identity_is_a_component_switched_off(
         weight = subject.model.get_submodule(component.module).lora_A[component.adapter].weight.data
         kept, gauge, i = weight.clone(), component.gauge, component.rank_index
         without = torch.zeros_like(kept) if gauge is None else kept - gauge.backward[:, [i]] @ gauge.forward[[i]] @ kept
-        total = 0.0
+        total = {"response": 0.0, "prompt": 0.0}
+        n_tokens = {"response": 0, "prompt": 0}
         for document in held_out:
             ids = torch.tensor([document.ids])
             with torch.no_grad():
@@ -170,8 +180,16 @@ def test_a_latent_of_the_identity_is_a_component_switched_off(
                 weight.copy_(without)
                 off = subject.model(ids, use_cache=False).logits.double().log_softmax(-1)
                 weight.copy_(kept)
-            total += float((full.exp() * (full - off)).sum())
-        assert effect.kl_nats.value == pytest.approx(total / effect.n_tokens, rel=1e-3)
+            kl = (full.exp() * (full - off)).sum(-1)[0]
+            before = document.text[: document.text.index("<|im_start|>think")]
+            n_prompt = len(subject.tokenizer(before, add_special_tokens=False)["input_ids"])
+            for name, part in (("prompt", kl[:n_prompt]), ("response", kl[n_prompt:])):
+                total[name] += float(part.sum())
+                n_tokens[name] += len(part)
+        assert (effect.n_tokens, effect.n_tokens_prompt) == (n_tokens["response"], n_tokens["prompt"])
+        assert effect.kl_nats.value == pytest.approx(total["response"] / effect.n_tokens, rel=1e-3)
+        assert value(effect.kl_nats_prompt) == pytest.approx(total["prompt"] / n_tokens["prompt"], rel=1e-3)
+        assert value(effect.kl_nats_all) == pytest.approx(sum(total.values()) / effect.n_tokens_all, rel=1e-3)
         assert effect.kl_nats.low <= effect.kl_nats.value <= effect.kl_nats.high
         assert effect.n_documents == len(held_out)
 

@@ -48,8 +48,13 @@ def test_writing_zeros_is_the_base_model(tiny_subject: Subject) -> None:
             full = tiny_subject.model(ids, use_cache=False).logits
             with tiny_subject.model.disable_adapter():
                 unadapted = tiny_subject.model(ids, use_cache=False).logits
-        np.testing.assert_allclose(kl, float(kl_nats(full, unadapted).sum()), rtol=1e-3)
-        assert n == ids.shape[1]
+        expected = kl_nats(full, unadapted)[0]
+        text = tiny_subject.chat.document(tiny_subject.tokenizer, trace).text
+        before = text[: text.index("<|im_start|>think")]
+        n_prompt = len(tiny_subject.tokenizer(before, add_special_tokens=False)["input_ids"])
+        np.testing.assert_allclose(kl[0], float(expected[:n_prompt].sum()), rtol=1e-3)
+        np.testing.assert_allclose(kl[1:].sum(), float(expected[n_prompt:].sum()), rtol=1e-3)
+        assert (n[0], n.sum()) == (n_prompt, ids.shape[1])
 
 
 def test_batches_do_not_matter(tiny_subject: Subject) -> None:

@@ -293,6 +293,7 @@ def _dictionary() -> list[Record]:
         name="batch-topk", n_latents=224, n_alive=187, k=4, fvu=Estimate(0.187, 0.17, 0.21),
         l0=Estimate(4.02, 3.9, 4.1), n_tokens=4096, n_documents=40, kl_base_nats=Estimate(0.51, 0.45, 0.6),
         kl_splice_nats=Estimate(0.061, 0.05, 0.07), kl_recovered=Estimate(0.88, 0.85, 0.9), n_splice_documents=40,
+        n_splice_tokens=2700, kl_recovered_prompt=Estimate(0.95, 0.9, 0.97), kl_recovered_all=Estimate(0.9, 0.87, 0.92),
         density_histogram=(0, 0, 0, 0, 0, 2, 5, 60, 80, 30, 10, 0), n_tokens_alive=20000,
         stability=Estimate(0.8, 0.77, 0.83), n_matched=180,
     )  # fmt: skip
