@@ -20,11 +20,11 @@ class LayerSynergy(Record):
     item: str
     """`layer:` and the layer."""
     attention_nats: Estimate
-    """KL without attention, mean over tokens."""
+    """KL without attention, mean over the response's tokens."""
     mlp_nats: Estimate
-    """KL without MLP, mean over tokens."""
+    """KL without MLP, mean over the response's tokens."""
     both_nats: Estimate
-    """KL without both, mean over tokens."""
+    """KL without both, mean over the response's tokens."""
 
     @property
     def more_nats(self) -> float:
