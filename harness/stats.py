@@ -163,7 +163,7 @@ def recovery(base: ArrayLike, adapter: ArrayLike, full: ArrayLike, *, level: flo
     two models agree on every item. Chosen by simulation at n = 30 binary items over 36 populations (12 triples of
     accuracies, 3 correlations): lowest coverage 95 % with them, 45 % for plain Fieller, 44 % for the paired percentile
     bootstrap, both lowest where adapter and full are near the ceiling. If the gap full - base itself is not
-    distinguishable from 0, the interval is (-inf, inf): such data bound nothing.
+    distinguishable from 0, such data bound nothing, and a point estimate would say more than they do.
 
     Args:
         base: score per item, 0 to 1, shape [item].
@@ -172,7 +172,8 @@ def recovery(base: ArrayLike, adapter: ArrayLike, full: ArrayLike, *, level: flo
         level: of the interval.
 
     Returns:
-        The recovery, 1 being the full gap; it can be negative or exceed 1. Undefined if full equals base on average.
+        The recovery, 1 being the full gap; it can be negative or exceed 1. Undefined if full equals base on average, or
+        if the interval is unbounded.
 
     Raises:
         ValueError: shapes differ, no items, or a score outside 0 to 1.
@@ -182,10 +183,11 @@ def recovery(base: ArrayLike, adapter: ArrayLike, full: ArrayLike, *, level: flo
         raise ValueError("scores must be between 0 and 1")
     gained, gap = a - b, f - b
     if math.isclose(gap.sum(), 0.0, abs_tol=1e-9):
-        return Undefined(f"full equals base on average ({f.mean():.4g}, n={len(f)}): there is no gap to recover")
-    estimate = float(gained.sum() / gap.sum())
-    low, high = _fieller(gained, gap, level)
-    return Estimate(estimate, low, high)
+        return Undefined(f"there is no gap: it is 0 on average (n={len(f)})")
+    interval = _fieller(gained, gap, level)
+    if interval is None:
+        return Undefined(f"unbounded: the gap is not distinguishable from 0 (n={len(f)})")
+    return Estimate(float(gained.sum() / gap.sum()), *interval, len(f))
 
 
 def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> float:
@@ -337,11 +339,11 @@ def _wilson(p: float, n: float, quantile: float) -> Estimate:
     return Estimate(p, low, high)
 
 
-def _fieller(top: NDArray[np.float64], bottom: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """Fieller's interval of mean(top) / mean(bottom), with pseudo-items; unbounded if mean(bottom) may be 0."""
+def _fieller(top: NDArray[np.float64], bottom: NDArray[np.float64], level: float) -> tuple[float, float] | None:
+    """Fieller's interval of mean(top) / mean(bottom), with pseudo-items; None (unbounded) if mean(bottom) may be 0."""
     n = len(top)
     if n < 2:
-        return -math.inf, math.inf
+        return None
     total = n + PSEUDO_ITEMS
     # Over the eight patterns of (base, adapter, full), both gaps have mean 0, mean square 1/2 and mean product 1/4.
     mean_t, mean_b = top.sum() / total, bottom.sum() / total
@@ -352,7 +354,7 @@ def _fieller(top: NDArray[np.float64], bottom: NDArray[np.float64], level: float
     # All ratios r with (mean_t - r mean_b)^2 <= g (var_t - 2 r cov + r^2 var_b): the roots of a r^2 - 2 h r + c.
     a, h, c = mean_b**2 - g * var_b, mean_t * mean_b - g * cov, mean_t**2 - g * var_t
     if a <= 0:
-        return -math.inf, math.inf
+        return None
     root = math.sqrt(max(h * h - a * c, 0.0))
     return float((h - root) / a), float((h + root) / a)
 

@@ -84,6 +84,7 @@ def evaluate(
         item=f"{variant}/{benchmark}",
         variant=variant,
         benchmark=benchmark,
+        metric=metric,
         n_items=n_items,
         score=_mean_over_items(samples),
         samples=samples,

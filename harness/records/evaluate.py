@@ -51,6 +51,8 @@ class EvaluationResult(Record):
     """`base`, `adapter`, `full`, or an ablated adapter such as `without-attention`."""
     benchmark: str
     """Task name."""
+    metric: str | None = None
+    """The task's metric that scores an item; None where whoever evaluated did not say."""
     n_items: NonNegativeInt
     """Items of the benchmark that were run, failures included."""
     score: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, case, func, select
 
-from harness.contract.cells import count, inline, p_value, percent, significant
+from harness.contract.cells import count, inline, p_value, percent, significant, text
 from harness.contract.report import Block, Column, Report
 from harness.records.base import Estimate
 from harness.reports.common.features import stored_features
@@ -17,10 +17,20 @@ from harness.store.schema import Enrichment, EventAssociation
 SIGNIFICANT = 0.05
 """q-value below which an association counts."""
 
+FLOOR = 3.0
+"""What the interval of an enriched feature's odds ratio is above: of thousands of tokens any leaning is significant."""
+
+RANDOM = "random-directions"
+"""The source whose count stands beside the others'."""
+
 
 @dataclass(frozen=True)
 class EnrichmentRow:
-    """One feature and one kind of token; `n_enriched` counts the source's features that favour it."""
+    """One feature and one kind of token; `n_enriched` counts the source's features that favour it.
+
+    `n_enriched_random` of `n_random` random directions do; None where the run has none. Enriched: q < 0.05, and the
+    95 % interval of the odds ratio above 3.
+    """
 
     source: str
     feature: str
@@ -40,6 +50,8 @@ class EnrichmentRow:
     q_value: float | None
     n_enriched: int
     n_features: int
+    n_enriched_random: int | None
+    n_random: int | None
     reason: str | None
 
 
@@ -53,7 +65,7 @@ def enrichment(connection: Connection, run_id: int, most_per_kind: int | None = 
     """
     e, a = Enrichment, EventAssociation
     kind = (e.source, a.family, a.event)
-    is_enriched = case((and_(a.q_value < SIGNIFICANT, a.odds_ratio > 1), 1), else_=0)
+    is_enriched = case((and_(a.q_value < SIGNIFICANT, a.ci_low > FLOOR), 1), else_=0)
     surest_first = (func.coalesce(a.ci_low, 0.0).desc(), e.id, a.id)
     ranked = (
         select(
@@ -80,12 +92,24 @@ def enrichment(connection: Connection, run_id: int, most_per_kind: int | None = 
     if most_per_kind is not None:
         query = query.where(ranked.c.rank <= most_per_kind)
     stored = stored_features(connection, run_id)
+    found = connection.execute(query).all()
+    random = {(r.family, r.event): (int(r.n_enriched), r.n_features) for r in found if r.source == RANDOM}
     rows = []
-    for r in connection.execute(query):
+    for r in found:
+        n_random = random.get((r.family, r.event), (None, None))
         feature = stored.get((r.source, r.feature))
         layer, projection = (feature.layer, feature.projection) if feature else (None, None)
-        rows.append(row_from(EnrichmentRow, r, layer=layer, projection=projection, n_enriched=int(r.n_enriched)))
+        rows.append(
+            row_from(
+                EnrichmentRow, r, layer=layer, projection=projection, n_enriched=int(r.n_enriched),
+                n_enriched_random=n_random[0], n_random=n_random[1],
+            )
+        )  # fmt: skip
     return rows
+
+
+def _random(row: EnrichmentRow) -> str:
+    return text(None) if row.n_random is None else f"{count(row.n_enriched_random)} of {count(row.n_random)}"
 
 
 def _blocks(rows: Sequence[EnrichmentRow]) -> list[Block[EnrichmentRow]]:
@@ -106,6 +130,7 @@ REPORT = Report[EnrichmentRow](
         Column("tokens", lambda r: r.event, "left"),
         Column("n", lambda r: count(r.n_event)),
         Column("enriched", lambda r: f"{count(r.n_enriched)} of {count(r.n_features)}"),
+        Column("random", _random),
         Column("feature", lambda r: r.feature, "left"),
         Column("odds ratio", lambda r: inline(r.odds_ratio, significant)),
         Column("of activation", lambda r: percent(r.activation_share)),
@@ -117,8 +142,8 @@ REPORT = Report[EnrichmentRow](
     label=lambda r: r.source,
     legend=(
         "Odds of being active on such tokens over the odds elsewhere; 95 % intervals and p with documents as clusters; "
-        "q: Benjamini-Hochberg over the source. enriched: features with q < 0.05 and a ratio above 1. All features: "
-        "--format json or csv."
+        "q: Benjamini-Hochberg over the source. enriched: features with q < 0.05 and an interval above 3; random: as "
+        "many of the random directions. All features: --format json or csv."
     ),
     blocks=_blocks,
     preview=lambda connection, run_id: enrichment(connection, run_id, most_per_kind=1),

@@ -13,7 +13,7 @@ from harness.contract.cells import Cell, count, inline, percent, text, with_inte
 from harness.contract.report import Column, Report
 from harness.records.base import Estimate
 from harness.reports.common.answers import Answer, answers
-from harness.reports.common.rows import mean_score
+from harness.reports.common.rows import is_right_or_wrong, mean_score
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def _row(benchmark: str, variant: str, answers: Sequence[Answer]) -> GenerationR
     tokens = [a.n_tokens for a in written if a.n_tokens is not None]
     unfinished, looping = [a.finish == "length" for a in written], [a.loops for a in written]
     notes = []
+    if not is_right_or_wrong(a.score for a in answers):
+        notes.append("single scores are fractions: pass@k counts full marks")
     if len(sizes) > 1:
         notes.append(f"items have {k} to {max(sizes)} answers; pass@{k} is estimated from all of them")
     if written and len(written) < len(answers):
@@ -127,7 +129,8 @@ REPORT = Report[GenerationRow](
     legend=(
         "answers: items x k, the answers to each. avg@k: mean score; pass@k: chance that one of k is right, unbiased "
         "(1 to k: --format json). unanswered: no answer was found in them. unfinished: cut by the token limit. "
-        "looping: ends in one unit over and over. tokens: median, prompt left out. 95 % intervals: Wilson; where items "
-        "have several answers bootstrap-t over items, of shares Wilson at the effective n."
+        "looping: ends in one unit over and over. tokens: median, prompt left out. 95 % intervals: Wilson; where "
+        "items have several answers (or, by a note, scores are fractions) bootstrap-t over items, of shares Wilson at "
+        "the effective n."
     ),
 )

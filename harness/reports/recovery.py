@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from harness import stats
-from harness.contract.cells import Cell, count, fixed, flagged, lines, p_value, percent, text, with_interval
+from harness.contract.cells import Cell, count, fixed, flagged, lines, percent, text, with_interval
 from harness.contract.report import Column, Report
 from harness.records.base import Estimate
 from harness.reports.common.answers import graded_items
 from harness.reports.common.benchmarks import ItemScores, item_scores, paired_scores, share_of_gap
+from harness.reports.common.families import holm_where_tested, with_holm
 from harness.reports.common.rows import cached_query, claims, paper_names
 
 VARIANTS = ("base", "adapter", "full")
@@ -27,6 +28,7 @@ class RecoveryRow:
     """
 
     benchmark: str
+    metric: str | None
     n_items: int
     base: Estimate | None
     adapter: Estimate | None
@@ -34,6 +36,7 @@ class RecoveryRow:
     recovery: Estimate | None
     denominator: str
     p_value: float | None
+    p_holm: float | None
     graded_base: float | None
     graded_adapter: float | None
     graded_full: float | None
@@ -53,7 +56,7 @@ def recovery(connection: Connection, run_id: int) -> list[RecoveryRow]:
     """Base, adapter and full fine-tune on each benchmark; recovery = (adapter - base) / (full - base).
 
     Variants are paired by item; items that one of them lacks are left out, with a note. `p_value` is McNemar's exact
-    test of adapter against base.
+    test of adapter against base, `p_holm` the same after Holm over the benchmarks.
     """
     printed, names = claims(connection), paper_names(connection, run_id)
     graded = graded_items(connection, run_id)
@@ -63,7 +66,8 @@ def recovery(connection: Connection, run_id: int) -> list[RecoveryRow]:
         if trio:
             by_llm = {v: graded[benchmark, v] for v in trio if (benchmark, v) in graded}
             rows.append(_row(benchmark, trio, by_llm, names.get(benchmark), printed))
-    return rows
+    adjusted = holm_where_tested([r.p_value for r in rows])
+    return [replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
 
 
 def _row(
@@ -81,6 +85,7 @@ def _row(
         graded_share, _ = share_of_gap(paired_by_llm, ("base", "adapter", "full"), GAP)
     return RecoveryRow(
         benchmark=benchmark,
+        metric=next(iter(trio.values())).metric,
         n_items=paired.n_items,
         base=paired.mean("base"),
         adapter=paired.mean("adapter"),
@@ -88,6 +93,7 @@ def _row(
         recovery=share,
         denominator=GAP,
         p_value=stats.mcnemar_exact(adapter, base) if base and adapter else None,
+        p_holm=None,
         graded_base=graded["base"],
         graded_adapter=graded["adapter"],
         graded_full=graded["full"],
@@ -123,13 +129,13 @@ REPORT = Report[RecoveryRow](
     "Recovery: how much of the full fine-tune's gain the adapter has",
     recovery,
     (
-        Column("benchmark", lambda r: r.benchmark, "left", wrap=True),
+        Column("benchmark", lambda r: (r.benchmark, text(r.metric)), "left", wrap=True),
         Column("n", lambda r: count(r.n_items)),
         Column("base", lambda r: with_interval(r.base)),
         Column("adapter", lambda r: with_interval(r.adapter)),
         Column("full", lambda r: with_interval(r.full)),
         Column("recovery", _recovery),
-        Column("p", lambda r: p_value(r.p_value)),
+        Column("p, Holm", lambda r: with_holm(r.p_value, r.p_holm)),
         Column("paper", _paper, "left"),
     ),
     ("evaluate",),
@@ -138,7 +144,8 @@ REPORT = Report[RecoveryRow](
     label=lambda r: r.benchmark,
     legend=(
         "Recovery = (adapter - base) / (full - base), paired by item. 95 % intervals: Wilson for scores, Fieller for "
-        "recovery. p: exact McNemar test, adapter against base. Paper: its benchmark and recovery; base, adapter, "
-        "full. By LLM: with a grader's verdicts, where there is one (harness report grader)."
+        "recovery. Below the benchmark its metric; a note says where scores are fractions. p: exact McNemar test, "
+        "adapter against base; below it after Holm over the benchmarks. Paper: its benchmark and recovery; base, "
+        "adapter, full. By LLM: with a grader's verdicts, where there is one (harness report grader)."
     ),
 )

@@ -63,6 +63,31 @@ def test_the_variance_is_the_sum_over_documents_that_the_docstring_gives():
     assert np.log(found.high / found.low)[0, 0] / (2 * 1.959964) == pytest.approx(expected, rel=1e-6)
 
 
+def test_of_few_documents_the_spread_is_that_of_a_sample():
+    """Five documents: without K / (K - 1) the standard error would be 11 % smaller."""
+    a, b = np.array([9, 1, 8, 2, 9]), np.array([11, 19, 12, 18, 11])
+    c, d = np.array([2, 8, 1, 9, 2]), np.array([38, 32, 39, 31, 38])
+    found = Tables(1, 1)
+    for counts in zip(a, b, c, d, strict=True):
+        active, event = (np.repeat(side, counts)[:, None] for side in ([True, True, False, False], [True, False] * 2))
+        found.add(active.astype(np.float32), active, event)
+    u = a / a.sum() - b / b.sum() - c / c.sum() + d / d.sum()
+    variance = np.var(u, ddof=1) * 5  # of a sum over five documents
+    assert variance > sum(1 / cell.sum() for cell in (a, b, c, d))  # not the floor
+    ratios = found.odds_ratios()
+    assert np.log(ratios.high / ratios.low)[0, 0] / (2 * 1.959964) == pytest.approx(np.sqrt(variance), rel=1e-6)
+
+
+def test_a_feature_is_active_above_its_threshold_not_at_it(made, traces, chat):
+    """Half of the tokens lie at the threshold itself."""
+    stored = made({"steps": lambda t, rng: float(rng.integers(1, 3))})
+    (found,) = enrich([SourceFeatures(stored, [1.0], [[]])], EventFinder({}, traces, chat))
+    ranked = [stored.document(d) for d in stored.document_ids]
+    values = np.concatenate([d.values[d.ranked][:, 0] for d in ranked])
+    assert 0 < (values == 1.0).sum() < len(values)
+    assert found.n_active == (values == 2.0).sum()
+
+
 def test_under_the_null_one_in_twenty_is_significant():
     rng = np.random.default_rng(3)
     documents = np.repeat(np.arange(200), 20)

@@ -97,10 +97,19 @@ def test_verdicts_count_where_there_are_any(store: Store, synthetic: ModuleType)
     assert (recovery_row.graded_base, recovery_row.graded_adapter, recovery_row.graded_full) == pytest.approx(
         (7 / 12, 5 / 12, 1)
     )
-    assert recovery_row.recovery
-    assert recovery_row.graded_recovery
-    assert recovery_row.recovery.value == 0
-    assert recovery_row.graded_recovery.value == pytest.approx(-2 / 5)
+    assert (recovery_row.recovery, recovery_row.graded_recovery) == (None, None)  # three items bound nothing
+    assert "not distinguishable from 0 (n=3)" in str(recovery_row.reason)
+
+
+def test_recovery_stands_beside_the_graded_one(store: Store, synthetic: ModuleType) -> None:
+    variants = {"base": [0] * 80, "adapter": [1, 0, 0, 0] * 20, "full": [1] * 80}
+    run = stored(store, synthetic, variants, verdict(0, 0, 0, True))
+    with store.engine.connect() as connection:
+        (row,) = recovery(connection, run)
+    assert row.recovery
+    assert row.graded_recovery
+    assert row.recovery.value == pytest.approx(1 / 4)
+    assert row.graded_recovery.value == pytest.approx((20 - 1) / (80 - 1))
 
 
 def test_there_is_no_graded_recovery_while_a_variant_is_not_graded(store: Store, synthetic: ModuleType) -> None:

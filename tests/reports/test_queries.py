@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from sqlalchemy import Connection
 
 from harness import stats
 from harness.errors import ResultsError
-from harness.records import CategoryAssignment, CategoryTrial, Explanation, JudgeTrial
+from harness.records import CategoryAssignment, CategoryTrial, Enrichment, EventAssociation, Explanation, JudgeTrial
 from harness.records.flat import flat_values
 from harness.render.figures.agreement import KNOWN, confusion
 from harness.render.loading import notes, why_empty
@@ -132,14 +131,13 @@ def test_recovery_pairs_by_item_and_says_what_differs(
     store.write(step, synthetic.evaluation("full", "b", [1, 1, 1, 1], engine="vllm bf16"))
     (row,) = recovery(connection, run)
     assert (row.n_items, value(row.base), value(row.adapter), value(row.full)) == (4, 0.25, 0.75, 1.0)
-    assert row.recovery
-    assert row.recovery.value == pytest.approx(2 / 3)
     assert row.p_value == stats.mcnemar_exact([1, 1, 0, 1], [0, 1, 0, 0]) == 0.5
     assert "1 of 5 items" in str(row.note)
     assert "different engines: base: hf fp32, adapter: hf fp32, full: vllm bf16" in str(row.note)
     assert (row.engines_differ, alone.engines_differ) == (True, False)
-    assert row.recovery.low == -math.inf
-    assert "unbounded" in str(row.reason)
+    assert row.recovery is None  # of four items the gap itself may be 0
+    assert row.reason == "full - base: unbounded: the gap is not distinguishable from 0 (n=4)"
+    assert row.metric == "exact_match"
 
 
 def test_groups_of_another_engine_than_the_adapters_are_marked(
@@ -371,9 +369,78 @@ def test_densities_are_shares_of_their_whole(full: Connection) -> None:
 def test_enrichment_puts_the_surest_first_and_counts_what_is_enriched(full: Connection) -> None:
     rows = enrichment(full, 1)
     assert len(rows) == 2 * 56
-    assert {(r.n_enriched, r.n_features) for r in rows} == {(56, 56)}
+    assert {(r.n_enriched, r.n_features) for r in rows} == {(0, 56)}  # their intervals begin at 2, and 3 is the floor
+    assert {r.n_random for r in rows} == {None}
     assert rows[0].odds_ratio
     assert rows[0].odds_ratio.low == 2.0
+
+
+@pytest.mark.parametrize(("low", "q", "enriched"), [(3.1, 0.01, 1), (3.0, 0.01, 0), (3.1, 0.05, 0), (2.9, 0.001, 0)])
+def test_enriched_needs_an_effect_and_stands_beside_random_directions(
+    store: Store, synthetic: ModuleType, connection: Connection, low: float, q: float, enriched: int
+) -> None:
+    run = store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
+    step, _ = store.begin_step(run, 0, **synthetic.step_values("enrich/features", "enrich"))
+    for source, n in (("random-directions", 3), ("adapter-activations", 2)):
+        for i in range(n):
+            store.write(step, association(source, f"f{i}", Estimate(9.0, low if i == 0 else 1.5, 30.0), q))
+    rows = enrichment(connection, run)
+    assert {(r.source, r.n_enriched, r.n_features) for r in rows} == {
+        ("random-directions", enriched, 3), ("adapter-activations", enriched, 2)
+    }  # fmt: skip
+    assert {(r.n_enriched_random, r.n_random) for r in rows} == {(enriched, 3)}
+
+
+def association(source: str, feature: str, odds: Estimate, q: float) -> Enrichment:
+    event = EventAssociation(
+        family="class", event="number", n_event=50, n_both=20, activation_share=0.4, odds_ratio=odds, p_value=q / 2,
+        q_value=q, reason=None,
+    )  # fmt: skip
+    return Enrichment(
+        item=f"{source}/{feature}", source=source, feature=feature, active_above=0.1, n_active=30, n_tokens=1000,
+        n_documents=40, top_class=None, top_class_share=None, reason="made up", events=(event,),
+    )  # fmt: skip
+
+
+def holm_by_hand(p_values: list[float]) -> list[float]:
+    """The level at which a step-down test over all of them rejects each."""
+    m = len(p_values)
+    steps = [(m - sum(q < p for q in p_values)) * p for p in p_values]
+    return [min(1.0, max(s for s, q in zip(steps, p_values, strict=True) if q <= p)) for p in p_values]
+
+
+def test_p_values_of_a_table_are_one_family(full: Connection) -> None:
+    tested = [r for r in groups(full, 1) if r.p_value_vs_adapter is not None]
+    assert len(tested) == 9  # three benchmarks, two groups and the base model
+    expected = holm_by_hand([float(r.p_value_vs_adapter or 0) for r in tested])
+    assert [r.p_holm for r in tested] == pytest.approx(expected)
+    assert all(r.p_holm is None for r in groups(full, 1) if r.p_value_vs_adapter is None)
+    by_benchmark = recovery(full, 1)
+    expected = holm_by_hand([float(r.p_value or 0) for r in by_benchmark])
+    assert [r.p_holm for r in by_benchmark] == pytest.approx(expected)
+
+
+def test_without_a_gap_no_group_has_a_share(store: Store, synthetic: ModuleType, connection: Connection) -> None:
+    run = store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
+    step, _ = store.begin_step(run, 0, **synthetic.step_values("evaluate/all", "evaluate"))
+    for variant in ("base", "adapter", "without-mlp"):
+        store.write(step, synthetic.evaluation(variant, "b", [0, 1, 1, 1]))
+    for row in groups(connection, run):
+        assert row.share_of_adapter_gap is None, row.group
+        assert row.reason == "adapter - base: there is no gap: it is 0 on average (n=4)"
+
+
+def test_fractions_are_said_to_be_no_wilson_and_no_mcnemar(
+    store: Store, synthetic: ModuleType, connection: Connection
+) -> None:
+    run = store.begin_run(study="s", preset=None, seed=0, provenance=synthetic.PROVENANCE)
+    step, _ = store.begin_step(run, 0, **synthetic.step_values("evaluate/all", "evaluate"))
+    for variant in ("base", "adapter"):
+        store.write(step, synthetic.evaluation(variant, "right-or-wrong", [0, 1, 1, 1]))
+        store.write(step, synthetic.evaluation(variant, "by-f1", [0.5, 1, 1, 0.2]))
+    notes = {r.benchmark: r.note for r in recovery(connection, run)}
+    assert notes["right-or-wrong"] is None
+    assert "bootstrap-t over items, p is the exact sign test" in str(notes["by-f1"])
 
 
 def test_planted_features_are_no_source_of_the_study(full: Connection) -> None:

@@ -91,6 +91,7 @@ def evaluation(
         item=f"{variant}/{benchmark}",
         variant=variant,
         benchmark=benchmark,
+        metric="exact_match",
         n_items=len(scores) // repeats,
         score=sum(scores) / len(scores),
         samples=samples,

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from harness import stats
 from harness.records.base import Estimate
-from harness.reports.common.rows import cached_query, mean_score, run_steps
+from harness.reports.common.rows import FRACTIONS, cached_query, is_right_or_wrong, mean_score, run_steps
 from harness.store.schema import Evaluation, Sample
 
 
@@ -19,6 +19,7 @@ class ItemScores:
     scores: dict[int, float]
     engine: str
     chat_hash: str
+    metric: str | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Paired:
 def item_scores(connection: Connection, run_id: int) -> dict[str, dict[str, ItemScores]]:
     """Benchmark -> variant -> scores, in the order in which they were stored; a later evaluation replaces another."""
     e = Evaluation
-    columns = (e.id, e.benchmark, e.variant, e.engine, e.chat_hash, Sample.doc_id)
+    columns = (e.id, e.benchmark, e.variant, e.engine, e.chat_hash, e.metric, Sample.doc_id)
     rows = connection.execute(
         select(*columns, func.avg(Sample.score))
         .join(Sample, Sample.evaluation_id == e.id)
@@ -60,11 +61,11 @@ def item_scores(connection: Connection, run_id: int) -> dict[str, dict[str, Item
     )
     by_benchmark: dict[str, dict[str, ItemScores]] = {}
     newest: dict[tuple[str, str], int] = {}
-    for evaluation, benchmark, variant, engine, chat_hash, doc_id, score in rows:
+    for evaluation, benchmark, variant, engine, chat_hash, metric, doc_id, score in rows:
         variants = by_benchmark.setdefault(benchmark, {})
         if newest.get((benchmark, variant)) != evaluation:
             newest[benchmark, variant] = evaluation
-            variants[variant] = ItemScores({}, engine, chat_hash)
+            variants[variant] = ItemScores({}, engine, chat_hash, metric)
         variants[variant].scores[doc_id] = float(score)
     return by_benchmark
 
@@ -81,12 +82,16 @@ def paired_scores(variants: dict[str, ItemScores]) -> Paired:
         notes.append("different engines: " + ", ".join(f"{n}: {v.engine}" for n, v in variants.items()))
     if len({v.chat_hash for v in variants.values()}) > 1:
         notes.append("prompts were rendered with different chat formats")
+    if len({v.metric for v in variants.values()}) > 1:
+        notes.append("different metrics: " + ", ".join(f"{n}: {v.metric}" for n, v in variants.items()))
+    if not all(is_right_or_wrong(v.scores.values()) for v in variants.values()):
+        notes.append(FRACTIONS)
     scores = {name: [v.scores[i] for i in shared] for name, v in variants.items()}
     return Paired(scores, "; ".join(notes) or None, engines_differ)
 
 
 def share_of_gap(paired: Paired, trio: tuple[str, str, str], gap: str) -> tuple[Estimate | None, str | None]:
-    """(second - first) / (third - first), and the reason why there is none or why it is unbounded.
+    """(second - first) / (third - first), and the reason why there is none.
 
     Args:
         paired: scores of the variants.
@@ -100,7 +105,4 @@ def share_of_gap(paired: Paired, trio: tuple[str, str, str], gap: str) -> tuple[
     if not first:
         return None, "the variants share no item"
     share = stats.recovery(first, second, third)
-    if isinstance(share, stats.Undefined):
-        return None, f"{trio[2]} equals {trio[0]} on average: there is no gap {gap}"
-    unbounded = f"the interval is unbounded: the gap {gap} is not distinguishable from 0 on {len(first)} items"
-    return share, None if share.bounded else unbounded
+    return (None, f"{gap}: {share.reason}") if isinstance(share, stats.Undefined) else (share, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -103,8 +103,17 @@ def paper_names(connection: Connection, run_id: int) -> dict[str, str]:
     return dict(connection.execute(select(StudyRun.paper_names_json).where(StudyRun.id == run_id)).scalar_one())
 
 
+FRACTIONS = "scores are fractions: intervals of scores are bootstrap-t over items, p is the exact sign test"
+"""What a note says of a benchmark that is not answered right or wrong, or several times."""
+
+
+def is_right_or_wrong(scores: Iterable[float]) -> bool:
+    """Whether every score is 0 or 1."""
+    return all(s in (0.0, 1.0) for s in scores)
+
+
 def mean_score(scores: Sequence[float]) -> Estimate:
     """Mean score with a 95 % interval: Wilson for right and wrong, bootstrap-t over items for averages of repeats."""
-    if all(s in (0.0, 1.0) for s in scores):
+    if is_right_or_wrong(scores):
         return stats.share(int(sum(scores)), len(scores))
     return stats.ratio_over_documents(scores, [1.0] * len(scores))

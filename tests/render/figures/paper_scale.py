@@ -86,6 +86,7 @@ def recoveries() -> list[RecoveryRow]:
             Estimate(s, max(s - 1.96 * math.sqrt(s * (1 - s) / n), 0), min(s + 0.05, 1)) for s in scores
         )
         return RecoveryRow(
+            metric="exact_match", p_holm=None,
             benchmark=name, n_items=n, base=base, adapter=adapter, full=full, recovery=recovery,
             denominator="full - base", p_value=0.01, graded_base=None, graded_adapter=None, graded_full=None,
             graded_recovery=None, reason=None, note=None, engines_differ=False, paper_benchmark=name.upper(),

@@ -327,6 +327,7 @@ CREATE TABLE evaluation (
     item TEXT NOT NULL,
     variant TEXT NOT NULL,
     benchmark TEXT NOT NULL,
+    metric TEXT,
     n_items BIGINT NOT NULL,
     score DOUBLE NOT NULL,
     chat_hash TEXT NOT NULL,
