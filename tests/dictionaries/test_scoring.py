@@ -226,3 +226,26 @@ def test_stability_is_of_the_latents_that_are_alive(tmp_path: Path) -> None:
     score = score_dictionary(dictionary, Threshold(), stored, None, run, second=(dictionary, Swapped()))
     assert value(score.stability) == pytest.approx(1)
     assert score.n_matched == 2
+
+
+def test_stability_counts_columns_in_their_own_deviations(tmp_path: Path) -> None:
+    """The second fit's rows lean to other columns; undivided, the column with the largest numbers would decide."""
+    stored, dictionary = made_up(tmp_path / "a")
+    lean = np.array([[1.0, 0.5, 0.0], [0.3, 1.0, 0.0], [0.0, 0.0, 1.0]])
+
+    class Leaning(Threshold):
+        def decode(self, z: torch.Tensor) -> torch.Tensor:
+            return z @ torch.tensor(lean, dtype=z.dtype)
+
+    run = RunContext(out_dir=tmp_path, seed=0)
+    fits = Threshold(), Leaning()
+    found, turned = (
+        score_dictionary(dictionary, one, stored, None, run, second=(dictionary, other)).stability
+        for one, other in (fits, fits[::-1])
+    )
+    values = np.concatenate([stored.document(d).values for d in stored.split().train]).astype(np.float64)
+    unit = lean / values.std(0)
+    expected = np.mean([unit[i, i] / np.linalg.norm(unit[i]) for i in range(2)])  # the third is dead
+    # float16 storage; undivided it would be .93
+    assert (value(found), value(turned)) == pytest.approx((expected, expected), rel=1e-3)
+    assert abs(expected - np.mean([lean[i, i] / np.linalg.norm(lean[i]) for i in range(2)])) > 0.01
