@@ -88,7 +88,9 @@ def _judge(found: dict[Clause, list[Case] | str], family: str) -> dict[Clause, l
     named = f"Holm over {len(tested)} tests of {family}"
     judged: dict[Clause, list[_Judged]] = {clause: [] for clause in found}
     for clause, case in pairs:
-        if case.p_value is None:
+        if case.ours is None:
+            verdict = _Judged(case, None, None, Verdict("not resolved", case.reason))
+        elif case.p_value is None:
             verdict = _Judged(case, None, None, judge_alike(case.ours, clause.margin))
         else:
             p = max(next(corrected), case.p_elsewhere or 0.0)

@@ -271,7 +271,9 @@ def test_a_clause_about_recovery(small: Small, adapter: int, full: int, word: Wo
 
 def test_a_recovery_of_no_gap_resolves_nothing(small: Small) -> None:
     small.scores("b", base=50, adapter=90, full=51)
-    assert small.clause("the adapter recovers most").verdict == "not resolved"
+    row = small.clause("the adapter recovers most")
+    assert (row.verdict, row.ours) == ("not resolved", None)
+    assert "the gap is not distinguishable from 0" in str(row.reason)
 
 
 @pytest.mark.parametrize(

@@ -35,21 +35,23 @@ class Case:
 
     Attributes:
         subject: the benchmark or the grader; None where there is one case alone.
-        ours: the number that decides, e.g. a difference whose claimed side is positive.
+        ours: the number that decides, e.g. a difference whose claimed side is positive; None where the data bound none.
         n: items, features, layers or components.
         what: what `ours` is, in words.
         p_value: two-sided, of `ours` being `above`; None where two shares are to be alike.
         p_elsewhere: corrected p-value that another report shows for the same test.
         above: the claimed side of `ours` is above it.
+        reason: why `ours` is None.
     """
 
     subject: str | None
-    ours: Estimate
+    ours: Estimate | None
     n: int
     what: str
     p_value: float | None
     p_elsewhere: float | None = None
     above: float = 0.0
+    reason: str | None = None
 
 
 def cases_of(clause: Clause, connection: Connection, run_id: int) -> list[Case] | str:
@@ -69,7 +71,9 @@ def _recovers_most(clause: Clause, connection: Connection, run_id: int) -> list[
     cases = []
     scores = item_scores(connection, run_id)
     for r in recovery(connection, run_id):
-        if r.recovery is not None:
+        if r.recovery is None and r.base and r.adapter and r.full:
+            cases.append(Case(r.benchmark, None, r.n_items, "recovery", None, reason=r.reason))
+        elif r.recovery is not None:
             trio = paired_scores({v: scores[r.benchmark][v] for v in ("base", "adapter", "full")}).scores
             beyond = [a - (b + f) / 2 for b, a, f in zip(trio["base"], trio["adapter"], trio["full"], strict=True)]
             what, p = marked("recovery", r.engines_differ), mean_difference(beyond).p_value
