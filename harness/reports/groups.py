@@ -191,7 +191,7 @@ REPORT = Report[GroupRow](
         "Share = (without - base) / (adapter - base), paired by item: not recovery's denominator. off: none is the "
         "whole adapter, all is the base model. p: exact McNemar test against the adapter, below it after Holm over all "
         "groups and benchmarks; a note says where scores are fractions. KL(adapter || ablated) per token of the "
-        "response (trace and answer) unless --segment says others; JSON and CSV have prompt and all beside it. Paper: score and "
-        "share, table 2."
+        "response (trace and answer) unless --segment says others; JSON and CSV have prompt and all beside it. Paper: "
+        "score and share, table 2."
     ),
 )
