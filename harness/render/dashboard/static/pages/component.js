@@ -79,7 +79,8 @@
       h(
         "p",
         { class: "legend" },
-        `KL(adapter ‖ ablated) over the response (trace and answer), ${count(n_tokens)} tokens; intervals by bootstrap over ${count(n_documents)} documents. Beside it over the prompt, and over all tokens.`,
+        `KL(adapter ‖ ablated) over the response (trace and answer), ${count(n_tokens)} tokens; ` +
+          `intervals by bootstrap over ${count(n_documents)} documents. Beside it over the prompt and over all tokens.`,
       ),
     ];
   }
