@@ -79,6 +79,7 @@ class Registration(Generic[T_co]):
         asks_llm: whether an interpreter asks a provider; `--provider` chooses those that do.
         seeded: False where the result does not depend on the step's seed (an interpreter: its explanations); the runs
             of several seeds share the step where they share what it reads.
+        control_of: name of the probe whose features a probe's are to be exceeded by.
         needs: names of plugins whose output this one reads (a dictionary needs its probe).
         fits: False for a dictionary learner that opens what was fitted elsewhere: there is no second fit.
         baseline: a dictionary that others are judged beside: scored like them, not explained unless asked.
@@ -96,6 +97,7 @@ class Registration(Generic[T_co]):
     deterministic: bool = False
     fits: bool = True
     baseline: bool = False
+    control_of: str | None = None
 
     def __post_init__(self) -> None:
         """Make `load` a function where it is a name, so that `registration.load()` returns the class either way."""

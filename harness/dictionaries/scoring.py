@@ -24,7 +24,7 @@ from harness.model.splice import SpliceSums, splice_kl
 from harness.model.subject import Subject
 from harness.records import Dictionary, DictionaryScore, LatentEffect
 from harness.records.segments import HEADLINE, TOKENS_OF, TokensOf, field_of, places
-from harness.stats import Estimate, ratio_over_documents
+from harness.stats import Estimate, ratio_over_documents, share
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _BESIDE: tuple[TokensOf, ...] = (HEADLINE, "prompt", "all")
 """Tokens that KLs in nats are stored over; what a splice recovers is stored over each segment, too."""
+STABLE = 0.9
+"""Cosine above which two fits are said to have found the same latent."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,17 @@ class Causal:
     """The KLs of a splice with their intervals, as fields of the score, or why there are none."""
 
     fields: dict[str, Any]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What two fits have in common, or why that is not known."""
+
+    mean_cosine: Estimate | None = None
+    stable_share: Estimate | None = None
+    chance: float | None = None
+    n_pairs: int = 0
     reason: str | None = None
 
 
@@ -91,7 +104,7 @@ def score_dictionary(
     fvu = ratio_over_documents(sums.residual, sums.total, seed=run.seed)
     l0 = ratio_over_documents(sums.active, sums.n_tokens, seed=run.seed)
     active = active or activity(codec, stored, dictionary.n_latents)
-    stability, n_matched, stability_reason = _stability(dictionary, codec, active, stored, second, run.seed)
+    stability = _stability(dictionary, codec, active, stored, second, run.seed)
     causal = _causal(codec, stored, ids[:splice_documents], subject, run)
     return DictionaryScore(
         name=dictionary.name,
@@ -106,9 +119,15 @@ def score_dictionary(
         n_tokens=int(sums.n_tokens.sum()),
         n_documents=len(ids),
         **causal.fields,
-        stability=stability,
-        n_matched=n_matched,
-        reason="; ".join(filter(None, (causal.reason, stability_reason))) or None,
+        stability=stability.mean_cosine,
+        n_matched=stability.n_pairs,
+        stable_share=stability.stable_share,
+        chance_cosine=stability.chance,
+        activations=stored.set.source,
+        by_document=tuple(
+            zip(*(column.tolist() for column in (sums.residual, sums.total, sums.active, sums.n_tokens)), strict=True)
+        ),
+        reason="; ".join(filter(None, (causal.reason, stability.reason))) or None,
     )
 
 
@@ -231,10 +250,10 @@ def _stability(
     stored: StoredActivations,
     second: tuple[Dictionary, Codec] | None,
     seed: int,
-) -> tuple[Estimate | None, int, str | None]:
-    """Mean matched cosine of the alive latents' decoder rows, the pairs, or why there is none."""
+) -> Stability:
+    """Matched cosines of the alive latents' decoder rows with another fit's, and with those of random directions."""
     if second is None:
-        return None, 0, "stability not measured (judging.second_fit=true fits once more)"
+        return Stability(reason="stability not measured (judging.second_fit=true fits once more)")
     record, other = second
     other_active = activity(other, stored, record.n_latents)
     std = stored.moments(stored.split().train).std
@@ -242,7 +261,9 @@ def _stability(
     first = decoder_rows(codec, dictionary.n_latents)[active.alive] / scale
     rest = decoder_rows(other, record.n_latents)[other_active.alive] / scale
     if not len(first) or not len(rest):
-        return None, 0, "no latent is alive, so none can be matched"
+        return Stability(reason="no latent is alive, so none can be matched")
     cosines = matched_cosines(first, rest, signed=dictionary.signed)
     mean_cosine = ratio_over_documents(cosines, np.ones_like(cosines), seed=seed)
-    return mean_cosine, len(cosines), None
+    random = np.random.default_rng(seed).normal(size=rest.shape)
+    chance = float(matched_cosines(first, random, signed=dictionary.signed).mean())
+    return Stability(mean_cosine, share(int((cosines > STABLE).sum()), len(cosines)), chance, len(cosines))

@@ -97,6 +97,15 @@ class DictionaryScore(Record):
     interval is a bootstrap-t over pairs of latents."""
     n_matched: NonNegativeInt = 0
     """Pairs of latents."""
+    stable_share: Estimate | None = None
+    """Share of the pairs whose cosine is above 0.9, Wilson's interval: the mean hides whether it is all or none."""
+    chance_cosine: float | None = None
+    """The stability of chance: the same latents matched with as many random directions."""
+    activations: Source | None = None
+    """The activation set that it was fitted and judged on; dictionaries of other sets are no rivals of it."""
+    by_document: tuple[tuple[float, float, float, int], ...] = ()
+    """Per held-out document, in the set's order: squared error, squared distance from the mean, active latents (summed
+    over tokens), tokens; for paired comparisons."""
     reason: str | None = None
     """Why a KL or the stability is None."""
 

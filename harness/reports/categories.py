@@ -13,6 +13,7 @@ from harness import stats
 from harness.contract.cells import count, inline, percent, short, text
 from harness.contract.report import Block, Column, Report
 from harness.records.base import Estimate
+from harness.reports.common.controls import LEGEND, above_cell, beside_controls, controls
 from harness.reports.common.features import CategoryName, category_assignments, stored_categories, stored_features
 
 
@@ -32,6 +33,8 @@ class CategoryRow:
     share: Estimate
     activation_density: float | None
     reason: str | None
+    control: str | None = None
+    above_control: Estimate | None = None
 
 
 def categories(connection: Connection, run_id: int) -> list[CategoryRow]:
@@ -64,7 +67,14 @@ def categories(connection: Connection, run_id: int) -> list[CategoryRow]:
                     reason=None if total > 0 else "no activations of these features are stored in this run",
                 )
             )
-    return rows
+    n_features = {source: len(assignments) for (source, _, _), assignments in by_source.items()}
+    return beside_controls(
+        rows,
+        controls(connection, run_id),
+        same=lambda r: (r.interpreter, r.category),
+        number=lambda r: r.share,
+        absent=lambda source: stats.share(0, n) if (n := n_features.get(source)) else None,
+    )
 
 
 def _blocks(rows: Sequence[CategoryRow]) -> list[Block[CategoryRow]]:
@@ -86,12 +96,13 @@ REPORT = Report[CategoryRow](
         Column("id", lambda r: short(r.category), "left", wrap=True, ratio=1),
         Column("features", lambda r: count(r.n_features)),
         Column("share", lambda r: inline(r.share, percent)),
+        Column("above control", above_cell),
         Column("activation density", lambda r: percent(r.activation_density, 1)),
     ),
     ("categorise",),
     "categories",
     order=210,
     label=lambda r: r.source,
-    legend="Density: the category's share of the source's summed activations. Intervals as for grades.",
+    legend="Density: the category's share of the source's summed activations. Intervals as for grades. " + LEGEND,
     blocks=_blocks,
 )

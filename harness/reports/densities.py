@@ -19,6 +19,7 @@ from harness import stats
 from harness.contract.cells import count, inline, percent, short, text
 from harness.contract.report import Block, Column, Report
 from harness.records.base import Estimate
+from harness.reports.common.controls import LEGEND, above_cell, beside_controls, controls
 from harness.reports.common.features import category_assignments, stored_categories, stored_features
 from harness.reports.common.rows import cached_query
 
@@ -49,6 +50,8 @@ class DensityRow:
     activation_sum: float
     density: Estimate | None
     reason: str | None
+    control: str | None = None
+    above_control: Estimate | None = None
 
 
 class _Assigned(NamedTuple):
@@ -83,7 +86,12 @@ def densities(connection: Connection, run_id: int, places: Sequence[str] = ("lay
             placed = [a for a in assigned if getattr(a, by) is not None]
             for there in _grouped(placed, lambda a, by=by: getattr(a, by)):  # type: ignore[misc]
                 rows += [row(by, some, there) for some in _grouped(there, lambda a: a.category)]
-    return rows
+    return beside_controls(
+        rows,
+        controls(connection, run_id),
+        same=lambda r: (r.interpreter, r.by, r.layer, r.projection, r.category, r.subcategory),
+        number=lambda r: r.density,
+    )
 
 
 def _row(
@@ -176,6 +184,7 @@ REPORT = Report[DensityRow](
         Column("subcategory", lambda r: short(r.subcategory_name or ""), "left", wrap=True, ratio=2),
         Column("features", lambda r: f"{count(r.n_features)} of {count(r.n_features_of)}"),
         Column("density", lambda r: inline(r.density, percent)),
+        Column("above control", above_cell),
     ),
     ("categorise",),
     "densities",
@@ -184,7 +193,7 @@ REPORT = Report[DensityRow](
     legend=(
         "Share of the source's summed activations; of a subcategory, of its category's. 95 % intervals: bootstrap-t "
         "by layer (Student's t below 8), by feature for latents (linearised above 2,000). By layer and "
-        "projection: --format json."
+        "projection: --format json. " + LEGEND
     ),
     blocks=_blocks,
     preview=lambda connection, run_id: densities(connection, run_id, ()),

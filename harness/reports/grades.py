@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -11,6 +12,7 @@ from harness.contract.cells import count, inline, percent, text
 from harness.contract.report import Column, Report
 from harness.paper.claims import PAPER_SOURCES
 from harness.records.base import Estimate
+from harness.reports.common.controls import LEGEND, above_cell, beside_controls, controls, sentence
 from harness.reports.common.grades import LABELS, gradings
 from harness.reports.common.planted import Errors, planted_grades
 from harness.reports.common.rows import cached_query, claims
@@ -23,7 +25,7 @@ class GradeRow:
     `n_features` is the denominator: all that were to be graded, failures included, dead ones (`n_dead`) not. 95 %
     interval: Wilson's at the effective n of features that come in layers. `corrected`: of grade 0, the share without
     the errors that the judge made on planted features, in so far as the source's features are like those; None with a
-    reason.
+    reason. `above_control`: the share less that of `control`.
     """
 
     source: str
@@ -39,6 +41,8 @@ class GradeRow:
     paper_share: float | None
     corrected: Estimate | None = None
     reason: str | None = None
+    control: str | None = None
+    above_control: Estimate | None = None
 
 
 @cached_query
@@ -72,7 +76,17 @@ def grades(connection: Connection, run_id: int) -> list[GradeRow]:
                     reason=corrected.reason if isinstance(corrected, stats.Undefined) else None,
                 )
             )
-    return rows
+    return beside_controls(
+        rows,
+        controls(connection, run_id),
+        same=lambda r: (r.interpreter, r.grade, r.status),
+        number=lambda r: r.share,
+    )
+
+
+def _lead(rows: Sequence[GradeRow]) -> str:
+    """In words whether more features are monosemantic than of the controls."""
+    return " ".join(filter(None, (sentence(r, r.share, "features are monosemantic") for r in rows if r.grade == 0)))
 
 
 REPORT = Report[GradeRow](
@@ -86,6 +100,7 @@ REPORT = Report[GradeRow](
         Column("features", lambda r: f"{count(r.n)} of {count(r.n_features)}"),
         Column("dead", lambda r: count(r.n_dead)),
         Column("share", lambda r: inline(r.share, percent)),
+        Column("above control", above_cell),
         Column("corrected", lambda r: inline(r.corrected, percent)),
         Column("paper", lambda r: percent(r.paper_share)),
     ),
@@ -97,7 +112,8 @@ REPORT = Report[GradeRow](
         "Failed gradings stay in the denominator, dead features are counted beside it. 95 % intervals: Wilson at the "
         "effective n, layers being clusters, with Student's quantile. Corrected: by the judge's errors on planted "
         "features (Rogan-Gladen, interval by Lang and Reiczigel), as if the source's features were like the planted "
-        "ones, all kinds in equal parts."
+        "ones, all kinds in equal parts. " + LEGEND
     ),
+    lead=_lead,
     after=("grade-tests",),
 )

@@ -13,6 +13,7 @@ from harness.contract.cells import count, inline
 from harness.contract.report import Block, Column, Report
 from harness.interpretation import agreement
 from harness.records.base import Estimate
+from harness.reports.common.controls import LEGEND, above_cell, beside_controls, controls
 from harness.reports.common.features import FeatureName, stored_features
 from harness.reports.common.rows import run_steps
 from harness.store.schema import ExplanationScore
@@ -24,6 +25,7 @@ class ScoreRow:
 
     `n_quietest`: features too dense for quiet contexts, tested on their quietest. `chance`: what guessing gives, of the
     balanced accuracy or, in simulations, of the correlation.
+    `above_control`: the score (balanced accuracy, or correlation) less that of `control`.
     """
 
     source: str
@@ -41,6 +43,8 @@ class ScoreRow:
     correlation: Estimate | None
     reason: str | None
     lost: tuple[str, ...] = ()
+    control: str | None = None
+    above_control: Estimate | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -59,7 +63,13 @@ def scores(connection: Connection, run_id: int) -> list[ScoreRow]:
     for r in newest.values():
         groups[r.source, r.interpreter, r.kind].append(r)
     layers = {name: f.layer for name, f in stored_features(connection, run_id).items()}
-    return [_row(*name, group, layers) for name, group in groups.items()]
+    rows = [_row(*name, group, layers) for name, group in groups.items()]
+    return beside_controls(
+        rows,
+        controls(connection, run_id),
+        same=lambda r: (r.interpreter, r.kind),
+        number=lambda r: r.correlation if r.kind == "simulation" else r.balanced_accuracy,
+    )
 
 
 def _row(
@@ -114,6 +124,7 @@ REPORT = Report[ScoreRow](
         Column("quietest", lambda r: count(r.n_quietest)),
         Column("unanswered", lambda r: count(r.n_unanswered)),
         Column("score", lambda r: inline(r.correlation if r.kind == "simulation" else r.balanced_accuracy)),
+        Column("above control", above_cell),
         Column("AUC", lambda r: inline(r.auc)),
     ),
     ("score",),
@@ -125,7 +136,7 @@ REPORT = Report[ScoreRow](
         "chance 0.5; intruder: share found among five contexts, chance 0.2 (contexts: tests); simulation: correlation "
         "of predicted and true activation over tokens, half of the contexts the strongest, half random, chance 0. Half "
         "of the negatives hold a token that the feature fires on, where there are such. Quietest: features too dense "
-        "for quiet contexts, tested on their quietest. What is not answered counts as wrong, in simulations as 0."
+        "for quiet contexts, tested on their quietest. What is not answered counts as wrong, in simulations as 0. " + LEGEND
     ),
     blocks=_blocks,
 )

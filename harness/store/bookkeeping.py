@@ -43,6 +43,8 @@ class StudyRun(Record):
     """Package -> installed version."""
     paper_names: dict[str, str]
     """Our benchmark -> the paper's, for the column beside ours."""
+    controls: dict[str, str]
+    """Source of features -> the source that it is to exceed: random directions for the adapter's, and so on."""
     settings: dict[str, Any]
     """The study's settings as resolved: model, data, chat format, plugins, sections. Each step has its plugin's."""
 

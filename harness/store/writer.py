@@ -150,6 +150,7 @@ class Store:
         device: str | None = None,
         model: str | None = None,
         paper_benchmarks: Mapping[str, str] | None = None,
+        controls: Mapping[str, str] | None = None,
         seeds: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> int:
@@ -164,6 +165,7 @@ class Store:
             model: the base model, in words.
             seeds: all seeds of the command, where it has several.
             paper_benchmarks: our benchmark -> the paper's (see `harness.paper.claims`), for the column beside ours.
+            controls: source of features -> its control.
             settings: of the study, as resolved.
         """
         values = {
@@ -180,6 +182,7 @@ class Store:
             "git_dirty": provenance.git_dirty,
             "versions_json": dict(provenance.versions),
             "paper_names_json": dict(paper_benchmarks or {}),
+            "controls_json": dict(controls or {}),
             "settings_json": dict(settings or {}),
         }
         self._import_missing_claims()

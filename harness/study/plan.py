@@ -18,7 +18,7 @@ from harness.study.manager import Manager
 from harness.study.planner import Planner
 from harness.study.registry import STUDY_SECTIONS, Registry, find_study
 from harness.study.step import Plan, Step
-from harness.study.study_config import StudyConfig
+from harness.study.study_config import DictionaryRow, StudyConfig
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -67,11 +67,12 @@ def make_plan(
     """
     single = target if target not in registry.studies else None
     name = registry.default_study if single else target
-    if single and single not in manager.names():
-        raise UnknownName(
-            "study or plugin", single, [*registry.studies, *manager.names()], hint="list: harness plugins"
-        )
     study = find_study(registry, name)
+    rows = {row.name: row for row in study.dictionaries}
+    if single and single not in (*manager.names(), *rows):
+        raise UnknownName(
+            "study or plugin", single, [*registry.studies, *manager.names(), *rows], hint="list: harness plugins"
+        )
     layers = _layers(study, preset, settings or {}, manager, name)
     study = _resolve_sections(study, layers)
     if single:
@@ -82,7 +83,8 @@ def make_plan(
     for stage_steps in step_kinds.declared():
         stage_steps.plan(planner)
     steps = tuple(planner.steps.values())
-    wanted = [s.name for s in steps if s.plugin == single] if single else [s.name for s in steps]
+    does = rows[single].learner if single in rows else single
+    wanted = [s.name for s in steps if s.plugin == does or not single]
     if only:
         stages = [stage_of_word(word) for word in only]
         for stage in stages:
@@ -92,7 +94,7 @@ def make_plan(
         if not wanted:
             raise UsageError(f"{target} has no steps of stage {', '.join(only)}")
     with_inputs = _with_ancestors(steps, wanted)
-    return Plan(name, preset, study, seed, with_inputs, planner.llms, frozenset(planner.sources))
+    return Plan(name, preset, study, seed, with_inputs, planner.llms, frozenset(planner.sources), planner.controls)
 
 
 def _layers(
@@ -108,7 +110,8 @@ def _layers(
             nested.setdefault(name, {})[key] = value
         layers.append(nested)
     layers.append(settings)
-    names = [*STUDY_SECTIONS, "model", "read_chat", "providers", *manager.names()]
+    dictionaries = [row.name for row in study.dictionaries]
+    names = [*STUDY_SECTIONS, "model", "read_chat", "providers", *manager.names(), *dictionaries]
     for layer in layers:
         for name in layer:
             if name not in names:
@@ -141,6 +144,9 @@ def _resolve_sections(study: StudyConfig, layers: Sequence[Settings]) -> StudyCo
 
 
 def _only_plugin(study: StudyConfig, name: str, manager: Manager) -> StudyConfig:
+    row = next((row for row in study.dictionaries if row.name == name), None)
+    if row is not None:
+        return study.model_copy(update={"dictionaries": (row,)})
     stage = manager.stage_of(name)
     if stage == "provide":
         raise UsageError(
@@ -148,7 +154,10 @@ def _only_plugin(study: StudyConfig, name: str, manager: Manager) -> StudyConfig
         )
     if stage == "train":
         return study.model_copy(update={"adapter": name, "reference": None})
-    return study.model_copy(update={PLURALS[stage]: (name,)})
+    if stage == "learn":
+        return study.model_copy(update={"dictionaries": (DictionaryRow(name=name, learner=name),)})
+    others = {"dictionaries": ()} if stage == "probe" else {}  # they may be fitted on probes that are left out
+    return study.model_copy(update={PLURALS[stage]: (name,), **others})
 
 
 def _with_ancestors(steps: Sequence[Step], wanted: Sequence[str]) -> tuple[Step, ...]:

@@ -90,6 +90,7 @@ class Planner:
         adapter: name of the step that trains the adapter.
         reference: name of the step that trains the full fine-tune; None where the study has none.
         sources: names of the steps whose features are explained.
+        controls: source -> its control. A probe says whose it is; a dictionary on a control is that of its like.
         llms: role -> who answers.
         data: what a key says of the traces.
         benchmarks: what a key says of the benchmarks.
@@ -103,6 +104,7 @@ class Planner:
         self.manager, self.study, self.layers, self.seed = manager, study, layers, seed
         self.steps: dict[str, Step] = {}
         self.sources: list[str] = []
+        self.controls: dict[str, str] = {}
         self.llms = choose_llms(study, layers, manager)
         self._world = {
             "harness": __version__,
@@ -164,9 +166,9 @@ class Planner:
         )
         return name
 
-    def layers_of(self, plugin: str) -> list[Mapping[str, object]]:
-        """A plugin's settings, in increasing precedence."""
-        return [layer.get(plugin, {}) for layer in self.layers]
+    def layers_of(self, plugin: str, name: str | None = None) -> list[Mapping[str, object]]:
+        """A plugin's settings, in increasing precedence; within each layer those of `name` come after it."""
+        return [{**layer.get(plugin, {}), **layer.get(name or plugin, {})} for layer in self.layers]
 
     def refuse_other_stage(self, name: str, stage: Stage) -> None:
         """Refuse a plugin that does not implement the stage.

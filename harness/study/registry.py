@@ -23,6 +23,8 @@ from harness.study.study_config import PluginList, StudyConfig
 Location = tuple[str | int, ...]
 _MOST_VALUES = 100_000
 """Of a registry with its aliases written out: a few lines of them can stand for billions."""
+_BOOLEAN, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
+"""Keys are names: YAML 1.1 would take `on`, `off`, `yes` and `no` for truth values."""
 
 
 STUDY_SECTIONS: dict[str, type[Config]] = {"data": DataConfig, "chat": ChatFormat, **steps.sections()}
@@ -77,9 +79,10 @@ def _parse(path: Path, lines: dict[Location, int]) -> Any:
     text = path.read_text(encoding="utf-8")
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None:
-            _index_lines(node, (), lines, path)
-        return yaml.safe_load(text)
+        if node is None:
+            return None
+        _index_lines(node, (), lines, path)
+        return yaml.SafeLoader("").construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RegistryError(f"{path}{line}: {error.problem or error}") from error
@@ -95,6 +98,8 @@ def _index_lines(node: yaml.Node, place: Location, lines: dict[Location, int], p
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise RegistryError(f"{path}:{line}: a key that is a list or a mapping; keys are names")
+            if key.tag == _BOOLEAN:
+                key.tag = _TEXT
             if (*place, key.value) in lines:
                 raise RegistryError(f"{path}:{line}: {key.value!r} is given twice")
             _index_lines(value, (*place, key.value), lines, path)
@@ -118,6 +123,14 @@ def _check_names(registry: Registry, path: Path, lines: dict[Location, int]) -> 
         if row.name in seen:
             raise RegistryError(_sentence(path, lines, ("plugins", i, "name"), f"{row.name!r} is given twice"))
         seen.add(row.name)
+    for name, study in registry.studies.items():
+        called: set[str] = set()
+        for i, dictionary in enumerate(study.dictionaries):
+            if dictionary.name in called:
+                place = ("studies", name, "dictionaries", i, "name")
+                message = f"two dictionaries are called {dictionary.name!r}; give one of them another name"
+                raise RegistryError(_sentence(path, lines, place, message))
+            called.add(dictionary.name)
     if registry.default_study not in registry.studies:
         raise RegistryError(_sentence(path, lines, ("default_study",), f"no study {registry.default_study!r}"))
 

@@ -167,6 +167,7 @@ class Runner:
                 provenance=self.provenance,
                 model=self.plan.study.model.path,
                 paper_benchmarks=self.plan.study.paper_benchmarks,
+                controls=self.plan.controls,
                 settings=self.plan.study.resolved(),
             )
             status, reason = "failed", "ended unexpectedly"

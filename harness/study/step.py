@@ -59,6 +59,7 @@ class Plan:
         steps: inputs before what reads them.
         llms: role -> who answers.
         sources: names of the steps whose features are explained.
+        controls: source -> the source that it is to exceed (`Registration.control_of`).
     """
 
     name: str
@@ -68,6 +69,7 @@ class Plan:
     steps: tuple[Step, ...]
     llms: Mapping[str, LLMChoice] = field(default_factory=dict)
     sources: frozenset[str] = frozenset()
+    controls: Mapping[str, str] = field(default_factory=dict)
 
     def step(self, name: str) -> Step:
         """The step of that name."""

@@ -38,6 +38,21 @@ class ObserverRow(Config):
     """Importable module with the hook implementations."""
 
 
+class DictionaryRow(Config):
+    """A dictionary of a study; a learner's name alone means that learner under its own name."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """What it is called, and its latents' source; `--set NAME.KEY=VALUE` reaches it after its learner's settings."""
+    learner: str
+    """Dictionary learner."""
+    on: str | None = None
+    """Probe of the study whose activations it is fitted on; by default the one that its learner names."""
+
+
+def _as_row(value: Any) -> Any:
+    return {"name": value, "learner": value} if isinstance(value, str) else value
+
+
 class PluginList(Config):
     """The modules that a run can load."""
 
@@ -70,8 +85,8 @@ class StudyConfig(Config):
     """Trainer of the full fine-tune that recovery is measured against."""
     probes: tuple[str, ...] = ()
     """Probes."""
-    dictionaries: tuple[str, ...] = ()
-    """Dictionary learners, on the adapter's activations."""
+    dictionaries: tuple[Annotated[DictionaryRow, BeforeValidator(_as_row)], ...] = ()
+    """Dictionaries: names of learners, or `{name: ..., learner: ..., on: PROBE}`."""
     interpreters: tuple[str, ...] = ()
     """Interpreters, each over every source."""
     ablations: tuple[str, ...] = ()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from harness.errors import UsageError
 from harness.study.manager import Manager
@@ -12,6 +15,7 @@ from harness.study.plan import make_plan, parse_settings
 from harness.study.registry import read_registry
 from harness.study.registry_file import find_registry
 from harness.study.step import Plan
+from harness.study.study_config import StudyConfig
 
 
 def plan(target: str = "rank1-lora", **options: object) -> Plan:
@@ -19,7 +23,8 @@ def plan(target: str = "rank1-lora", **options: object) -> Plan:
     return make_plan(registry, Manager(registry), target, **options)  # type: ignore[arg-type]
 
 
-SOURCES = ("adapter-activations", "mlp-neurons", "random-directions", "batch-topk")
+PROBES = ("adapter-activations", "mlp-neurons", "random-directions")
+SOURCES = ("adapter-activations", "mlp-neurons", "random-directions", "batch-topk", "batch-topk-on-random")
 
 
 def keys(p: Plan) -> dict[str, str]:
@@ -80,7 +85,8 @@ def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None
     before, after = keys(plan()), keys(plan(settings={"batch-topk": {"k": 2}}))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {
-        "learn/batch-topk", "judge/batch-topk", "interpret/lexical/batch-topk", "score/lexical/batch-topk",
+        *(f"{kind}/{name}" for kind in ("learn", "judge", "interpret/lexical", "score/lexical")
+          for name in ("batch-topk", "batch-topk-on-random")),
         "regrade/lexical", "categorise/lexical", "recategorise/lexical", "enrich/features",
     }  # fmt: skip
     after = keys(plan(settings={"full-finetune": {"epochs": 1}}))
@@ -215,3 +221,70 @@ def test_another_format_for_reading_changes_what_reads_and_nothing_else() -> Non
     assert changed == {
         "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise", "recategorise", "enrich",
     }  # fmt: skip
+
+
+def study(*dictionaries: object, probes: Sequence[str] = PROBES, **options: Any) -> Plan:
+    registry = read_registry(find_registry(None))
+    rows = TypeAdapter(StudyConfig.model_fields["dictionaries"].annotation).validate_python(dictionaries)
+    changed = registry.studies["rank1-lora"].model_copy(update={"dictionaries": rows, "probes": tuple(probes)})
+    registry = registry.model_copy(update={"studies": {"rank1-lora": changed}})
+    return make_plan(registry, Manager(registry), "rank1-lora", **options)
+
+
+def on(probe: str, name: str = "mine", learner: str = "batch-topk") -> dict[str, str]:
+    return {"name": name, "learner": learner, "on": probe}
+
+
+def test_a_dictionary_is_fitted_on_any_probe_under_its_own_name() -> None:
+    p = study("batch-topk", on("mlp-neurons"))
+    assert p.step("learn/mine").inputs == ("probe/mlp-neurons", "train/rank1-lora")
+    assert (p.step("learn/mine").plugin, p.step("learn/mine").label) == ("batch-topk", "mine")
+    assert {"judge/mine", "interpret/lexical/mine", "score/lexical/mine"} <= {s.name for s in p.steps}
+    assert p.step("learn/mine").config == p.step("learn/batch-topk").config
+    assert p.step("learn/mine").key != p.step("learn/batch-topk").key
+
+
+def test_a_dictionarys_own_settings_come_after_its_learners() -> None:
+    p = study("batch-topk", on("mlp-neurons"), settings={"batch-topk": {"k": 3, "steps": 7}, "mine": {"k": [5, 6]}})
+    read = {s.label: (s.config.k, s.config.steps) for s in p.steps if s.kind == "learn"}  # type: ignore[attr-defined]
+    assert read == {"batch-topk": (3, 7), "mine@k=5": (5, 7), "mine@k=6": (6, 7)}
+
+
+def test_a_source_has_the_control_that_was_read_and_fitted_in_the_same_way() -> None:
+    directions = {"adapter-activations": "random-directions"}
+    assert study("batch-topk").controls == directions
+    assert study("batch-topk", on("random-directions")).controls == {**directions, "batch-topk": "mine"}
+    assert study("batch-topk", on("mlp-neurons")).controls == directions, "neurons are no control"
+    assert study("batch-topk", on("random-directions", learner="abs-topk")).controls == directions
+    other = {"settings": {"mine": {"k": 9}}}
+    assert study("batch-topk", on("random-directions"), **other).controls == directions, "another k is another thing"
+    grid = {"settings": {"batch-topk": {"k": [3, 4]}}}
+    assert study("batch-topk", on("random-directions"), **grid).controls == {
+        **directions, "batch-topk@k=3": "mine@k=3", "batch-topk@k=4": "mine@k=4",
+    }  # fmt: skip
+    assert study(probes=["adapter-activations", "shuffled-directions", "random-directions"]).controls == {
+        "adapter-activations": "shuffled-directions"
+    }, "of two the first of the study"
+
+
+def test_a_dictionary_of_the_study_is_asked_for_by_its_name() -> None:
+    assert [s.name for s in plan("batch-topk-on-random").steps][-2:] == [
+        "learn/batch-topk-on-random", "judge/batch-topk-on-random",
+    ]  # fmt: skip
+    assert [s.name for s in plan("mlp-neurons").steps] == ["probe/mlp-neurons"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([on("no-such")], "no-such.*add it to the study's probes"),
+        ([on("shuffled-directions")], "probe of this study for 'mine'.*add it to the study's probes"),
+        ([on("mlp-neurons", learner="batch-topkk")], "nearest: 'batch-topk'"),
+        ([on("mlp-neurons", learner="lexical")], "'lexical' is of stage interpret"),
+        ([on("mlp-neurons", name="pca")], "cannot be called 'pca'"),
+        ([on("mlp-neurons", name="judging")], "cannot be called 'judging'"),
+    ],
+)
+def test_a_dictionary_that_cannot_be_is_refused_with_the_cure(rows: list[object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        study(*rows)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import NonNegativeInt
 
 from harness.config import Config
 from harness.contract.context import RunContext
 from harness.contract.stages import Registration
-from harness.errors import UsageError
-from harness.records import Dictionary, Record
+from harness.errors import UnknownName, UsageError
+from harness.records import PLANTED, Dictionary, Record
 from harness.study import sizes
 from harness.study.costs import Cost, CostModel, model_bytes
-from harness.study.grid import Cell, cells
+from harness.study.grid import cells
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.state import RunState
 from harness.study.step import Step
-from harness.study.steps.probe import add_probe, reading_settings, select_features
+from harness.study.steps.probe import add_probe, n_columns, reading_settings, select_features
+from harness.study.study_config import DictionaryRow
 
 HELD_OUT = 0.1
 """Share of the documents that dictionaries are judged on."""
@@ -42,28 +44,60 @@ class JudgingConfig(Config):
         return self.explain_baselines or not learner.baseline
 
 
+class Fitted(NamedTuple):
+    """A dictionary of the plan: what it is called, who fits it with which settings, and on what."""
+
+    label: str
+    learner: str
+    config: Config
+    on: tuple[str, ...]
+
+
 def _plan(planner: Planner) -> None:
-    for name in planner.study.dictionaries:
-        registration = planner.manager.offer(name).registration
-        needs = registration.needs or planner.study.probes[:1]
-        if not needs:
-            raise UsageError(f"{name!r} reads a probe's activations, and the study has no probe")
-        inputs = (*(add_probe(planner, need) for need in needs), planner.adapter)
-        planner.refuse_other_stage(name, "learn")
-        for cell in cells(planner.manager, name, planner.layers_of(name)):
-            _add_cell(planner, registration, cell, inputs)
+    planned = [fitted for row in planner.study.dictionaries for fitted in _plan_row(planner, row)]
+    for control, fitted in itertools.product(planned, planned):
+        expected = tuple(planner.controls.get(probe, "") for probe in fitted.on)
+        if (control.learner, control.config, control.on) == (fitted.learner, fitted.config, expected):
+            planner.controls.setdefault(fitted.label, control.label)
 
 
-def _add_cell(planner: Planner, learner: Registration[Any], cell: Cell, inputs: tuple[str, ...]) -> None:
-    """The steps that fit a dictionary and judge it. A cell's label is part of what it is called, so of its key."""
-    config = planner.study.settings(JudgingConfig)
-    label = learner.name + (f"@{cell.label}" if cell.label else "")
-    fitting = [learner.version, [*reading_settings(planner), config.explains(learner)], label]
-    name, seeded = f"learn/{label}", learner.seeded
-    learned = planner.add(name, LEARN, learner.name, cell.config, inputs, fitting, seeded=seeded)
-    judging = [learner.version, config.model_dump(exclude={"explain_baselines"})]
-    planner.add(f"judge/{label}", JUDGE, learner.name, cell.config, (learned, *inputs), judging)
-    planner.sources += [learned] if config.explains(learner) else []
+def _plan_row(planner: Planner, row: DictionaryRow) -> list[Fitted]:
+    """The steps of a dictionary, of each cell where its settings make a grid.
+
+    Raises:
+        UnknownName: no such learner, or the study has no such probe.
+        UsageError: its name is another plugin's, or there is nothing that it could be fitted on.
+    """
+    planner.refuse_other_stage(row.learner, "learn")
+    learner, probes = planner.manager.offer(row.learner).registration, planner.study.probes
+    if row.name != row.learner and row.name in (*planner.manager.names(), *type(planner.study).model_fields, PLANTED):
+        raise UsageError(f"a dictionary cannot be called {row.name!r}: something else has that name; give it another")
+    if row.on is not None and row.on not in probes:
+        raise UnknownName(
+            f"probe of this study for {row.name!r}", row.on, probes, hint="add it to the study's probes, or change `on`"
+        )
+    on = (row.on,) if row.on is not None else learner.needs or probes[:1]
+    if not on:
+        raise UsageError(f"{row.name!r} reads a probe's activations, and the study has no probe")
+    inputs = (*(add_probe(planner, probe) for probe in on), planner.adapter)
+    planned = []
+    for cell in cells(planner.manager, row.learner, planner.layers_of(row.learner, row.name)):
+        label = row.name + (f"@{cell.label}" if cell.label else "")
+        _add_cell(planner, learner, label, cell.config, inputs)
+        planned.append(Fitted(label, row.learner, cell.config, on))
+    return planned
+
+
+def _add_cell(
+    planner: Planner, learner: Registration[Any], label: str, config: Config, inputs: tuple[str, ...]
+) -> None:
+    """The steps that fit a dictionary and judge it. Its label is what it is called, so part of its key."""
+    judging = planner.study.settings(JudgingConfig)
+    fitting = [learner.version, [*reading_settings(planner), judging.explains(learner)], label]
+    learned = planner.add(f"learn/{label}", LEARN, learner.name, config, inputs, fitting, seeded=learner.seeded)
+    settings = [learner.version, judging.model_dump(exclude={"explain_baselines"})]
+    planner.add(f"judge/{label}", JUDGE, learner.name, config, (learned, *inputs), settings)
+    planner.sources += [learned] if judging.explains(learner) else []
 
 
 def _learn(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
@@ -120,7 +154,7 @@ def _explained(step: Step, state: RunState) -> bool:
 
 def _learn_cost(step: Step, model: CostModel) -> Cost:
     config = step.config.model_dump()
-    d_in, expansion = model.n_components, int(config.get("expansion") or 1)
+    d_in, expansion = _d_in(step, model), int(config.get("expansion") or 1)
     tokens = model.n_tokens * (config.get("epochs") or 1)
     if not config.get("epochs") and config.get("steps"):
         tokens = float(config["steps"]) * float(config.get("batch_size", 512))
@@ -130,8 +164,14 @@ def _learn_cost(step: Step, model: CostModel) -> Cost:
     return model.if_known(Cost(tokens, flops, sizes.gpu_hours(flops), disk_bytes))
 
 
+def _d_in(step: Step, model: CostModel) -> int:
+    """Columns of what a dictionary is fitted on."""
+    probes = (model.plan.step(name) for name in step.inputs)
+    return next((n_columns(probe, model) for probe in probes if probe.stage == "probe"), model.n_components)
+
+
 def _n_latents(step: Step, model: CostModel) -> int:
-    return model.n_components * int(step.config.model_dump().get("expansion") or 1)
+    return _d_in(step, model) * int(step.config.model_dump().get("expansion") or 1)
 
 
 def _judge_cost(step: Step, model: CostModel) -> Cost:

@@ -33,6 +33,10 @@ class FeaturesConfig(Config):
 
 def _plan(planner: Planner) -> None:
     planner.sources += [add_probe(planner, name) for name in planner.study.probes]
+    for name in planner.study.probes:
+        controlled = planner.manager.offer(name).registration.control_of
+        if controlled in planner.study.probes:
+            planner.controls.setdefault(controlled, name)
 
 
 def add_probe(planner: Planner, name: str) -> str:
@@ -80,16 +84,17 @@ def _cost(step: Step, model: CostModel) -> Cost:
     n_documents = model.plan.study.settings(FeaturesConfig).documents or model.n_traces
     tokens = model.n_tokens * min(1.0, n_documents / max(model.n_traces, 1))
     dtype = step.config.model_dump().get("dtype", "float16")
-    return model.forward(tokens, sizes.activation_bytes(_n_columns(step, model), tokens, dtype))
+    return model.forward(tokens, sizes.activation_bytes(n_columns(step, model), tokens, dtype))
 
 
-def _n_columns(step: Step, model: CostModel) -> int:
+def n_columns(step: Step, model: CostModel) -> int:
+    """Columns of a probe's activation set."""
     per_layer = step.config.model_dump().get("n_per_layer")
     return int(per_layer) * model.n_layers if per_layer else model.n_components
 
 
 PROBE = StepKind(
     "probe", "probe", _execute, cost=_cost, in_worker=True, on_executor=True, seeded=False, memory_bytes=model_bytes,
-    n_features=lambda step, model: 2 * _n_columns(step, model),  # both signs
+    n_features=lambda step, model: 2 * n_columns(step, model),  # both signs
 )  # fmt: skip
 STEPS = StageSteps((PROBE,), _plan, {"features": FeaturesConfig})

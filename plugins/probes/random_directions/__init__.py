@@ -20,6 +20,7 @@ def harness_probes() -> Sequence[Registration[Probe]]:
         Registration(
             name="random-directions",
             config=RandomDirectionsConfig,
+            control_of="adapter-activations",
             load="harness_plugins.probes.random_directions.probe:RandomDirections",
             summary="random vectors of each component's norm, at the component's own input, adapter on",
             version="2",

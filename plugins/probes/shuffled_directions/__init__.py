@@ -20,6 +20,7 @@ def harness_probes() -> Sequence[Registration[Probe]]:
         Registration(
             name="shuffled-directions",
             config=ShuffledDirectionsConfig,
+            control_of="adapter-activations",
             load="harness_plugins.probes.shuffled_directions.probe:ShuffledDirections",
             summary="each component's own vector a with its entries shuffled, at the component's own input, adapter on",
         )

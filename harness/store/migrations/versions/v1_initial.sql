@@ -62,6 +62,7 @@ CREATE TABLE study_run (
     git_dirty BOOLEAN,
     versions_json JSON NOT NULL,
     paper_names_json JSON NOT NULL,
+    controls_json JSON NOT NULL,
     settings_json JSON NOT NULL,
     CONSTRAINT pk_study_run PRIMARY KEY (id)
 );
@@ -298,6 +299,12 @@ CREATE TABLE dictionary_score (
     stability_ci_low DOUBLE,
     stability_ci_high DOUBLE,
     n_matched BIGINT DEFAULT 0 NOT NULL,
+    stable_share DOUBLE,
+    stable_share_ci_low DOUBLE,
+    stable_share_ci_high DOUBLE,
+    chance_cosine DOUBLE,
+    activations TEXT,
+    by_document_json JSON DEFAULT '[]' NOT NULL,
     reason TEXT,
     CONSTRAINT pk_dictionary_score PRIMARY KEY (id),
     CONSTRAINT uq_dictionary_score_step_id_item UNIQUE (step_id, item),
