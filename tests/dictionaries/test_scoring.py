@@ -249,3 +249,16 @@ def test_stability_counts_columns_in_their_own_deviations(tmp_path: Path) -> Non
     # float16 storage; undivided it would be .93
     assert (value(found), value(turned)) == pytest.approx((expected, expected), rel=1e-3)
     assert abs(expected - np.mean([lean[i, i] / np.linalg.norm(lean[i]) for i in range(2)])) > 0.01
+
+
+def test_stability_says_how_many_pairs_are_the_same_and_what_chance_gives(tmp_path: Path) -> None:
+    stored, dictionary = made_up(tmp_path / "a")
+    run = RunContext(out_dir=tmp_path, seed=0)
+    score = score_dictionary(dictionary, Threshold(), stored, None, run, second=(dictionary, Threshold()))
+    assert value(score.stability) == pytest.approx(1)
+    assert value(score.stable_share) == 1
+    assert score.n_matched == 2, "the third column is never beyond the threshold"
+    assert 0 < float(score.chance_cosine or 0) < 0.95
+    residual, total, active, n_tokens = np.array(score.by_document).T
+    assert residual.sum() / total.sum() == pytest.approx(score.fvu.value)
+    assert active.sum() / n_tokens.sum() == pytest.approx(score.l0.value)

@@ -148,10 +148,8 @@ def test_a_mutated_registry_is_read_or_named(tmp_path: Path) -> None:
 
 
 def test_a_dictionary_may_name_its_probe_by_on_which_yaml_takes_for_a_truth_value(tmp_path: Path) -> None:
-    text = (
-        GOOD + "    dictionaries: [a, {name: b, learner: a, on: mlp-neurons}]\n"
+    text = GOOD + "    dictionaries: [a, {name: b, learner: a, on: mlp-neurons}]\n"
     text += "    paper_benchmarks: {no: x, yes: y}\n"
-    )
     study = read_registry(write(tmp_path, text)).studies["s"]
     assert [(d.name, d.learner, d.on) for d in study.dictionaries] == [("a", "a", None), ("b", "a", "mlp-neurons")]
     assert study.paper_benchmarks == {"no": "x", "yes": "y"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from sqlalchemy import Connection, select
 
@@ -38,8 +38,8 @@ R = TypeVar("R", bound=Compared)
 
 LEGEND = (
     "Above control: points of a hundred more than the source's control (`harness report grades` names it), with the "
-    "95 % interval of the difference of two "
-    "independent estimates; an interval that holds 0 does not tell them apart; a source without a control has '-'."
+    "95 % interval of the difference of two independent estimates; an interval that holds 0 does "
+    "not tell them apart; a source without a control has '-'."
 )
 
 
@@ -71,9 +71,9 @@ def beside_controls(
     for row in rows:
         own, control = number(row), control_of.get(row.source)
         place = control, same(row)
-        other = numbers[place] if place in numbers else absent(control) if control else None  # type: ignore[index]
+        other = numbers[place] if place in numbers else absent(control) if control else None
         above = independent_difference(own, other) if own and other else None
-        changed: Any = replace(row, control=control, above_control=above)
+        changed: Any = replace(cast(Any, row), control=control, above_control=above)
         compared.append(changed)
     return compared
 
