@@ -136,7 +136,8 @@ REPORT = Report[ScoreRow](
         "chance 0.5; intruder: share found among five contexts, chance 0.2 (contexts: tests); simulation: correlation "
         "of predicted and true activation over tokens, half of the contexts the strongest, half random, chance 0. Half "
         "of the negatives hold a token that the feature fires on, where there are such. Quietest: features too dense "
-        "for quiet contexts, tested on their quietest. What is not answered counts as wrong, in simulations as 0. " + LEGEND
+        "for quiet contexts, tested on their quietest. What is not answered counts as wrong, in simulations as 0. "
+        + LEGEND
     ),
     blocks=_blocks,
 )
