@@ -63,14 +63,14 @@ def test_header_names_the_run(filled: Path) -> None:
 @pytest.mark.parametrize("width", [100, 110, 120])
 def test_nothing_important_is_cut(filled: Path, width: int) -> None:
     out = _render(filled, "overview", "recovery", "groups", "dictionaries", "components", width=width)
-    for needed in ("18 of 18 done", "[0.209, 0.330]", "[unbounded]", "organism_choice", "187 alive", "<0.001",
+    for needed in ("18 of 18 done", "[0.209, 0.330]", "unbounded: ", "organism_choice", "187 alive", "<0.001",
                    "40 documents", "interpret/lexical/adapter-activations"):  # fmt: skip
         assert needed in out
 
 
 def test_notes_say_why_a_number_is_missing(filled: Path) -> None:
     out = _render(filled, "recovery", "groups", width=300)
-    assert "organism_choice: full equals base on average: there is no gap full - base" in out
+    assert "organism_choice: full - base: there is no gap: it is 0 on average (n=200)" in out
     assert "gate_proj: no benchmark was run with this group switched off" in out
 
 
