@@ -132,7 +132,7 @@ def test_latex_is_balanced_and_escaped(filled: Path) -> None:
     assert not re.search(r"[%$#^~]", body)
     assert out.count(r"\begin{tabular}") == out.count(r"\end{tabular}") == 4
     rows = [x for x in out.splitlines() if x.endswith(r" \\")]
-    assert {len(re.findall(r"(?<!\\)&", x)) for x in rows} == {6, 7}
+    assert {len(re.findall(r"(?<!\\)&", x)) for x in rows} == {6, 7, 8}
     assert r"\textbackslash{}f \{g\} \$h\$ \& \_i\_" in out
 
 
