@@ -22,7 +22,7 @@ from tests.outcome import contents, files
 
 HARNESS = [sys.executable, "-m", "harness.cli"]
 RUN = ["run", "--plugin", "rank1-lora", "--preset", "tiny", "--device", "cpu"]
-SOURCES = {"adapter-activations", "mlp-neurons", "random-directions", "batch-topk"}
+SOURCES = {"adapter-activations", "mlp-neurons", "random-directions", "batch-topk", "batch-topk-on-random"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -98,8 +98,12 @@ def test_components_have_a_row_per_cell_and_per_layer(study: Path, rows: Rows) -
 
 
 def test_dictionaries_features_categories_and_groups_have_their_keys(study: Path, rows: Rows) -> None:
-    dictionary, *baselines = rows(study, "dictionaries")
-    assert [r["name"] for r in baselines] == ["pca", "ica", "k-means", "random-dictionary", "identity"]
+    dictionary, control, *baselines = rows(study, "dictionaries")
+    assert control["name"] == "batch-topk-on-random"
+    assert control["kl_recovered"] is None
+    assert "does not read the adapter" in control["reason"]
+    names = ["frozen-decoder", "pca", "ica", "k-means", "random-dictionary", "identity"]
+    assert [r["name"] for r in baselines] == names
     assert {"name", "n_latents", "n_alive", "k", "fvu", "l0", "kl_recovered"} <= set(dictionary)
     assert (dictionary["name"], dictionary["n_latents"]) == ("batch-topk", 28 * 8)
     for row in rows(study, "latents"):
