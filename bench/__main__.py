@@ -30,7 +30,7 @@ Ratios against a named rival, both measured in one process in interleaved rounds
 the median over rounds, its range their lowest and highest. Written by `make bench` (`python -m bench NAME` for one
 section); a section is as old as its date says.
 """
-HELPERS = {"__main__", "measure", "llm_server", "paper_loop", "paper_tracker", "planted"}
+HELPERS = {"__main__", "estimates", "measure", "llm_server", "paper_loop", "paper_tracker", "planted"}
 COLUMNS = ("what", "rival", "ours (s)", "rival (s)", "ratio", "range", "rounds", "also")
 
 

@@ -167,7 +167,7 @@ Examples:
     help="2: a worker process does steps beside this one (CPU, local executor). Default: 2 for a small model, else 1.",
 )
 @click.option("--only", multiple=True, metavar="STAGE", help=f"Only {STAGES_HELP}, and what it needs; repeatable.")
-@click.option("--dry-run", is_flag=True, help="Print the plan: each step, its key, done or to do, estimated cost.")
+@click.option("--dry-run", is_flag=True, help="Print the plan: each step, its key, done or to do, time here, cost.")
 @click.option("--force", is_flag=True, help="Do every step again, also those that are done.")
 @click.pass_context
 def run(
@@ -219,7 +219,8 @@ def run(
 
         if dry_run:
             display = LiveDisplay(console)
-            print_plan([*plans.values()], {k for n in numbers for k in runner(n, display).planned()}, make_console())
+            pending = {k for n in numbers for k in runner(n, display).planned()}
+            print_plan([*plans.values()], pending, make_console(), runner(numbers[0], display).machine())
         elif seeds is None:
             code = finish({seed: run_one(seed)}, {}, console)
         else:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from harness.llm.prices import find_price
-from harness.model.traces import load_traces, resolve
+from harness.model.traces import resolve
 from harness.study import sizes
+from harness.study.lengths import document_lengths
+from harness.study.machine import WRITTEN_SHARE, cpu_flops
 from harness.study.sizes import ModelSize, model_size
 from harness.study.step import Plan, Step
 
@@ -29,6 +31,9 @@ class Cost:
         tokens: read or written by the model; for evaluations at most.
         flops: of them.
         gpu_h: hours of one H200 at the rates in `sizes`.
+        cpu_flops: what it is on a CPU, in units of matrix products (`machine.cpu_flops`).
+        other_s: seconds of what is no arithmetic on tensors.
+        memory_bytes: of the process that does it, at its peak; of all steps the largest.
         disk_bytes: stored in the artefact folder or (answers to benchmarks) in results.db.
         scratch_bytes: needed besides while it runs, for checkpoints; of all steps the largest.
         llm_calls: to an LLM.
@@ -40,6 +45,9 @@ class Cost:
     tokens: float = 0.0
     flops: float = 0.0
     gpu_h: float = 0.0
+    cpu_flops: float = 0.0
+    other_s: float = 0.0
+    memory_bytes: float = 0.0
     disk_bytes: float = 0.0
     scratch_bytes: float = 0.0
     llm_calls: float = 0.0
@@ -56,13 +64,14 @@ class CostModel:
         plan: the plan.
         size: the model's shape; None if it is not known before the download.
         n_traces: of the study.
-        n_tokens: of all traces, roughly.
+        lengths: tokens per document, chat included.
+        counted: whether each was tokenised, and not reckoned from its characters.
     """
 
     plan: Plan
     size: ModelSize | None
-    n_traces: int
-    n_tokens: float
+    lengths: tuple[float, ...]
+    counted: bool
 
     @classmethod
     def of(cls, plan: Plan) -> CostModel:
@@ -72,7 +81,17 @@ class CostModel:
             DataError: the traces cannot be read, and `known_sizes.yaml` does not name them.
         """
         path = plan.study.model.path
-        return cls(plan, model_size(path, resolve(path)), *study_tokens(plan))
+        return cls(plan, model_size(path, resolve(path)), *document_lengths(plan))
+
+    @property
+    def n_traces(self) -> int:
+        """Documents of the study."""
+        return len(self.lengths)
+
+    @property
+    def n_tokens(self) -> float:
+        """Tokens of all of them."""
+        return sum(self.lengths)
 
     @property
     def n_parameters(self) -> int:
@@ -83,6 +102,11 @@ class CostModel:
     def n_layers(self) -> int:
         """Layers of the model."""
         return self.size.n_layers if self.size else 1
+
+    @property
+    def width(self) -> int:
+        """Of the residual stream."""
+        return self.size.hidden if self.size else 1
 
     @property
     def n_components(self) -> int:
@@ -96,13 +120,15 @@ class CostModel:
     def forward(self, tokens: float, disk_bytes: float = 0.0) -> Cost:
         """Of reading tokens."""
         flops = sizes.forward_flops(self.n_parameters, tokens)
-        return self.if_known(Cost(tokens, flops, sizes.gpu_hours(flops), disk_bytes))
+        work = cpu_flops(flops, flops, self.width)
+        return self.if_known(Cost(tokens, flops, sizes.gpu_hours(flops), work, disk_bytes=disk_bytes))
 
     def generated(self, tokens: float) -> Cost:
         """Of writing tokens."""
         flops = sizes.forward_flops(self.n_parameters, tokens)
         disk_bytes = sizes.CHARACTERS_PER_TOKEN * tokens
-        return self.if_known(Cost(tokens, flops, sizes.gpu_hours(flops, decoding=True), disk_bytes))
+        work = WRITTEN_SHARE * cpu_flops(flops, flops, self.width)
+        return self.if_known(Cost(tokens, flops, sizes.gpu_hours(flops, decoding=True), work, disk_bytes=disk_bytes))
 
     def asked(self, role: str, n_calls: int, prompt_tokens: float) -> Cost:
         """Of asking the LLM of a role; nothing where the study names none."""
@@ -130,26 +156,11 @@ def total(costs: Iterable[Cost]) -> Cost:
     sums: dict[str, Any] = {
         f.name: sum(getattr(e, f.name) or 0 for e in parts) for f in fields(Cost) if f.name != "unknown"
     }
-    sums["scratch_bytes"] = max((e.scratch_bytes for e in parts), default=0.0)
+    for name in ("scratch_bytes", "memory_bytes"):
+        sums[name] = max((getattr(e, name) for e in parts), default=0.0)
     if any(e.usd is None for e in parts):
         sums["usd"] = None
     return Cost(**sums, unknown=next((e.unknown for e in parts if e.unknown), None))
-
-
-def study_tokens(plan: Plan) -> tuple[int, float]:
-    """(traces, tokens) of the study.
-
-    Raises:
-        DataError: the traces cannot be read, and `known_sizes.yaml` does not name them.
-    """
-    data = plan.study.data
-    written_down = sizes.data_tokens(data.path)
-    if written_down is not None and not resolve(data.path).exists():
-        n = min(written_down[0], data.limit or written_down[0])
-        return n, written_down[1] * n / written_down[0]
-    traces = load_traces(data)
-    characters = sum(len(t.question) + len(t.trace) + len(t.answer) for t in traces)
-    return len(traces), characters / sizes.CHARACTERS_PER_TOKEN
 
 
 def free(step: Step, model: CostModel) -> Cost:

@@ -25,6 +25,7 @@ from harness.store.writer import Store
 from harness.study.artefacts import ARTEFACTS, damage, folder_name, inventory, portable, read_outputs
 from harness.study.check import check_device, check_plan
 from harness.study.display import Display, Quiet, RunSummary
+from harness.study.machine import Machine
 from harness.study.manager import Manager
 from harness.study.provenance import Provenance, collect
 from harness.study.state import FreeingGPUs, RunState, prepare_folder
@@ -144,6 +145,13 @@ class Runner:
         """
         self.check(dry_run=True)
         return {self.plan.step(name).key for name in self.pending()}
+
+    def machine(self) -> Machine:
+        """What the steps would run on, measured now. Without a GPU torch, whose import takes seconds, is left alone."""
+        without = self._wanted_device == "auto" and not Path("/dev/nvidiactl").exists()
+        device = "cpu" if without else self.device()
+        jobs = self._jobs if self._jobs is not None else jobs_for(self.plan, device)
+        return Machine.measured(device, self.plan.study.model.dtype, jobs)
 
     def pending(self) -> list[str]:
         """Names of the steps that would run."""

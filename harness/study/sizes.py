@@ -20,6 +20,8 @@ EFFECTIVE_TFLOPS = 400.0
 """What one H200 does in bfloat16 on long sequences, half of its peak: training, capture, sweeps."""
 DECODE_TFLOPS = 40.0
 """The same while generating in batches: bound by memory, about a tenth."""
+CONTEXT_TOKEN_BYTES = 20.0
+"""Of a token of a stored context, with its activation."""
 CHARACTERS_PER_TOKEN = 3.0
 """Mathematical English under Qwen2.5's tokenizer gives 2.9 to 3.3."""
 
@@ -133,6 +135,12 @@ def training_flops(n_parameters: int, n_tokens: float, *, adapter: bool, recompu
 def gpu_hours(flops: float, *, decoding: bool = False) -> float:
     """Hours of one H200 at the rate that is assumed above."""
     return flops / ((DECODE_TFLOPS if decoding else EFFECTIVE_TFLOPS) * 1e12) / 3600
+
+
+def training_bytes(size: ModelSize, n_tokens: float) -> float:
+    """Of what a backward pass in float32 needs of a batch: norms, projections, MLP, and logits with their gradient."""
+    per_layer = 16 * size.hidden + 2 * (size.query + 2 * size.key) + 5 * size.intermediate
+    return 4.0 * n_tokens * (size.n_layers * per_layer + 3 * size.vocab)
 
 
 def activation_bytes(n_columns: int, n_tokens: float, dtype: str = "float16") -> float:

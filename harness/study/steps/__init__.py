@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import replace
 from functools import cache
 
 from harness.config import Config
 from harness.contract.stages import STAGES
 from harness.study.costs import Cost, CostModel
+from harness.study.machine import PROCESS_BYTES, STEP_S
 from harness.study.planner import StageSteps, StepKind
 from harness.study.step import Plan, Step
 
@@ -35,14 +37,25 @@ def kind_of(step: Step) -> StepKind:
     return kinds()[step.kind]
 
 
-def estimate(plan: Plan) -> dict[str, Cost]:
-    """Step name -> what the step will cost, without loading a model.
+def estimate(plan: Plan, model: CostModel | None = None) -> dict[str, Cost]:
+    """Step name -> what the step will cost, without loading a model; `model` where it is made already.
 
     Raises:
         DataError: the traces cannot be read, and `known_sizes.yaml` does not name them.
     """
-    model = CostModel.of(plan)
-    return {step.name: kind_of(step).cost(step, model) for step in plan.steps}
+    model = model or CostModel.of(plan)
+    return {step.name: _estimate(step, model) for step in plan.steps}
+
+
+def _estimate(step: Step, model: CostModel) -> Cost:
+    kind = kind_of(step)
+    cost = kind.cost(step, model)
+    weights = kind.memory_bytes(step, model.plan, model.size) if kind.memory_bytes and model.size else 0.0
+    return replace(
+        cost,
+        other_s=STEP_S + cost.other_s,
+        memory_bytes=PROCESS_BYTES + weights + cost.memory_bytes,
+    )
 
 
 def sections() -> dict[str, type[Config]]:

@@ -48,8 +48,8 @@ def _cost(step: Step, model: CostModel) -> Cost:
 def _tokens(config: dict[str, Any], model: CostModel) -> float:
     """Tokens of the documents that an ablation reads."""
     n_documents = min(int(config.get("n_documents") or model.n_traces), model.n_traces)
-    mean = model.n_tokens / max(model.n_traces, 1)
-    return n_documents * min(mean, float(config.get("max_tokens") or mean))
+    longest = float(config.get("max_tokens") or "inf")
+    return sum(min(n, longest) for n in model.lengths[:n_documents])
 
 
 ABLATE = StepKind(

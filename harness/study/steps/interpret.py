@@ -30,6 +30,7 @@ from harness.records import (
     Record,
 )  # fmt: skip
 from harness.study.costs import Cost, CostModel, total
+from harness.study.machine import INTERPRET_S
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.state import RunState
 from harness.study.step import Step
@@ -257,7 +258,12 @@ def _prompt_tokens(step: Step, model: CostModel, setting: str, default: int) -> 
 
 def _explaining_cost(n: int, prompt_tokens: float, model: CostModel) -> Cost:
     explained = model.asked("explainer", n, prompt_tokens)
-    return total([explained, model.asked(JUDGE, n, prompt_tokens)]) if JUDGE in model.plan.llms else explained
+    judged = [model.asked(JUDGE, n, prompt_tokens)] if JUDGE in model.plan.llms else []
+    return total([_reading(n), explained, *judged])
+
+
+def _reading(n_features: int) -> Cost:
+    return Cost(other_s=n_features * INTERPRET_S)
 
 
 def _interpret_cost(step: Step, model: CostModel) -> Cost:
@@ -272,7 +278,7 @@ def _score_cost(step: Step, model: CostModel) -> Cost:
     prompt_tokens = INSTRUCTION_TOKENS / 4 + 2 * config.contexts * (2 * config.window + 1)
     tests = model.asked("scorer", n * (2 + config.intruders), prompt_tokens)
     simulated = INSTRUCTION_TOKENS / 4 + 4 * (2 * config.window + 1)  # a line per token
-    return total([tests, model.asked("scorer", 2 * n * config.simulated, simulated)])
+    return total([_reading(n), tests, model.asked("scorer", 2 * n * config.simulated, simulated)])
 
 
 def _regrade_cost(step: Step, model: CostModel) -> Cost:
@@ -289,13 +295,22 @@ def _regrade_cost(step: Step, model: CostModel) -> Cost:
 
 def _categorise_cost(step: Step, model: CostModel) -> Cost:
     n = sum(_n_features(source, model) for source in _sources(step, model))
-    return model.asked("categoriser", n, _prompt_tokens(step, model, "n_category_examples", 5))
+    return _categorising_cost(step, n, model)
+
+
+def _categorising_cost(step: Step, n: int, model: CostModel) -> Cost:
+    asked = model.asked("categoriser", n, _prompt_tokens(step, model, "n_category_examples", 5))
+    return total([_reading(n), asked])
 
 
 def _recategorise_cost(step: Step, model: CostModel) -> Cost:
     most = model.plan.study.settings(GradingConfig).recategorised
     n = sum(min(most, _n_features(source, model)) for source in _sources(step, model))
-    return model.asked("categoriser", n, _prompt_tokens(step, model, "n_category_examples", 5))
+    return _categorising_cost(step, n, model)
+
+
+def _enrich_cost(step: Step, model: CostModel) -> Cost:
+    return _reading(sum(_n_features(model.plan.step(name), model) for name in step.inputs))
 
 
 PLANT = StepKind("plant", "interpret", _plant, n_features=_n_planted)
@@ -304,7 +319,7 @@ SCORE = StepKind("score", "interpret", _score, cost=_score_cost)
 REGRADE = StepKind("regrade", "interpret", _regrade, cost=_regrade_cost)
 CATEGORISE = StepKind("categorise", "interpret", _categorise, cost=_categorise_cost)
 RECATEGORISE = StepKind("recategorise", "interpret", _recategorise, cost=_recategorise_cost)
-ENRICH = StepKind("enrich", "interpret", _enrich)
+ENRICH = StepKind("enrich", "interpret", _enrich, cost=_enrich_cost)
 STEPS = StageSteps(
     (PLANT, INTERPRET, SCORE, REGRADE, CATEGORISE, RECATEGORISE, ENRICH),
     _plan,

@@ -15,12 +15,20 @@ from harness.contract.stages import Registration
 from harness.errors import UnknownName, UsageError
 from harness.records import PLANTED, Dictionary, Record
 from harness.study import sizes
-from harness.study.costs import Cost, CostModel, model_bytes
+from harness.study.costs import Cost, CostModel, model_bytes, total
 from harness.study.grid import cells
+from harness.study.machine import FIT_SHARE, cpu_flops
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.state import RunState
 from harness.study.step import Step
-from harness.study.steps.probe import add_probe, n_columns, reading_settings, select_features
+from harness.study.steps.probe import (
+    add_probe,
+    n_columns,
+    read_tokens,
+    reading_settings,
+    select_features,
+    with_exemplars,
+)
 from harness.study.study_config import DictionaryRow
 
 HELD_OUT = 0.1
@@ -152,16 +160,24 @@ def _explained(step: Step, state: RunState) -> bool:
     return state.plan.study.settings(JudgingConfig).explains(state.registration(step))
 
 
-def _learn_cost(step: Step, model: CostModel) -> Cost:
+def _fit_cost(step: Step, model: CostModel) -> Cost:
     config = step.config.model_dump()
     d_in, expansion = _d_in(step, model), int(config.get("expansion") or 1)
-    tokens = model.n_tokens * (config.get("epochs") or 1)
+    tokens = read_tokens(model) * (config.get("epochs") or 1)
     if not config.get("epochs") and config.get("steps"):
         tokens = float(config["steps"]) * float(config.get("batch_size", 512))
-    flops = 6.0 * d_in * d_in * expansion * tokens
+    flops = 6.0 * d_in * d_in * expansion * tokens * (int(config.get("max_iterations") or 1) + 1) / 2
+    work = cpu_flops(flops, flops, d_in) * FIT_SHARE
+    return model.if_known(Cost(tokens, flops, sizes.gpu_hours(flops), work))
+
+
+def _learn_cost(step: Step, model: CostModel) -> Cost:
+    config = step.config.model_dump()
+    d_in = _d_in(step, model)
     explained = step.name in model.plan.sources
-    disk_bytes = 6.0 * float(config.get("k") or d_in) * model.n_tokens if explained else 0.0
-    return model.if_known(Cost(tokens, flops, sizes.gpu_hours(flops), disk_bytes))
+    disk_bytes = 6.0 * float(config.get("k") or d_in) * read_tokens(model) if explained else 0.0
+    fitted = replace(_fit_cost(step, model), disk_bytes=disk_bytes)
+    return with_exemplars(fitted, _n_latents(step, model), model) if explained else fitted
 
 
 def _d_in(step: Step, model: CostModel) -> int:
@@ -181,7 +197,9 @@ def _judge_cost(step: Step, model: CostModel) -> Cost:
     n_documents = min(config.splice_documents, HELD_OUT * model.n_traces)
     tokens = n_documents * model.n_tokens / max(model.n_traces, 1)
     latents = config.ablated_latents + 1 if step.inputs[0] in model.plan.sources else 0
-    return model.forward(tokens * (3 + latents))
+    passes = model.forward(tokens * (3 + latents))
+    # A learner without settings of its own fitting costs next to nothing to fit once more.
+    return total([passes, replace(_fit_cost(step, model), tokens=0.0)]) if config.second_fit else passes
 
 
 LEARN = StepKind("learn", "learn", _learn, cost=_learn_cost, n_features=_n_latents, in_worker=True, seeded=False)

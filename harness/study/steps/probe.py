@@ -10,7 +10,8 @@ from harness.config import Config
 from harness.contract.context import RunContext
 from harness.records import ActivationSet, Feature, Record, Trace
 from harness.study import sizes
-from harness.study.costs import Cost, CostModel, model_bytes
+from harness.study.costs import Cost, CostModel, model_bytes, total
+from harness.study.machine import EXEMPLAR_S
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.state import RunState
 from harness.study.step import Step
@@ -81,14 +82,26 @@ def select_features(activations: ActivationSet, state: RunState, run: RunContext
 
 
 def _cost(step: Step, model: CostModel) -> Cost:
-    n_documents = model.plan.study.settings(FeaturesConfig).documents or model.n_traces
-    tokens = model.n_tokens * min(1.0, n_documents / max(model.n_traces, 1))
+    tokens = read_tokens(model)
     dtype = step.config.model_dump().get("dtype", "float16")
-    return model.forward(tokens, sizes.activation_bytes(n_columns(step, model), tokens, dtype))
+    read = model.forward(tokens, sizes.activation_bytes(n_columns(step, model), tokens, dtype))
+    return with_exemplars(read, 2 * n_columns(step, model), model)
+
+
+def read_tokens(model: CostModel) -> float:
+    """Tokens of the documents that probes read."""
+    return sum(model.lengths[: model.plan.study.settings(FeaturesConfig).documents])
+
+
+def with_exemplars(cost: Cost, n_features: int, model: CostModel) -> Cost:
+    """A cost, with that of finding the features' contexts and of storing them in results.db."""
+    config = model.plan.study.settings(FeaturesConfig)
+    n_bytes = (config.exemplars + config.sampled) * (2 * config.window + 1) * sizes.CONTEXT_TOKEN_BYTES
+    return total([cost, Cost(other_s=n_features * EXEMPLAR_S, disk_bytes=n_features * n_bytes)])
 
 
 def n_columns(step: Step, model: CostModel) -> int:
-    """Columns of a probe's activation set."""
+    """Columns of the activation set that a probe makes."""
     per_layer = step.config.model_dump().get("n_per_layer")
     return int(per_layer) * model.n_layers if per_layer else model.n_components
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from harness.contract.context import RunContext
 from harness.records import Record
 from harness.study import sizes
 from harness.study.costs import PROJECTIONS, Cost, CostModel, adapted_layers
+from harness.study.machine import BATCHED_SHARE, UPDATE_S, WRITTEN_BYTES_PER_S, cpu_flops
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.sizes import ModelSize
 from harness.study.state import RunState
@@ -30,7 +32,9 @@ def _cost(step: Step, model: CostModel) -> Cost:
     config = step.config.model_dump()
     if "epochs" not in config:
         return Cost(disk_bytes=4.0 * (model.size.adapter_parameters(1, PROJECTIONS) if model.size else 0))
-    tokens = model.n_tokens * config["epochs"]
+    kept = [n for n in model.lengths if n <= config["max_length"]]
+    tokens = sum(kept) * config["epochs"]
+    n_updates = len(kept) * config["epochs"] / config["batch_size"]
     adapter = "rank" in config
     # A checkpoint holds float32 weights and AdamW's two moments; there are two while one is being replaced.
     flops = sizes.training_flops(
@@ -43,7 +47,22 @@ def _cost(step: Step, model: CostModel) -> Cost:
     else:
         disk_bytes = sizes.memory_bytes(model.n_parameters, model.plan.study.model.dtype)
         scratch_bytes = 2 * 12.0 * model.n_parameters
-    return model.if_known(Cost(tokens, flops, sizes.gpu_hours(flops), disk_bytes, scratch_bytes))
+    passes = BATCHED_SHARE * sizes.training_flops(model.n_parameters, tokens, adapter=True)
+    n_checkpoints = math.ceil(n_updates / config["save_steps"])
+    written_s = (n_checkpoints * scratch_bytes / 2 + disk_bytes) / WRITTEN_BYTES_PER_S
+    batch_tokens = config["micro_batch_size"] * max(kept, default=0.0)
+    return model.if_known(
+        Cost(
+            tokens,
+            flops,
+            sizes.gpu_hours(flops),
+            cpu_flops(flops, passes, model.width),
+            written_s + (0.0 if adapter else n_updates * model.n_parameters * UPDATE_S),
+            sizes.training_bytes(model.size, batch_tokens) if model.size else 0.0,
+            disk_bytes,
+            scratch_bytes,
+        )
+    )
 
 
 def _memory_bytes(step: Step, plan: Plan, size: ModelSize) -> float:

@@ -1,0 +1,48 @@
+"""How many tokens the documents have: tokenised where the tokenizer is here, without torch and without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.model.chat import ChatFormat
+from harness.model.traces import load_traces, resolve
+from harness.records import Trace
+from harness.study import sizes
+from harness.study.step import Plan
+
+MOST_TOKENISED = 2000
+"""Traces that are tokenised; of more, every n-th, and the others by their characters."""
+_MOST_CHARACTERS = 4_000_000
+"""Of them; about two seconds."""
+
+
+def document_lengths(plan: Plan) -> tuple[tuple[float, ...], bool]:
+    """Tokens of every document of the study, chat included, and whether each was counted.
+
+    Raises:
+        DataError: the traces cannot be read, and `known_sizes.yaml` does not name them.
+        ModelError: the chat format does not suit the tokenizer.
+    """
+    data = plan.study.data
+    written_down = sizes.data_tokens(data.path)
+    if written_down is not None and not resolve(data.path).exists():
+        n = min(written_down[0], data.limit or written_down[0])
+        return (written_down[1] / written_down[0],) * n, False
+    traces = load_traces(data)
+    characters = [len(t.question) + len(t.trace) + len(t.answer) for t in traces]
+    folder = resolve(plan.study.model.path)
+    if not (folder / "tokenizer.json").is_file():
+        return tuple(n / sizes.CHARACTERS_PER_TOKEN for n in characters), False
+    every = max(1, -(-len(traces) // MOST_TOKENISED), -(-sum(characters) // _MOST_CHARACTERS))
+    counted = _tokenised(traces[::every], plan.study.chat, str(folder))
+    if every == 1:
+        return tuple(map(float, counted)), True
+    ratio = sum(counted) / max(sum(characters[::every]), 1)
+    return tuple(n * ratio for n in characters), False
+
+
+def _tokenised(traces: Sequence[Trace], chat: ChatFormat, folder: str) -> list[int]:
+    from transformers import PreTrainedTokenizerFast  # a tenth of the time of AutoTokenizer, which imports torch
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    return [len(chat.document(tokenizer, trace).ids) for trace in traces]
