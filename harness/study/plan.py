@@ -74,6 +74,7 @@ def make_plan(
             "study or plugin", single, [*registry.studies, *manager.names(), *rows], hint="list: harness plugins"
         )
     layers = _layers(study, preset, settings or {}, manager, name)
+    layers = [_inherited(study, layers, manager), *layers]
     study = _resolve_sections(study, layers)
     if single:
         study = _only_plugin(study, single, manager)
@@ -117,6 +118,27 @@ def _layers(
             if name not in names:
                 raise UnknownName("plugin or section", name, names, hint="--set NAME.KEY=VALUE")
     return layers
+
+
+def _inherited(study: StudyConfig, layers: Sequence[Settings], manager: Manager) -> Settings:
+    """The k and expansion of the study's first learned dictionary, for baselines that say nothing else: one L0 for all.
+
+    A grid is not inherited: its cells are compared with the baselines as they are without it.
+    """
+    learned = next((r for r in study.dictionaries if not manager.offer(r.learner).registration.baseline), None)
+    if learned is None:
+        return {}
+    common: dict[str, Any] = {}
+    for layer in layers:
+        given = {**layer.get(learned.learner, {}), **layer.get(learned.name, {})}
+        common.update({k: given[k] for k in ("k", "expansion") if k in given and not isinstance(given[k], list)})
+    inherited: dict[str, dict[str, Any]] = {}
+    for name in (name for name in manager.names() if manager.stage_of(name) == "learn"):
+        offer = manager.offer(name)
+        if offer.registration.baseline:
+            taken = offer.registration.config.model_fields.keys() - offer.row_config.keys()
+            inherited[name] = {key: value for key, value in common.items() if key in taken}
+    return inherited
 
 
 def _resolve_sections(study: StudyConfig, layers: Sequence[Settings]) -> StudyConfig:

@@ -82,7 +82,7 @@ def test_another_setting_is_another_recipe_whatever_the_seed() -> None:
 
 
 def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None:
-    before, after = keys(plan()), keys(plan(settings={"batch-topk": {"k": 2}}))
+    before, after = keys(plan()), keys(plan(settings={"batch-topk": {"steps": 2}}))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {
         *(f"{kind}/{name}" for kind in ("learn", "judge", "interpret/lexical", "score/lexical")
@@ -288,3 +288,33 @@ def test_a_dictionary_of_the_study_is_asked_for_by_its_name() -> None:
 def test_a_dictionary_that_cannot_be_is_refused_with_the_cure(rows: list[object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         study(*rows)
+
+
+BASELINES = ("pca", "ica", "k-means", "random-dictionary", "identity", "frozen-decoder")
+
+
+def _configs(target: str, *pairs: str, preset: str | None = None) -> dict[str, dict[str, Any]]:
+    registry = read_registry(find_registry(None))
+    plan = make_plan(registry, Manager(registry), target, preset=preset, settings=parse_settings(pairs))
+    return {step.label: step.config.model_dump() for step in plan.steps if step.kind == "learn"}
+
+
+@pytest.mark.parametrize(("preset", "k"), [(None, 4), ("tiny", 4), ("paper-text", 16)])
+def test_baselines_have_the_k_and_expansion_of_the_learned_dictionary(preset: str | None, k: int) -> None:
+    configs = _configs("rank1-lora", preset=preset)
+    assert {name: configs[name]["k"] for name in BASELINES} == dict.fromkeys(BASELINES, k)
+    changed = _configs("rank1-lora", "batch-topk.k=8", "batch-topk.expansion=2", preset=preset)
+    assert {name: changed[name]["k"] for name in BASELINES} == dict.fromkeys(BASELINES, 8)
+    assert changed["k-means"]["expansion"] == changed["random-dictionary"]["expansion"] == 2
+
+
+def test_a_baseline_run_alone_is_the_studys() -> None:
+    assert _configs("pca", "batch-topk.k=8")["pca"] == _configs("rank1-lora", "batch-topk.k=8")["pca"]
+
+
+def test_a_baselines_own_settings_win_and_a_grid_is_not_inherited() -> None:
+    configs = _configs("rank1-lora", "batch-topk.k=8", "k-means.k=3", "k-means.expansion=5")
+    assert (configs["k-means"]["k"], configs["k-means"]["expansion"], configs["pca"]["k"]) == (3, 5, 8)
+    swept = _configs("rank1-lora", "batch-topk.k=[2,4]", "batch-topk.expansion=2")
+    assert {"batch-topk@k=2", "batch-topk@k=4", "pca", "k-means"} <= set(swept)
+    assert swept["k-means"]["expansion"] == 2
