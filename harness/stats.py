@@ -190,6 +190,54 @@ def recovery(base: ArrayLike, adapter: ArrayLike, full: ArrayLike, *, level: flo
     return Estimate(float(gained.sum() / gap.sum()), *interval, len(f))
 
 
+def recovery_of_losses(
+    base: ArrayLike, adapter: ArrayLike, full: ArrayLike, *, level: float = 0.95
+) -> Estimate | Undefined:
+    """`recovery` of real-valued scores per document: (base - adapter) / (base - full), of mean losses.
+
+    The interval is Fieller's of paired means (Fieller 1954), without pseudo-items: losses vary from document to
+    document, so that their variance is no artefact of ties.
+
+    Args:
+        base: loss per document, shape [document].
+        adapter: the same documents in the same order.
+        full: the same documents in the same order.
+        level: of the interval.
+
+    Returns:
+        The recovery. Undefined if the gap base - full is 0, or not distinguishable from it.
+
+    Raises:
+        ValueError: shapes differ, no documents, or a loss that is not finite.
+    """
+    b, a, f = _same_shape(base=base, adapter=adapter, full=full)
+    gained, gap = b - a, b - f
+    if math.isclose(gap.sum(), 0.0, abs_tol=1e-9):
+        return Undefined(f"there is no gap: it is 0 on average (n={len(f)})")
+    interval = _fieller(gained, gap, level, pseudo_items=0.0)
+    if interval is None:
+        return Undefined(f"unbounded: the gap is not distinguishable from 0 (n={len(f)})")
+    return Estimate(float(gained.sum() / gap.sum()), *interval, len(f))
+
+
+def paired_t(a: ArrayLike, b: ArrayLike) -> float | Undefined:
+    """Two-sided p-value of Student's paired t-test, as `scipy.stats.ttest_rel`; Undefined for a single pair.
+
+    1 if no pair differs; 0 if all differ by the same amount.
+
+    Raises:
+        ValueError: shapes differ or nothing given.
+    """
+    first, second = _same_shape(a=a, b=b)
+    difference, n = first - second, len(first)
+    if n < 2:
+        return Undefined("a paired test needs two pairs")
+    error = float(difference.std(ddof=1)) / math.sqrt(n)
+    if error == 0:
+        return 1.0 if difference[0] == 0 else 0.0
+    return t_p_value(float(difference.mean()) / error, n - 1)
+
+
 def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> float:
     """Two-sided exact McNemar p-value for the scores of two models on the same items.
 
@@ -339,17 +387,19 @@ def _wilson(p: float, n: float, quantile: float) -> Estimate:
     return Estimate(p, low, high)
 
 
-def _fieller(top: NDArray[np.float64], bottom: NDArray[np.float64], level: float) -> tuple[float, float] | None:
+def _fieller(
+    top: NDArray[np.float64], bottom: NDArray[np.float64], level: float, pseudo_items: float = PSEUDO_ITEMS
+) -> tuple[float, float] | None:
     """Fieller's interval of mean(top) / mean(bottom), with pseudo-items; None (unbounded) if mean(bottom) may be 0."""
     n = len(top)
     if n < 2:
         return None
-    total = n + PSEUDO_ITEMS
+    total = n + pseudo_items
     # Over the eight patterns of (base, adapter, full), both gaps have mean 0, mean square 1/2 and mean product 1/4.
     mean_t, mean_b = top.sum() / total, bottom.sum() / total
-    var_t = (top @ top + PSEUDO_ITEMS / 2) / total - mean_t**2
-    var_b = (bottom @ bottom + PSEUDO_ITEMS / 2) / total - mean_b**2
-    cov = (top @ bottom + PSEUDO_ITEMS / 4) / total - mean_t * mean_b
+    var_t = (top @ top + pseudo_items / 2) / total - mean_t**2
+    var_b = (bottom @ bottom + pseudo_items / 2) / total - mean_b**2
+    cov = (top @ bottom + pseudo_items / 4) / total - mean_t * mean_b
     g = t_quantile(level, n - 1) ** 2 / (total - 1)
     # All ratios r with (mean_t - r mean_b)^2 <= g (var_t - 2 r cov + r^2 var_b): the roots of a r^2 - 2 h r + c.
     a, h, c = mean_b**2 - g * var_b, mean_t * mean_b - g * cov, mean_t**2 - g * var_t

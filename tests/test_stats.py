@@ -15,9 +15,11 @@ from harness.stats import (
     Undefined,
     clustered_share,
     mcnemar_exact,
+    paired_t,
     ratio_over_documents,
     ratio_over_many,
     recovery,
+    recovery_of_losses,
     share,
     spearman,
     t_p_value,
@@ -344,3 +346,39 @@ def test_ratio_over_many_of_one_class_is_certain_and_of_one_case_unbounded():
     assert not ratio_over_many([1.0], [2.0]).bounded
     with pytest.raises(ValueError, match="more than 0"):
         ratio_over_many([0.0, 0.0], [0.0, 0.0])
+
+
+@given(st.integers(2, 60), st.integers(0, 2**32 - 1))
+def test_paired_t_is_scipys(n: int, seed: int) -> None:
+    a, b = np.random.default_rng(seed).normal(size=(2, n))
+    assert paired_t(a, b) == pytest.approx(oracle.ttest_rel(a, b).pvalue, abs=1e-10)
+
+
+def test_paired_t_of_too_little() -> None:
+    assert isinstance(paired_t([1.0], [2.0]), Undefined)
+    assert paired_t([1.0, 2.0], [1.0, 2.0]) == 1.0
+    assert paired_t([1.0, 2.0], [2.0, 3.0]) == 0.0
+
+
+def test_recovery_of_losses_is_fiellers_and_covers() -> None:
+    """Its bounds r are where the paired t-test of (base - adapter) - r (base - full) is just significant at 5 %."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(400):
+        base = 3 + 0.5 * rng.normal(size=12)
+        gap = 0.4 + 0.1 * rng.normal(size=12)
+        adapter, full = base - 0.6 * gap + 0.05 * rng.normal(size=12), base - gap
+        found = recovery_of_losses(base, adapter, full)
+        assert isinstance(found, Estimate)
+        assert found.value == pytest.approx((base - adapter).mean() / (base - full).mean())
+        for bound in (found.low, found.high):
+            assert oracle.ttest_1samp(base - adapter - bound * (base - full), 0).pvalue == pytest.approx(0.05, rel=1e-6)
+        covered += found.low <= 0.6 <= found.high
+    assert covered / 400 > 0.92  # 95 % less three standard errors of 1.1 %
+
+
+def test_recovery_of_losses_without_a_clear_gap() -> None:
+    losses = [2.0, 3.0, 4.0]
+    assert isinstance(recovery_of_losses(losses, [1.0, 2.0, 3.0], losses), Undefined)
+    unclear = recovery_of_losses(losses, [1.9, 3.1, 3.9], [2.5, 2.0, 4.1])
+    assert isinstance(unclear, Undefined)
+    assert "not distinguishable" in unclear.reason

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from harness.activations.writer import ActivationWriter
 from harness.errors import DataError
 from harness.files import reading, sha256_of
 from harness.model.chat import Document
+from harness.model.traces import held_out_ids
 from harness.records import ActivationSet
 from harness.records.segments import SEGMENTS
 
@@ -196,13 +196,10 @@ class StoredActivations:
         Raises:
             DataError: fewer than two documents.
         """
-        traces = list(dict.fromkeys(map(trace_id, self.document_ids)))
+        traces = set(map(trace_id, self.document_ids))
         if len(traces) < 2:
             raise DataError(f"{self.path} holds {len(traces)} document; a held-out split needs two or more")
-        draw = {t: int.from_bytes(hashlib.sha256(f"{seed}:{t}".encode()).digest()[:8]) / 2**64 for t in traces}
-        order = sorted(draw, key=lambda t: (draw[t], t))
-        n = sum(draw[t] < held_out for t in order)
-        out = set(order[: min(max(n, 1), len(order) - 1)])
+        out = held_out_ids(traces, held_out, seed)
         return Split(
             train=tuple(d for d in self.document_ids if trace_id(d) not in out),
             held_out=tuple(d for d in self.document_ids if trace_id(d) in out),

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from harness.contract.settings import EvaluateConfig
     from harness.model.chat import ChatFormat
     from harness.model.components import Component
+    from harness.model.loss import Loss
     from harness.model.subject import Subject
+    from harness.records import Trace
 
 
 class BenchmarkLM(Protocol):
@@ -46,6 +48,19 @@ class Answerer(Protocol):
     @property
     def engine(self) -> str:
         """Backend, versions, dtype and kernels that generate. Answers may differ between engines."""
+        ...
+
+    @property
+    def chat(self) -> ChatFormat:
+        """The format that renders its prompts."""
+        ...
+
+    def losses(self, traces: Sequence[Trace], progress: Progress) -> list[Loss]:
+        """How well it predicts the responses of traces.
+
+        Raises:
+            UsageError: the backend cannot say.
+        """
         ...
 
     def check(self) -> int | None:
@@ -140,6 +155,17 @@ class InMemory:
 
         dtype = str(next(self._subject.model.parameters()).dtype).removeprefix("torch.")
         return f"hf transformers {transformers.__version__} torch {torch.__version__} {dtype} {self._subject.device}"
+
+    @property
+    def chat(self) -> ChatFormat:
+        """The subject's chat format."""
+        return self._subject.chat
+
+    def losses(self, traces: Sequence[Trace], progress: Progress) -> list[Loss]:
+        """Cross-entropy of each trace's response."""
+        from harness.model.loss import response_losses
+
+        return response_losses(self._subject, traces, self._off, progress=progress)
 
     def check(self) -> int | None:
         """Number of modules with an adapter. An adapter without ablations must change the base's logits."""

@@ -16,10 +16,10 @@ from harness.benchmarks.documents import require_fields
 from harness.benchmarks.metrics import choose_metric
 from harness.benchmarks.rows import check_documents, placed_rows, splits_of, typed_dataset
 from harness.benchmarks.tasks import FOLDER, read_task, task_configs, task_names
-from harness.contract.settings import EvaluateConfig
+from harness.contract.settings import OF_TRACES, EvaluateConfig
 from harness.errors import DataError, UnknownName, UsageError
 from harness.model.hub import why_not
-from harness.model.traces import resolve
+from harness.model.traces import DataConfig, load_traces, resolve
 
 _MOST_NAMES = 100
 """Tasks of a group that are listed."""
@@ -27,7 +27,7 @@ _MOST_NAMES = 100
 
 def list_benchmarks(task_paths: Sequence[Path] = ()) -> list[str]:
     """Names of the harness's own tasks and of those in the folders, sorted. lm-eval's own are not listed."""
-    return sorted({*task_names(), *(_index_of(task_paths).all_subtasks if task_paths else ())})
+    return sorted({*task_names(), *OF_TRACES, *(_index_of(task_paths).all_subtasks if task_paths else ())})
 
 
 def check_benchmarks(names: Sequence[str], task_paths: Sequence[Path] = ()) -> None:
@@ -38,7 +38,7 @@ def check_benchmarks(names: Sequence[str], task_paths: Sequence[Path] = ()) -> N
         UsageError: a group of tasks; it names them.
     """
     for name in names:
-        if name not in task_names():
+        if name not in task_names() and name not in OF_TRACES:
             _find(name, task_paths)
 
 
@@ -53,6 +53,10 @@ def check_data(settings: EvaluateConfig) -> None:
         DataError: the data cannot be read, or an item lacks its question or gold answer.
     """
     for name in settings.benchmarks:
+        if name in OF_TRACES:
+            if name in settings.data:
+                load_traces(DataConfig(path=settings.data[name]))
+            continue
         packaged = name in task_names() and "data_files" in (read_task(name).get("dataset_kwargs") or {})
         if name in settings.data or not packaged:
             paths = [Path(p) for p in settings.task_paths]
@@ -65,6 +69,7 @@ def load_task(
     *,
     data: Mapping[str, str] | None = None,
     repeats: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Any:
     """The lm-eval task of this name, its items checked.
 
@@ -73,6 +78,7 @@ def load_task(
         task_paths: folders with tasks of the user's.
         data: benchmark -> local file that replaces its data set.
         repeats: answers per item; None leaves it to the task.
+        overrides: further fields of the task's configuration.
 
     Raises:
         UnknownName: no such task.
@@ -91,11 +97,11 @@ def load_task(
             "of your own as YAML and name its folder in evaluate.task_paths"
         )
     places: dict[str, list[str]] = {}
-    overrides = _with_file(config, local, places) if local else _with_local_data(config, entry.yaml_path, places)
-    overrides |= _with_repeats(config, repeats)
+    changed = _with_file(config, local, places) if local else _with_local_data(config, entry.yaml_path, places)
+    changed |= {**_with_repeats(config, repeats), **(overrides or {})}
     try:
         # A group of one is how lm-eval takes a task by name with overrides.
-        (task,) = manager.load([{"group": "harness", "task": [{"task": name, **overrides}]}])["tasks"].values()
+        (task,) = manager.load([{"group": "harness", "task": [{"task": name, **changed}]}])["tasks"].values()
     except UndefinedError as error:
         raise DataError(f"benchmark {name!r}: its rows lack a field that its templates name: {error}") from error
     except DataError as error:

@@ -11,17 +11,24 @@ from typing import TYPE_CHECKING, Any
 from harness.benchmarks.catalogue import list_benchmarks, load_task
 from harness.benchmarks.grading import loops
 from harness.benchmarks.metrics import choose_metric, item_score
+from harness.benchmarks.opening import Opening
+from harness.benchmarks.trace_loss import evaluate_loss
 from harness.contract.progress import SilentProgress
-from harness.contract.settings import EvaluateConfig
+from harness.contract.settings import OF_TRACES, OPENS_TRACE, TRACE_LOSS, EvaluateConfig
 from harness.errors import DataError
-from harness.records import EvaluationResult, Sample
+from harness.model.traces import DataConfig, load_traces
+from harness.records import EvaluationResult, Sample, Trace
 
 if TYPE_CHECKING:
     from harness.benchmarks.answerer import Answerer
     from harness.benchmarks.generation import Completion
     from harness.contract.progress import Progress
+    from harness.model.chat import ChatFormat
 
 __all__ = ["evaluate", "list_benchmarks"]
+
+FLEXIBLE_FILTER = "flexible-extract"
+"""lm-eval's name for the filter that takes the last number."""
 
 _NO_ANSWER = {"[invalid]", "", None}
 
@@ -34,6 +41,7 @@ def evaluate(
     settings: EvaluateConfig | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    traces: Sequence[Trace] = (),
 ) -> EvaluationResult:
     """Run a benchmark. Items without an answer count as wrong.
 
@@ -44,6 +52,7 @@ def evaluate(
         settings: limit, sampling, budget and data; the task's own where they are None.
         seed: of sampling, for tasks that sample.
         progress: told of every finished item.
+        traces: held-out ones, for the benchmarks that read them.
 
     Returns:
         Scores of the task's metric (`choose_metric`) behind its first filter, with all samples in the order of the
@@ -60,17 +69,28 @@ def evaluate(
 
     from harness.benchmarks.lm import quiet
 
-    settings = settings or EvaluateConfig()
+    settings, progress = settings or EvaluateConfig(), progress or SilentProgress()
+    overrides: dict[str, Any] = {}
+    if benchmark in OF_TRACES:
+        if benchmark in settings.data:
+            traces = load_traces(DataConfig(path=settings.data[benchmark]))
+        if benchmark == TRACE_LOSS:
+            return evaluate_loss(answerer, traces, variant=variant, limit=settings.limit, progress=progress)
+        settings, overrides = _opening(settings, traces, answerer.chat)
     n_bound = answerer.check()
     with ExitStack() as stack:
         stack.enter_context(quiet())
         stack.enter_context(torch.random.fork_rng())
         torch.manual_seed(seed)
         task = load_task(
-            benchmark, [Path(p) for p in settings.task_paths], data=settings.data, repeats=settings.repeats
+            benchmark,
+            [Path(p) for p in settings.task_paths],
+            data=settings.data,
+            repeats=settings.repeats,
+            overrides=overrides,
         )
         metric = choose_metric(task)
-        lm = stack.enter_context(answerer.answering(settings, seed, progress or SilentProgress()))
+        lm = stack.enter_context(answerer.answering(settings, seed, progress))
         outcome = run_lm_eval(
             lm,
             {"tasks": {benchmark: task}, "groups": {}, "group_map": {}},
@@ -94,6 +114,24 @@ def evaluate(
     )
 
 
+def _opening(
+    settings: EvaluateConfig, traces: Sequence[Trace], chat: ChatFormat
+) -> tuple[EvaluateConfig, dict[str, Any]]:
+    """What `opens_trace` asks and accepts: the traces' questions, and the opening of the study's format."""
+    if not traces:
+        raise DataError(f"{OPENS_TRACE} needs held-out traces, and there are none")
+    rows = [{"question": trace.question} for trace in traces]
+
+    def read(**_: Any) -> dict[str, Any]:
+        from datasets import Dataset
+
+        return {"test": Dataset.from_list(rows)}
+
+    # A budget for thinking would open the trace itself, and a long answer tells no more than its beginning.
+    settings = settings.model_copy(update={"thinking_tokens": None, "max_gen_toks": None, "data": {}})
+    return settings, {"custom_dataset": read, "process_results": Opening(chat.think_header)}
+
+
 def _samples(
     task: Any, metric: str, rows: Sequence[dict[str, Any]], completions: Mapping[tuple[int, int], Completion]
 ) -> tuple[Sample, ...]:
@@ -106,28 +144,44 @@ def _samples(
         return tuple(_chosen(task, metric, row) for row in of_filter)
     if task.OUTPUT_TYPE == "loglikelihood":
         return tuple(_continued(task, metric, row) for row in of_filter)
-    return tuple(sample for row in of_filter for sample in _generated(task, metric, row, completions))
+    # The second grading of answers that lm-eval's tasks know under this name; it generates nothing.
+    flexible = {row["doc_id"]: row for row in rows if row["filter"] == FLEXIBLE_FILTER != first}
+    return tuple(
+        sample
+        for row in of_filter
+        for sample in _generated(task, metric, row, flexible.get(row["doc_id"]), completions)
+    )
 
 
 def _generated(
-    task: Any, metric: str, row: dict[str, Any], completions: Mapping[tuple[int, int], Completion]
+    task: Any,
+    metric: str,
+    row: dict[str, Any],
+    flexible: dict[str, Any] | None,
+    completions: Mapping[tuple[int, int], Completion],
 ) -> Iterator[Sample]:
     """The samples of one document: one per repeat, where the filter keeps repeats."""
     responses = list(row["resps"][0])
-    filtered = row["filtered_resps"][0]
-    repeats = list(filtered) if isinstance(filtered, list) else [filtered]
     extract = getattr(task.config.process_results, "extract", None)
-    for repeat, response in enumerate(repeats):
-        # A metric over several repeats is their mean: each repeat is scored by the task's own metric.
-        scores = row if len(repeats) == 1 else task.process_results(row["doc"], [response])
-        score = item_score(scores, metric, task.config.task, row["doc_id"])
+    second = [score for _, score in _scored(task, metric, flexible)] if flexible else []
+    for repeat, (response, score) in enumerate(_scored(task, metric, row)):
         answer = extract(str(response)) if extract else response
         sample = _sample(row, repeat, str(responses[repeat]), None if answer in _NO_ANSWER else str(answer), score)
+        update: dict[str, Any] = {"score_flexible": second[repeat]} if repeat < len(second) else {}
         completion = completions.get((sample.doc_id, repeat))
         if completion is not None:
-            update = {"finish": completion.finish, "n_tokens": completion.n_tokens, "loops": loops(sample.response)}
-            sample = sample.model_copy(update=update)
-        yield sample
+            update |= {"finish": completion.finish, "n_tokens": completion.n_tokens, "loops": loops(sample.response)}
+        yield sample.model_copy(update=update)
+
+
+def _scored(task: Any, metric: str, row: dict[str, Any]) -> Iterator[tuple[Any, float]]:
+    """Each repeat of a document behind a filter, with its score."""
+    filtered = row["filtered_resps"][0]
+    repeats = list(filtered) if isinstance(filtered, list) else [filtered]
+    for response in repeats:
+        # A metric over several repeats is their mean: each repeat is scored by the task's own metric.
+        scores = row if len(repeats) == 1 else task.process_results(row["doc"], [response])
+        yield response, item_score(scores, metric, task.config.task, row["doc_id"])
 
 
 def _chosen(task: Any, metric: str, row: dict[str, Any]) -> Sample:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.benchmarks.tasks import read_task, task_configs, task_names
 from harness.config import digest
+from harness.contract.settings import TRACE_LOSS
 from harness.model.traces import resolve
 
 
@@ -19,6 +20,8 @@ def benchmark_fingerprint(name: str, task_paths: Sequence[str | Path] = (), loca
     task of lm-eval's: its name and lm-eval's version. A local file that replaces the data: its bytes as well.
     """
     data = [] if local is None else [_sha256(resolve(local))]
+    if name == TRACE_LOSS:
+        return digest([name, *data])
     if name in task_names():
         (config,) = task_configs([name])
         files = [Path(p) for p in ((config.get("dataset_kwargs") or {}).get("data_files") or {}).values()]

@@ -30,6 +30,7 @@ COMPARE_S = 5
 _ANSWER = re.compile(r"Answer\s*(?:\*\*|__|\}|\*|_)?\s*:")
 _PHRASE = re.compile(r"(?:the|final)\s+answer\s+is\b\s*:?\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"-?(?:[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)")
+_FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BETWEEN_BOXES = re.compile(r"(?:\$|\\[()\[\],;: ]|\\text\s*\{|[{}\s,;/&]|\b(?:and|or)\b)*")
 _BLOCK = re.compile(
@@ -217,6 +218,23 @@ class Grader:
     def extract(response: str) -> str | None:
         """The answer of a response; None where there is none."""
         return extract_answer(response).text
+
+
+def box_last_number(responses: Sequence[Sequence[str]], documents: Any = None) -> list[list[str]]:
+    r"""lm-eval's `flexible-extract` of its GSM8K tasks, as a custom filter: the last number, as `\boxed{...}`.
+
+    Commas, dollar signs and a full stop at the end are left out, as lm-eval's comparison there does.
+
+    Args:
+        responses: of each document, its repeats.
+        documents: not looked at.
+    """
+    return [[_boxed_number(response) for response in repeats] for repeats in responses]
+
+
+def _boxed_number(response: str) -> str:
+    numbers = [match[0] or match[1] for match in _FLEXIBLE.findall(response)]
+    return f"\\boxed{{{re.sub(r'[,$]', '', numbers[-1]).removesuffix('.')}}}" if numbers else ""
 
 
 grade_math = Grader(equal_math, lambda doc: str(doc["answer"]))

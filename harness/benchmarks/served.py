@@ -15,6 +15,7 @@ from harness.benchmarks.decode import Stop, make_stop
 from harness.benchmarks.engine import Engines
 from harness.benchmarks.generation import Completion, Sampling
 from harness.benchmarks.recording import Recorder, RecordingLM, cut_at
+from harness.benchmarks.trace_loss import NO_LOSS
 from harness.config import digest
 from harness.contract.progress import SilentProgress
 from harness.errors import ModelError, UsageError
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from harness.contract.settings import EvaluateConfig
     from harness.model.chat import ChatFormat
     from harness.model.components import Component
+    from harness.model.loss import Loss
     from harness.model.subject import Subject
-    from harness.records import Checkpoint, ModelRef
+    from harness.records import Checkpoint, ModelRef, Trace
 
 
 def serve(
@@ -88,11 +90,12 @@ class Served:
     """A variant that an engine serves.
 
     Attributes:
+        chat: format of its prompts.
         chat_hash: hash of its chat format.
     """
 
     _engine: Engine
-    _chat: ChatFormat
+    chat: ChatFormat
     chat_hash: str
     _tokenizer: Any
     _adapter: LoraFolder | None
@@ -102,6 +105,14 @@ class Served:
     def engine(self) -> str:
         """The engine's fingerprint."""
         return self._engine.fingerprint
+
+    def losses(self, traces: Sequence[Trace], progress: Progress) -> list[Loss]:
+        """Not through vLLM.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(NO_LOSS)
 
     def check(self) -> int | None:
         """Number of modules that the engine applies the adapter to; None without an adapter.
@@ -119,7 +130,7 @@ class Served:
                 "another model; use --set evaluate.backend=hf"
             )
         if self._probe:
-            prompt = [self._tokenizer.encode(canary(self._chat, self._tokenizer), add_special_tokens=False)]
+            prompt = [self._tokenizer.encode(canary(self.chat, self._tokenizer), add_special_tokens=False)]
             on, off = (self._engine.read(prompt, adapter, SilentProgress()) for adapter in (request, None))
             if on == off:
                 raise ModelError(idle(str(self._adapter.path), n_bound))
@@ -129,7 +140,7 @@ class Served:
     def answering(self, settings: EvaluateConfig, seed: int, progress: Progress) -> Iterator[EngineLM]:
         """The lm-eval model over the engine."""
         adapter = self._engine.bind(self._adapter)[0] if self._adapter else None
-        yield EngineLM(self._engine, adapter, self._chat, self._tokenizer, settings, seed, progress)
+        yield EngineLM(self._engine, adapter, self.chat, self._tokenizer, settings, seed, progress)
 
 
 class EngineLM(RecordingLM, TemplateLM):

@@ -82,6 +82,11 @@ def percent(value: float | None, digits: int = 0) -> str:
     return ABSENT if value is None else f"{100 * value:.{digits}f} %"
 
 
+def nats(value: float | None) -> str:
+    """A loss, in nats per token."""
+    return ABSENT if value is None else f"{value:.3f} nats"
+
+
 def p_value(value: float | None) -> str:
     """A p-value."""
     if value is None:
@@ -96,7 +101,7 @@ def with_interval(number: Estimate | None, form: Callable[[float | None], str] =
     low, high = finite(number.low), finite(number.high)
     if low is None and high is None:
         return (form(number.value), "[unbounded]")
-    low_text, high_text = (form(bound).removesuffix(" %") for bound in (low, high))
+    low_text, high_text = (form(bound).removesuffix(" %").removesuffix(" nats") for bound in (low, high))
     return (form(number.value), f"[{low_text}, {high_text}]")
 
 

@@ -16,6 +16,8 @@ from harness.contract.settings import EvaluateConfig
 if TYPE_CHECKING:
     import torch
 
+    from harness.records import Trace
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -33,6 +35,7 @@ class RunContext:
         roles: roles for which the study names an LLM; `default` answers for the others.
         llm: the budget of the run's LLM calls; interpreters only.
         evaluate: how the study runs its benchmarks.
+        held_out: traces that no trainer of the study read, where a benchmark asks for them.
         engines: the run's `harness.benchmarks.engine.Engines`, where `evaluate.backend` is vllm.
         executor: where maps over shards run: captures, sweeps, encoding.
     """
@@ -48,6 +51,7 @@ class RunContext:
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig())
     roles: frozenset[str] = frozenset()
     llm: Session | None = None
+    held_out: tuple[Trace, ...] = ()
     engines: object | None = None
     executor: Executor = field(default_factory=LocalExecutor)
 

@@ -8,6 +8,13 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from harness.config import Config
 
+TRACE_LOSS = "trace_loss"
+"""Benchmark: cross-entropy of held-out traces' responses."""
+OPENS_TRACE = "opens_trace"
+"""Benchmark: share of answers that open a reasoning trace."""
+OF_TRACES = (TRACE_LOSS, OPENS_TRACE)
+"""Benchmarks that read the study's held-out traces, and measure no accuracy."""
+
 
 class EngineConfig(Config):
     """How a vLLM engine runs. It takes the first GPUs that it sees."""
@@ -31,13 +38,15 @@ class EvaluateConfig(EngineConfig):
     """`hf` generates with transformers; `vllm` serves base and adapters from one engine, faster on GPUs. Where the
     context ends before `max_gen_toks` do, hf refuses the prompt and vllm writes up to there."""
     benchmarks: tuple[str, ...] = ()
-    """lm-eval task names: the harness's own, those in `task_paths`, or lm-eval's."""
+    """lm-eval task names: the harness's own, those in `task_paths`, or lm-eval's. `trace_loss` is the cross-entropy of
+    held-out traces' responses, `opens_trace` the share of answers to their questions that open a reasoning trace."""
     limit: PositiveInt | None = None
     """First n items of each benchmark; None is all."""
     task_paths: tuple[str, ...] = ()
     """Folders with lm-eval task YAMLs of your own."""
     data: dict[str, str] = Field(default_factory=dict)
-    """Benchmark -> local JSON Lines or Parquet file that takes the place of its hub data set (same fields)."""
+    """Benchmark -> local JSON Lines or Parquet file that takes the place of its hub data set (same fields). For
+    `trace_loss` and `opens_trace` it takes the place of the held-out traces, and all traces are trained on."""
     batch_size: PositiveInt = 256
     """Most prompts generated together."""
     max_gen_toks: PositiveInt | None = None
@@ -58,3 +67,8 @@ class EvaluateConfig(EngineConfig):
         if (self.repeats or 1) > 1 and self.temperature == 0:
             raise ValueError("repeats of a greedy answer are copies of it: set evaluate.temperature above 0")
         return self
+
+    @property
+    def reads_held_out(self) -> bool:
+        """Whether a benchmark reads the study's held-out traces, which no trainer may then read."""
+        return any(name in OF_TRACES and name not in self.data for name in self.benchmarks)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
 from harness.config import Config, digest
 from harness.errors import DataError
@@ -39,6 +39,9 @@ class DataConfig(Config):
     """Field of the answer attempt; `answer` is read from rows that lack the field."""
     limit: PositiveInt | None = None
     """First n rows; None is all."""
+    held_out: float = Field(default=0.1, gt=0, lt=1, exclude_if=lambda share: share == 0.1)
+    """Share of the traces that benchmarks on held-out traces read and no trainer does; without such a benchmark all are
+    trained on. A hash of the id chooses, as for dictionaries, whose share is always a tenth."""
 
 
 def is_local(path: str) -> bool:
@@ -54,6 +57,22 @@ def resolve(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # ~NAME, and this machine has no user of that name
         return Path(path)
+
+
+def held_out_ids(ids: Iterable[str], share: float = 0.1, seed: int = 0) -> frozenset[str]:
+    """The ids that a hash of them holds out: the same ones whatever their order and whatever else there is.
+
+    At least one is held out, and one is left.
+
+    Raises:
+        DataError: fewer than two ids.
+    """
+    draw = {i: int.from_bytes(hashlib.sha256(f"{seed}:{i}".encode()).digest()[:8]) / 2**64 for i in ids}
+    if len(draw) < 2:
+        raise DataError(f"a held-out split needs two documents or more, not {len(draw)}")
+    order = sorted(draw, key=lambda i: (draw[i], i))
+    n = sum(value < share for value in draw.values())
+    return frozenset(order[: min(max(n, 1), len(order) - 1)])
 
 
 def fingerprint(config: DataConfig) -> str:

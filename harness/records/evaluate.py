@@ -8,6 +8,9 @@ from pydantic import NonNegativeInt
 
 from harness.records.base import Part, Record
 
+Unit = Literal["share", "nats"]
+"""Of a benchmark's scores."""
+
 
 class Sample(Part):
     """One benchmark item as answered by one model."""
@@ -29,11 +32,14 @@ class Sample(Part):
     target: str
     """The gold answer."""
     score: float
-    """1 correct, 0 wrong."""
+    """1 correct, 0 wrong; of a loss, nats per token of this document."""
+    score_flexible: float | None = None
+    """The same answer graded by lm-eval's `flexible-extract` (the last number); None where the task has no such
+    filter."""
     finish: Literal["stop", "length"] | None = None
     """`length`: the token limit cut the answer; None where nothing was generated (multiple choice by likelihood)."""
     n_tokens: NonNegativeInt | None = None
-    """Tokens written; None where nothing was generated."""
+    """Tokens written, or read for a loss; None for multiple choice by likelihood."""
     loops: bool = False
     """Whether the answer ends in a loop: the same text again and again."""
 
@@ -55,8 +61,10 @@ class EvaluationResult(Record):
     """The task's metric that scores an item; None where whoever evaluated did not say."""
     n_items: NonNegativeInt
     """Items of the benchmark that were run, failures included."""
+    unit: Unit = "share"
+    """What a score is: a `share` (0 to 1, higher is better), or `nats` per token (lower is better)."""
     score: float
-    """Mean score over items, 0 to 1."""
+    """Mean score over items."""
     samples: tuple[Sample, ...]
     """Every item."""
     chat_hash: str

@@ -262,7 +262,8 @@ def _numbers(connection: Connection, run: int) -> Numbers:
     found: dict[Name, Estimate | None] = {}
     for r in recovery(connection, run):
         found |= {
-            Name("recovery", f"{v} on {r.benchmark}", "score"): getattr(r, v) for v in ("base", "adapter", "full")
+            Name("recovery", f"{v} on {r.benchmark}", "nats per token" if r.unit == "nats" else "score"): getattr(r, v)
+            for v in ("base", "adapter", "full")
         }
         found[Name("recovery", f"recovery on {r.benchmark}", "share")] = r.recovery
     for c in components(connection, run):
@@ -288,10 +289,15 @@ def _claims(connection: Connection, run: int) -> Numbers:
     for benchmark, variants in item_scores(connection, run).items():
         for above, below in (("adapter", "base"), ("full", "adapter")):
             if above in variants and below in variants:
-                paired = paired_scores({v: variants[v] for v in (above, below)}).scores
-                if paired[above]:
+                paired = paired_scores({v: variants[v] for v in (above, below)})
+                if not paired.scores[above]:
+                    continue
+                if paired.unit == "nats":  # the lower loss is the better one
+                    name = Name("recovery", f"{above} below {below} on {benchmark}", "nats per token")
+                    claims[name] = paired_difference(paired.scores[below], paired.scores[above])
+                else:
                     name = Name("recovery", f"{above} above {below} on {benchmark}", "score")
-                    claims[name] = paired_difference(paired[above], paired[below])
+                    claims[name] = paired_difference(paired.scores[above], paired.scores[below])
     singles = _singles(connection, run)
     attention = [r.kl_nats.value for r in singles if r.projection in ATTENTION]
     mlp = [r.kl_nats.value for r in singles if r.projection not in ATTENTION]

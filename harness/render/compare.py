@@ -52,6 +52,9 @@ _TITLES = {
 }
 
 
+_UNITS = {"share": "score", "nats": "nats per token (lower is better)"}
+
+
 @dataclass(frozen=True)
 class CompareRow:
     """One number in two runs. `difference` is second - first; intervals are 95 %.
@@ -183,20 +186,21 @@ def _benchmarks(connection: Connection, first: int, second: int) -> Iterator[Com
     for benchmark in dict.fromkeys([*one, *other]):
         a, b = one.get(benchmark, {}), other.get(benchmark, {})
         for variant in dict.fromkeys([*a, *b]):
-            what = f"{variant} on {benchmark}"
+            what, unit = f"{variant} on {benchmark}", _UNITS[(a.get(variant) or b[variant]).unit]
             if variant not in a or variant not in b:
                 means = [mean_score(list(v[variant].scores.values())) if variant in v else None for v in (a, b)]
                 n = len((a if variant in a else b)[variant].scores)
-                yield _row("benchmarks", what, "score", n, means[0], means[1], None, None)
+                yield _row("benchmarks", what, unit, n, means[0], means[1], None, None)
                 continue
             paired = paired_scores({"first run": a[variant], "second run": b[variant]})
             x, y = paired.scores["first run"], paired.scores["second run"]
             if not x:
-                yield _row("benchmarks", what, "score", 0, None, None, None, None, "the runs share no item")
+                yield _row("benchmarks", what, unit, 0, None, None, None, None, "the runs share no item")
                 continue
             yield _row(
-                "benchmarks", what, "score", len(x), mean_score(x), mean_score(y), paired_difference(y, x), "items",
-                p_value=stats.mcnemar_exact(y, x), note=paired.note, engines_differ=paired.engines_differ,
+                "benchmarks", what, unit, len(x), mean_score(x), mean_score(y), paired_difference(y, x), "items",
+                p_value=paired.p_value("second run", "first run"), note=paired.note,
+                engines_differ=paired.engines_differ,
             )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from harness import stats
 from harness.contract.cells import Cell, count, inline, percent, text, with_interval
 from harness.contract.report import Column, Report
+from harness.contract.settings import TRACE_LOSS
 from harness.records.base import Estimate
 from harness.reports.common.answers import Answer, answers
 from harness.reports.common.rows import is_right_or_wrong, mean_score
@@ -45,7 +46,7 @@ class GenerationRow:
 
 def generations(connection: Connection, run_id: int) -> list[GenerationRow]:
     """How every variant answered every benchmark."""
-    return [_row(*place, of_place) for place, of_place in answers(connection, run_id).items()]
+    return [_row(*place, of_place) for place, of_place in answers(connection, run_id).items() if place[0] != TRACE_LOSS]
 
 
 def _row(benchmark: str, variant: str, answers: Sequence[Answer]) -> GenerationRow:

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from sqlalchemy import Connection
 
-from harness import stats
 from harness.contract.cells import Cell, count, fixed, flagged, percent, significant, text, with_interval
 from harness.contract.report import Column, Report
 from harness.records.base import Estimate, Flat
+from harness.records.evaluate import Unit
 from harness.records.segments import HEADLINE, TokensOf
 from harness.reports.common.ablations import ablation_scores, which_tokens
-from harness.reports.common.benchmarks import ItemScores, item_scores, paired_scores, share_of_gap
+from harness.reports.common.benchmarks import ItemScores, item_scores, paired_scores, score, share_of_gap
 from harness.reports.common.families import holm_where_tested, with_holm
 from harness.reports.common.rows import cached_query, claims, estimate, paper_names
 
@@ -53,6 +53,7 @@ class GroupRow:
     kl_nats_all: Estimate | None = None
     n_tokens: int | None = None
     segment: TokensOf = HEADLINE
+    unit: Unit = "share"
 
 
 @cached_query
@@ -99,7 +100,6 @@ def _row(
     share, reason = share_of_gap(paired, trio, GAP)
     if share is not None and variant in ("adapter", "base"):  # by definition, so it has no interval
         share = Estimate(float(variant == "adapter"), -math.inf, math.inf)
-    scores, adapter = paired.scores.get(variant), paired.scores.get("adapter")
     return GroupRow(
         group=group,
         benchmark=benchmark,
@@ -107,9 +107,7 @@ def _row(
         score=paired.mean(variant),
         share_of_adapter_gap=share,
         denominator=GAP,
-        p_value_vs_adapter=stats.mcnemar_exact(scores, adapter)
-        if variant != "adapter" and scores and adapter
-        else None,
+        p_value_vs_adapter=paired.p_value(variant, "adapter") if variant != "adapter" else None,
         p_holm=None,
         kl_nats=None,
         n_components=None,
@@ -117,6 +115,7 @@ def _row(
         note=paired.note,
         engines_differ=paired.engines_differ,
         paper_benchmark=paper,
+        unit=paired.unit,
         paper_score=printed.get((f"score/{variant}", str(paper))),
         paper_share_of_adapter_gap=printed.get((f"share_of_adapter_gap/{group}", str(paper))),
     )
@@ -175,7 +174,7 @@ REPORT = Report[GroupRow](
         Column("off", lambda r: r.group, "left"),
         Column("benchmark", lambda r: text(r.benchmark), "left", wrap=True),
         Column("n", lambda r: count(r.n_items)),
-        Column("score", lambda r: with_interval(r.score)),
+        Column("score", lambda r: score(r.score, r.unit)),
         Column("share of gap", _share),
         Column("p, Holm", lambda r: with_holm(r.p_value_vs_adapter, r.p_holm)),
         Column("KL (nats)", lambda r: with_interval(r.kl_nats, significant)),
@@ -189,9 +188,9 @@ REPORT = Report[GroupRow](
     by_segment=True,
     legend=(
         "Share = (without - base) / (adapter - base), paired by item: not recovery's denominator. off: none is the "
-        "whole adapter, all is the base model. p: exact McNemar test against the adapter, below it after Holm over all "
-        "groups and benchmarks; a note says where scores are fractions. KL(adapter || ablated) per token of the "
-        "response (trace and answer) unless --segment says others; JSON and CSV have prompt and all beside it. Paper: "
-        "score and share, table 2."
+        "whole adapter, all is the base model. p: exact McNemar test against the adapter (of losses the paired "
+        "t-test), below it after Holm over all groups and benchmarks; a note says where scores are fractions. "
+        "KL(adapter || ablated) per token of the response (trace and answer) unless --segment says others; JSON and "
+        "CSV have prompt and all beside it. Paper: score and share, table 2."
     ),
 )

@@ -117,6 +117,8 @@ class Planner:
             name: benchmark_fingerprint(name, evaluate.task_paths, evaluate.data.get(name))
             for name in evaluate.benchmarks
         }
+        if evaluate.reads_held_out:
+            self.benchmarks["held-out traces"] = digest(self.data)
 
     def plugin(self, kind: StepKind, name: str, inputs: tuple[str, ...], settings: object, *, suffix: str = "") -> str:
         """Add a step that a plugin does, named KIND/PLUGIN[/suffix]; returns its name. Asked for twice, it is one step.

@@ -377,6 +377,7 @@ class Runner:
             provider=self.state.provider,
             roles=frozenset(self.plan.llms),
             evaluate=self.plan.study.settings(EvaluateConfig),
+            held_out=self.state.held_out,
             engines=self.state.engines,
             llm=self.llm,
             executor=self.executor,

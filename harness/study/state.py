@@ -75,6 +75,22 @@ class RunState:
             self._traces = load_traces(self.plan.study.data)
         return self._traces
 
+    @property
+    def held_out(self) -> tuple[Trace, ...]:
+        """The traces that no trainer reads; none where no benchmark asks for them."""
+        if not self.plan.study.settings(EvaluateConfig).reads_held_out:
+            return ()
+        from harness.model.traces import held_out_ids
+
+        traces = self.traces()
+        out = held_out_ids((t.id for t in traces), self.plan.study.data.held_out)
+        return tuple(t for t in traces if t.id in out)
+
+    def training_traces(self) -> list[Trace]:
+        """The traces that trainers read: those that are not held out."""
+        out = {t.id for t in self.held_out}
+        return [t for t in self.traces() if t.id not in out]
+
     def subject(self, checkpoint: Checkpoint | None, device: str) -> Subject:
         """Base and checkpoint, loaded; the last one stays in memory. A vLLM engine is closed: both do not fit."""
         from harness.model.subject import load_subject

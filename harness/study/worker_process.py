@@ -237,7 +237,7 @@ def _send_records(job: Job, step: Step, state: RunState, send: Callable[[Any], N
     state.outputs.update({name: dict(records) for name, records in job.outputs.items()})
     run = RunContext(
         out_dir=state.folders[step.name], seed=step.seed, done=job.done, progress=_SendingProgress(send),
-        evaluate=state.plan.study.settings(EvaluateConfig), engines=state.engines,
+        evaluate=state.plan.study.settings(EvaluateConfig), engines=state.engines, held_out=state.held_out,
     )  # fmt: skip
     n = 0
     for record in kind_of(step).execute(step, state, run):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from harness.benchmarks.grading import (
     Grader,
+    box_last_number,
     equal_integer,
     equal_letter,
     equal_math,
@@ -346,3 +347,23 @@ def test_loops() -> None:
     assert loops("7" * 400)
     assert not loops("Wait, " * 5)
     assert not loops("".join(f"{i} squared is {i * i}. " for i in range(200)))
+
+
+@pytest.mark.parametrize(
+    ("response", "number"),
+    [
+        ("So, the answer is 2 + 4 = 6 bolts.", "6"),
+        ("It costs $1,234.50.", "1234.50"),
+        ("10 - 12 = -2", "-2"),
+        ("first 3, then 4.", "4"),
+        ("no number", None),
+    ],
+)
+def test_the_flexible_grade_takes_lm_evals_last_number(response: str, number: str | None) -> None:
+    from lm_eval.filters.extraction import RegexFilter
+
+    (((found,),),) = (box_last_number([[response]]),)
+    assert grade_number.extract(found) == number
+    pattern = r"(-?[$0-9.,]{2,})|(-?[0-9]+)"  # of lm-eval's gsm8k_cot
+    (((theirs,),),) = (list(RegexFilter(pattern, group_select=-1).apply([[response]], [{}])),)
+    assert theirs.strip("$.").replace(",", "") == (number or "[invalid]")

@@ -93,6 +93,17 @@ def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None
     assert {name for name in before if before[name] != after[name]} == {"train/full-finetune", "evaluate/full"}
 
 
+def test_a_benchmark_on_held_out_traces_changes_what_is_trained_on() -> None:
+    plain = keys(plan(settings={"evaluate": {"benchmarks": ["gsm8k_cot"]}}))
+    read = keys(plan(settings={"evaluate": {"benchmarks": ["trace_loss"]}}))
+    own = keys(plan(settings={"evaluate": {"benchmarks": ["trace_loss"], "data": {"trace_loss": "other.jsonl"}}}))
+    more = keys(plan(settings={"evaluate": {"benchmarks": ["trace_loss"]}, "data": {"held_out": 0.5}}))
+    for step in ("train/rank1-lora", "train/full-finetune"):
+        assert plain[step] == own[step] == keys(plan())[step]
+        assert len({plain[step], read[step], more[step]}) == 3
+    assert read["evaluate/base"] != more["evaluate/base"]
+
+
 @pytest.mark.parametrize(
     ("target", "name", "step"),
     [

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from harness.contract.cells import fixed
 from harness.render.figures.style import Theme, clean, light_grid, new_figure, whiskers
 from harness.reports.recovery import VARIANTS, RecoveryRow
 
@@ -44,13 +45,19 @@ def recovery_figure(rows: Sequence[RecoveryRow], theme: Theme) -> Figure:
 
 def _scores(axes: Axes, rows: Sequence[RecoveryRow], theme: Theme) -> None:
     for number, variant in enumerate(VARIANTS):
-        scores = [(y, score) for y, r in enumerate(rows) if (score := getattr(r, variant)) is not None]
+        scores = [
+            (y, score) for y, r in enumerate(rows) if r.unit == "share" and (score := getattr(r, variant)) is not None
+        ]
         if not scores:
             continue
         ys, values = [y + 0.22 * (number - 1) for y, _ in scores], [score.value for _, score in scores]
         below, above = zip(*(whiskers(score) for _, score in scores), strict=True)
         axes.errorbar(values, ys, xerr=(below, above), fmt=_MARKERS[variant], color=theme.series[number], ms=3.5,
                       elinewidth=0.9, label=_NAMES[variant])  # fmt: skip
+    for y, r in enumerate(rows):
+        if r.unit == "nats":  # a loss has no place between 0 and 1
+            means = ", ".join(fixed(mean.value if mean else None, 2) for mean in (r.base, r.adapter, r.full))
+            axes.text(0.5, y, f"{means} nats", ha="center", va="center", fontsize=6, gid=f"losses-{y}")
     axes.set_xlim(0, 1)
     axes.set_xlabel("score")
     axes.set_xticks([0, 0.5, 1])

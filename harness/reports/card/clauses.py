@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from harness import stats
 from harness.paper.claims import Clause
 from harness.records.base import Estimate
-from harness.reports.common.benchmarks import item_scores, paired_scores
+from harness.reports.common.benchmarks import item_scores, of_answers, paired_scores
 from harness.reports.common.differences import (
     group_difference,
     independent_difference,
@@ -71,6 +71,8 @@ def _recovers_most(clause: Clause, connection: Connection, run_id: int) -> list[
     cases = []
     scores = item_scores(connection, run_id)
     for r in recovery(connection, run_id):
+        if not of_answers(r.benchmark):
+            continue
         if r.recovery is None and r.base and r.adapter and r.full:
             cases.append(Case(r.benchmark, None, r.n_items, "recovery", None, reason=r.reason))
         elif r.recovery is not None:
@@ -85,7 +87,7 @@ def _scores_above(clause: Clause, connection: Connection, run_id: int) -> list[C
     first, second = map(str, clause.of)
     cases = []
     for benchmark, variants in item_scores(connection, run_id).items():
-        if first in variants and second in variants:
+        if first in variants and second in variants and of_answers(benchmark):
             paired = paired_scores({v: variants[v] for v in (first, second)})
             x, y = paired.scores[first], paired.scores[second]
             if x:

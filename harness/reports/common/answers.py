@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from harness.contract.settings import OF_TRACES
 from harness.reports.common.rows import cached_query, plan_order, run_steps
 from harness.store.schema import AnswerVerdict, Evaluation, Sample, Step
 
@@ -71,7 +72,7 @@ def graded_items(connection: Connection, run_id: int) -> dict[Place, dict[int, f
     return {
         place: graded_scores(of_place, by_place.get(place, []))
         for place, of_place in answers(connection, run_id).items()
-        if place[1] in variants
+        if place[1] in variants and place[0] not in OF_TRACES
     }
 
 

@@ -113,7 +113,7 @@ def is_right_or_wrong(scores: Iterable[float]) -> bool:
 
 
 def mean_score(scores: Sequence[float]) -> Estimate:
-    """Mean score with a 95 % interval: Wilson for right and wrong, bootstrap-t over items for averages of repeats."""
+    """Mean score with a 95 % interval: Wilson for right and wrong, bootstrap-t over items for averages and losses."""
     if is_right_or_wrong(scores):
         return stats.share(int(sum(scores)), len(scores))
     return stats.ratio_over_documents(scores, [1.0] * len(scores))

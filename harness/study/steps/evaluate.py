@@ -11,14 +11,14 @@ from pydantic import PositiveInt
 from harness.benchmarks.equality import PROMPT_VERSION, SCHEMA, Comparison, EqualityAnswer, Failed, comparisons
 from harness.config import Config
 from harness.contract.context import RunContext
-from harness.contract.settings import EvaluateConfig
+from harness.contract.settings import OF_TRACES, TRACE_LOSS, EvaluateConfig
 from harness.errors import UsageError
 from harness.llm.client import Client
 from harness.llm.parsing import Unparsed, parse_call
 from harness.model.traces import resolve
 from harness.records import GRADER, AnswerVerdict, EvaluationResult, LLMCall, LLMRequest, Record
 from harness.study import sizes
-from harness.study.costs import Cost, CostModel, model_bytes
+from harness.study.costs import Cost, CostModel, model_bytes, total
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.sizes import ModelSize, model_size
 from harness.study.state import RunState
@@ -69,7 +69,8 @@ def _samples(evaluate: EvaluateConfig) -> bool:
 
     if evaluate.temperature is not None:
         return evaluate.temperature > 0
-    return bool(evaluate.task_paths) or not set(evaluate.benchmarks) <= set(task_names())  # all of ours are greedy
+    ours = {*task_names(), TRACE_LOSS}  # all greedy
+    return bool(evaluate.task_paths) or not set(evaluate.benchmarks) <= ours
 
 
 def _evaluate(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
@@ -82,6 +83,7 @@ def _evaluate(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
             yield evaluate(
                 answerer, benchmark,
                 variant=step.variant, settings=run.evaluate, seed=run.seed, progress=run.progress,
+                traces=run.held_out,
             )  # fmt: skip
 
 
@@ -92,6 +94,7 @@ def _verify(step: Step, state: RunState, run: RunContext) -> Iterator[AnswerVerd
     asked = [
         comparison
         for result in state.stored(step.inputs[0], EvaluationResult)
+        if result.benchmark not in OF_TRACES  # they have no answers
         # the run's seed, not the step's: a pair of answers is one request, whichever model gave it
         for comparison in comparisons(result, asked=config.asked, both_orders=config.both_orders, seed=state.plan.seed)
     ]
@@ -125,14 +128,16 @@ def _replies(comparison: Comparison, calls: Iterator[LLMCall]) -> list[EqualityA
 
 
 def _evaluate_cost(step: Step, model: CostModel) -> Cost:
-    return model.generated(answer_tokens(model))
+    evaluate = model.plan.study.settings(EvaluateConfig)
+    read = model.n_tokens * model.plan.study.data.held_out if evaluate.reads_held_out else 0.0
+    return total([model.generated(answer_tokens(model)), model.forward(read)])
 
 
 def _verify_cost(step: Step, model: CostModel) -> Cost:
     """At most: every answer is asked about, in every order."""
     study = model.plan.study
     evaluate, answers = study.settings(EvaluateConfig), study.settings(AnswersConfig)
-    n = sum(_n_items(name, model) for name in evaluate.benchmarks) * (evaluate.repeats or 1)
+    n = sum(_n_items(name, model) for name in evaluate.benchmarks if name not in OF_TRACES) * (evaluate.repeats or 1)
     return model.asked(GRADER, n * (2 if answers.both_orders else 1), COMPARISON_TOKENS)
 
 
@@ -141,6 +146,8 @@ def answer_tokens(model: CostModel, limit: int | None = None) -> float:
     evaluate = model.plan.study.settings(EvaluateConfig)
     n = 0.0
     for name in evaluate.benchmarks:
+        if name in OF_TRACES:  # read, or 16 tokens
+            continue
         answer = PROMPT_TOKENS + (evaluate.max_gen_toks or _longest_answer(name))
         n += _n_items(name, model, limit) * (evaluate.repeats or 1) * answer
     return n
@@ -153,6 +160,8 @@ def _n_items(benchmark: str, model: CostModel, limit: int | None = None) -> int:
 
 
 def _longest_answer(benchmark: str) -> int:
+    if benchmark == TRACE_LOSS:
+        return 0
     from harness.benchmarks.tasks import read_task, task_names
 
     if benchmark not in task_names():
@@ -175,8 +184,11 @@ def check_benchmarks(plan: Plan, dry_run: bool) -> None:
     """
     from harness.benchmarks import catalogue
     from harness.benchmarks.engine import require_vllm
+    from harness.benchmarks.trace_loss import NO_LOSS
 
     evaluate = plan.study.settings(EvaluateConfig)
+    if evaluate.backend == "vllm" and TRACE_LOSS in evaluate.benchmarks:
+        raise UsageError(NO_LOSS)
     if evaluate.backend == "vllm" and not dry_run:
         require_vllm("evaluate.backend=vllm")
     catalogue.check_benchmarks(evaluate.benchmarks, [Path(p) for p in evaluate.task_paths])
@@ -195,7 +207,7 @@ def check_context(plan: Plan, dry_run: bool = False) -> None:
     if size is None or size.context is None:
         return
     for name in evaluate.benchmarks:
-        longest = evaluate.max_gen_toks or _longest_answer(name)
+        longest = _longest_answer(name) if name in OF_TRACES else evaluate.max_gen_toks or _longest_answer(name)
         if longest >= size.context:
             raise UsageError(
                 f"{name}: answers of {longest} tokens leave no room for a question in the {size.context} tokens of "

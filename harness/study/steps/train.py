@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from harness.contract.context import RunContext
+from harness.contract.settings import EvaluateConfig
 from harness.records import Record
 from harness.study import sizes
 from harness.study.costs import PROJECTIONS, Cost, CostModel, adapted_layers
@@ -18,14 +19,16 @@ from harness.study.step import Plan, Step
 
 def _plan(planner: Planner) -> None:
     study = planner.study
-    planner.adapter = planner.plugin(TRAIN, study.adapter, (), planner.data)
+    held_out = study.settings(EvaluateConfig).reads_held_out
+    read = [*planner.data, {"without": study.data.held_out}] if held_out else planner.data
+    planner.adapter = planner.plugin(TRAIN, study.adapter, (), read)
     if study.reference:
-        planner.reference = planner.plugin(TRAIN, study.reference, (), planner.data)
+        planner.reference = planner.plugin(TRAIN, study.reference, (), read)
 
 
 def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     study = state.plan.study
-    yield state.implementation(step).train(study.model, state.traces(), study.chat, run)
+    yield state.implementation(step).train(study.model, state.training_traces(), study.chat, run)
 
 
 def _cost(step: Step, model: CostModel) -> Cost:

@@ -65,4 +65,5 @@ class Groups(Ablation):
                         settings=run.evaluate.model_copy(update=update),
                         seed=run.seed,
                         progress=run.progress,
+                        traces=run.held_out,
                     )
