@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -353,6 +355,8 @@ def doctor(ctx: click.Context, url: str, artifacts: str | None) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: one sentence and an exit code for every failure; tracebacks only with --debug."""
     prepare()
+    if threading.current_thread() is threading.main_thread():  # a terminated run ends like an interrupted one
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     try:

@@ -26,12 +26,17 @@ _STYLES = {"done": "green", "reused": "dim", "failed": "red", "interrupted": "ye
 _PLAIN_EVERY_S = 10.0
 
 
+def _rate(per_s: float, unit: str) -> str:
+    """Items per second; seconds per item where that is more than one."""
+    return f"{per_s:,.1f} {unit}/s" if per_s >= 1 else f"{1 / per_s:,.1f} s/{unit.removesuffix('s')}"
+
+
 class _Rate(ProgressColumn):
     """Items per second, with the unit."""
 
     def render(self, task: Task) -> Text:
         unit = task.fields.get("unit", "")
-        return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else "", style="cyan")
+        return Text(_rate(task.speed, unit) if task.speed else "", style="cyan")
 
 
 class Spending(Protocol):
@@ -99,7 +104,7 @@ class _Lines:
         """Items, rate, time left and spend."""
         rate = self._n / max(self._last - self._began, 1e-9)
         said = [f"{self._n:,}" + (f" of {self._total:,}" if self._total else "") + f" {self._unit}"]
-        said.append(f"{rate:,.1f} {self._unit}/s")
+        said.append(_rate(rate, self._unit))
         if self._total and 1 < self._n < self._total:  # the first item's time includes loading
             said.append(f"about {(self._total - self._n) / rate:,.0f} s left")
         return ", ".join(part for part in (*said, spent(self._spending)) if part)

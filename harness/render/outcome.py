@@ -26,12 +26,14 @@ def run_and_tell(runner: Runner, display: LiveDisplay, console: Console) -> RunS
         return summary
     with display:
         summary = runner.run()
-    n_done = summary.n_steps - summary.n_reused - len(summary.unfinished)
+    n_done = summary.n_steps - summary.n_reused - len(summary.unfinished) - len(summary.failed)
     console.print(
         f"run {summary.run_id}: {n_done} steps done, {summary.n_reused} reused, {summary.wall_s:.0f} s "
         "(see: harness report)",
         markup=False,
     )
+    for name, why in summary.failed.items():
+        console.print(f"  failed: {name}: {why}", markup=False, highlight=False, soft_wrap=True)
     for name, why in summary.unfinished.items():
         console.print(f"  not done: {name}: {why}", markup=False, highlight=False)
     return summary
@@ -51,6 +53,6 @@ def finish(runs: Mapping[int, RunSummary], failed: Mapping[int, str], console: C
     for seed, why in failed.items():
         console.print(f"seed {seed} failed: {why}", markup=False, highlight=False, soft_wrap=True)
     unfinished = [run for run in runs.values() if run.unfinished]
-    if failed or any(not run.waiting for run in unfinished):
+    if failed or any(run.failed for run in runs.values()) or any(not run.waiting for run in unfinished):
         return HarnessError.exit_code
     return Waiting.exit_code if unfinished else 0

@@ -21,6 +21,9 @@ from harness.store.readonly import Answer
 SHOWN_ROWS = 1_000
 """Rows that a terminal table shows; the other formats have all."""
 
+_READABLE = 16
+"""Characters of a cell that a line of a table must have room for; else each row is a block of lines."""
+
 CELL = 200
 """Characters that a terminal cell shows; the other formats have all."""
 
@@ -35,17 +38,37 @@ def print_answer(answer: Answer, form: str, console: Console) -> None:
 
 
 def _print_table(answer: Answer, console: Console) -> None:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     rows = answer.rows[:SHOWN_ROWS]
+    longest = [max(len(name), *(len(_cell(row[i])) for row in rows), 0) for i, name in enumerate(answer.columns)]
+    if sum(min(n, _READABLE) + 1 for n in longest) > console.width:
+        _print_records(answer, rows, console)
+    else:
+        _print_rows(answer, rows, console)
+    n = len(answer.rows)
+    more = f"{n:,} rows" + (f", the first {SHOWN_ROWS:,} shown (--format csv has all)" if n > SHOWN_ROWS else "")
+    console.print(Text((more if n != 1 else "1 row") + (", cut there" if answer.cut else ""), style="dim"))
+
+
+def _print_records(answer: Answer, rows: Sequence[Sequence[Any]], console: Console) -> None:
+    """A block of lines per row, where the columns of a table would be too narrow to read."""
+    for number, row in enumerate(rows, 1):
+        console.print(Text(f"row {number}", style="bold"))
+        block = Table.grid(padding=(0, 2))
+        block.add_column(style="dim", no_wrap=True)
+        block.add_column(overflow="fold")
+        for name, value in zip(answer.columns, row, strict=True):
+            block.add_row(Text(visible(name)), Text(_cell(value)))
+        console.print(block)
+
+
+def _print_rows(answer: Answer, rows: Sequence[Sequence[Any]], console: Console) -> None:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for i, name in enumerate(answer.columns):
         numbers = any(isinstance(row[i], int | float) for row in rows[:50])
         table.add_column(Text(visible(name)), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     console.print(table)
-    n = len(answer.rows)
-    more = f"{n:,} rows" + (f", the first {SHOWN_ROWS:,} shown (--format csv has all)" if n > SHOWN_ROWS else "")
-    console.print(Text((more if n != 1 else "1 row") + (", cut there" if answer.cut else ""), style="dim"))
 
 
 def _cell(value: Any) -> str:

@@ -50,6 +50,7 @@ class RunSummary:
         wall_s: wall time in seconds.
         unfinished: step -> why it is not done: LLM calls failed or are in a batch, or it needs such a step.
         waiting: whether one of them waits for a batch.
+        failed: step -> why it failed, of those that the others did not need.
     """
 
     run_id: int
@@ -58,3 +59,4 @@ class RunSummary:
     wall_s: float
     unfinished: Mapping[str, str] = field(default_factory=dict)
     waiting: bool = False
+    failed: Mapping[str, str] = field(default_factory=dict)

@@ -34,7 +34,12 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, dict[str, Any]]:
         if not (equals and dot and name and key):
             raise UsageError(f"--set {masked_argument(pair)!r}: write NAME.KEY=VALUE, for example rank1-lora.epochs=3")
         with reading(f"--set {name}.{key}", "write its value as YAML", error_type=UsageError):
-            settings.setdefault(name, {})[key] = yaml.safe_load(value)
+            settings.setdefault(name, {})[key] = loaded = yaml.safe_load(value)
+        for part in loaded if isinstance(loaded, dict) else ():
+            if loaded[part] is None and isinstance(part, str) and ":" in part:
+                first, _, rest = part.partition(":")
+                spaced = masked_argument(f"{name}.{key}={{{first}: {rest}}}")
+                raise UsageError(f"--set {masked_argument(pair)!r}: YAML wants a space after a colon: {spaced}")
     return settings
 
 

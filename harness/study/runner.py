@@ -18,7 +18,7 @@ from harness.contract.hooks import StepFinished, StepProgressed, StepStarted
 from harness.contract.progress import Progress
 from harness.contract.session import Session
 from harness.contract.settings import EvaluateConfig
-from harness.errors import HarnessError, ResultsError, Waiting
+from harness.errors import HarnessError, ResultsError, StorageError, Waiting
 from harness.records import Record
 from harness.store.journal import Journal
 from harness.store.writer import Store
@@ -161,7 +161,8 @@ class Runner:
         """Do the steps that are not done.
 
         Raises:
-            HarnessError: a step failed; what it stored stays, and the next run continues from there.
+            HarnessError: a step failed that most of the others need; what it stored stays, and the next run continues
+                from there. Without another step the run goes on (`RunSummary.failed`).
             KeyboardInterrupt: likewise.
         """
         began = time.monotonic()
@@ -200,9 +201,10 @@ class Runner:
                         continue
                     ended, why = self._step(run_id, position, step)
                     statuses[step.name] = ended
-                    if ended in ("incomplete", "waiting"):
+                    if ended in ("incomplete", "waiting", "failed"):
                         unfinished[step.name] = why
-                status = "waiting" if "waiting" in statuses.values() else "incomplete" if unfinished else "done"
+                ended_as = [s for s in ("failed", "waiting") if s in statuses.values()]
+                status = ended_as[0] if ended_as else "incomplete" if unfinished else "done"
                 reason = "; ".join(f"{name}: {why}" for name, why in unfinished.items())
             except KeyboardInterrupt:
                 status, reason = "interrupted", "interrupted by the user"
@@ -219,7 +221,9 @@ class Runner:
                 self.store.finish_run(run_id, status=status, reason=reason or None)
         wall_s = time.monotonic() - began
         ends = list(statuses.values())
-        return RunSummary(run_id, len(ends), ends.count("reused"), wall_s, unfinished, "waiting" in ends)
+        failed = {name: why for name, why in unfinished.items() if statuses[name] == "failed"}
+        left = {name: why for name, why in unfinished.items() if name not in failed}
+        return RunSummary(run_id, len(ends), ends.count("reused"), wall_s, left, "waiting" in ends, failed)
 
     def _next(self) -> int | None:
         """The first step whose inputs have all ended."""
@@ -310,10 +314,24 @@ class Runner:
             raise
         except Exception as error:
             reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-            raise
+            if not self._goes_on_without(step, error):
+                raise
+            _log.debug("%s failed", step.name, exc_info=True)
         finally:
             self._finish(running, status, reason, time.monotonic() - running.began)
         return status, reason
+
+    def _goes_on_without(self, failed: Step, error: Exception) -> bool:
+        """Whether the run goes on: at least half of what is left needs the failed step in no way, and can be stored."""
+        if isinstance(error, ResultsError | StorageError):
+            return False
+        needing = {failed.name}
+        for step in self.plan.steps:
+            needing |= {step.name} if needing & {*step.inputs} else set()
+        left = [step.name for step in self._waiting.values()]
+        left += [self._in_worker.step.name] if self._in_worker else []
+        n_free = sum(name not in needing for name in left)
+        return 2 * n_free >= len(left) > 0 or (not left and "failed" in self._ended.values())
 
     def _begin(self, run_id: int, position: int, step: Step) -> _RunningStep:
         stale = self.store.find_step(step.key)

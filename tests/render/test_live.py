@@ -43,7 +43,7 @@ def test_lines_without_a_terminal_say_items_rate_time_left_and_spend(monkeypatch
     out = stream.getvalue().splitlines()
     assert out[0] == "[3/9] interpret/x ..."
     # one item foretells nothing, and all of them leave nothing to foretell
-    assert out[1] == "  interpret/x: 1 of 100 features, 0.1 features/s, 12 LLM calls, $0.0340"
+    assert out[1] == "  interpret/x: 1 of 100 features, 10.0 s/feature, 12 LLM calls, $0.0340"
     assert out[2] == "  interpret/x: 40 of 100 features, 2.0 features/s, about 30 s left, 12 LLM calls, $0.0340"
     assert out[3] == "  interpret/x: 100 of 100 features, 3.3 features/s, 12 LLM calls, $0.0340"
     assert out[4] == "  done        interpret/x  30.0 s  (12 LLM calls, $0.0340 so far)"

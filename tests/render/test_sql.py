@@ -65,3 +65,10 @@ def test_a_statement_from_standard_input_and_a_refusal(filled: Path) -> None:
     assert "1 row" in _sql(filled, "-", given="SELECT 1")
     with pytest.raises(UsageError, match="only reads"):
         _sql(filled, "DELETE FROM step")
+
+
+def test_a_row_that_does_not_fit_is_a_block_of_lines(filled: Path) -> None:
+    out = _sql(filled, "SELECT * FROM study_run LIMIT 1").splitlines()
+    assert out[0] == "row 1"
+    assert ["status", "done"] in [line.split() for line in out]
+    assert out[-1] == "1 row"

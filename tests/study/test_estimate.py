@@ -18,6 +18,7 @@ from harness.study.registry_file import find_registry
 from harness.study.step import Plan
 from harness.study.steps import estimate
 from harness.study.steps.evaluate import check_context
+from harness.study.steps.learn import check_dictionaries
 
 PAPER = (
     "model.path=Qwen/Qwen2.5-32B-Instruct", "model.dtype=bfloat16", "data.path=simplescaling/s1K-1.1",
@@ -213,3 +214,24 @@ def test_a_gpu_is_measured_against_the_assumed_one() -> None:
 def test_this_machine_is_measured_in_less_than_a_second() -> None:
     machine = Machine.measured("cpu", "float32", jobs=1)
     assert 1e8 < machine.flops_per_s < 1e14
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("batch-topk.k=300", r"batch-topk.k=300: there are 224 latents; --set batch-topk.k=224"),
+        ("pca.k=29", r"pca.k=29: there are 28 latents; --set pca.k=28"),
+        ("k-means.expansion=9000", r"252000 latents, and probes read 139,161 tokens: --set k-means.expansion=4473"),
+        ("batch-topk.k=[2,300]", r"batch-topk.k=300"),
+    ],
+)
+def test_a_dictionary_that_cannot_be_fitted_is_refused_with_the_cure(pair: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_dictionaries(plan(pair), dry_run=True)
+
+
+def test_fewer_documents_are_too_few_for_a_dictionary() -> None:
+    with pytest.raises(UsageError, match=r"data\.limit, features\.documents"):
+        check_dictionaries(plan("features.documents=1"), dry_run=True)
+    check_dictionaries(plan(), dry_run=True)
+    check_dictionaries(plan(*PAPER), dry_run=True)

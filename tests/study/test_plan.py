@@ -223,6 +223,9 @@ def test_settings_are_yaml_and_malformed_ones_are_named() -> None:
     }
     with pytest.raises(UsageError, match=r"write NAME\.KEY=VALUE"):
         parse_settings(["epochs=3"])
+    with pytest.raises(UsageError, match=r"space after a colon: evaluate\.data=\{a: /x\}"):
+        parse_settings(["evaluate.data={a:/x}"])
+    assert parse_settings(["evaluate.data={a: /x, b:}"]) == {"evaluate": {"data": {"a": "/x", "b": None}}}
 
 
 def test_another_format_for_reading_changes_what_reads_and_nothing_else() -> None:

@@ -20,7 +20,7 @@ from harness.study.grid import cells
 from harness.study.machine import FIT_SHARE, cpu_flops
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.state import RunState
-from harness.study.step import Step
+from harness.study.step import Plan, Step
 from harness.study.steps.probe import (
     add_probe,
     n_columns,
@@ -202,6 +202,36 @@ def _judge_cost(step: Step, model: CostModel) -> Cost:
     return total([passes, replace(_fit_cost(step, model), tokens=0.0)]) if config.second_fit else passes
 
 
-LEARN = StepKind("learn", "learn", _learn, cost=_learn_cost, n_features=_n_latents, in_worker=True, seeded=False)
+def check_dictionaries(plan: Plan, dry_run: bool) -> None:
+    """Refuse dictionaries that cannot be fitted, before the training that precedes them.
+
+    Raises:
+        UsageError: more latents per token than latents, or more latents than tokens that probes read.
+    """
+    model = CostModel.of(plan)
+    trained = next((step for step in plan.steps if step.kind == "train" and step.plugin == plan.study.adapter), None)
+    if trained is None or "rank" not in trained.config.model_dump():
+        return  # an adapter from elsewhere: its components are counted when it is loaded
+    for step in (step for step in plan.steps if step.kind == LEARN.name and model.size):
+        k, n_latents, name = step.config.model_dump().get("k"), _n_latents(step, model), step.label.partition("@")[0]
+        if k is None:
+            continue
+        if k > n_latents:
+            raise UsageError(f"{name}.k={k}: there are {n_latents} latents; --set {name}.k={n_latents} or lower")
+        n_tokens = read_tokens(model)
+        if model.counted and n_tokens < n_latents:
+            expansion = step.config.model_dump().get("expansion", 1)
+            smaller = int(n_tokens * (1 - HELD_OUT)) * expansion // n_latents
+            cure = f"--set {name}.expansion={smaller}, or " if smaller else ""
+            raise UsageError(
+                f"{name} would have {n_latents} latents, and probes read {n_tokens:,.0f} tokens: {cure}read more "
+                "traces (data.limit, features.documents)"
+            )
+
+
+LEARN = StepKind(
+    "learn", "learn", _learn, cost=_learn_cost, n_features=_n_latents, in_worker=True, seeded=False,
+    checks=(check_dictionaries,),
+)  # fmt: skip
 JUDGE = StepKind("judge", "learn", _judge, cost=_judge_cost, in_worker=True, memory_bytes=model_bytes)
 STEPS = StageSteps((LEARN, JUDGE), _plan, {"judging": JudgingConfig})

@@ -7,7 +7,7 @@ contexts. 1: a class, two or three tokens of one class, or one certain neighbour
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +78,10 @@ class Lexical(Interpreter, Scorer):
         for explanation, evidence in sample:
             by_role[role(explanation, evidence)].append(str(explanation.explanation))
         leading = sorted(by_role, key=lambda string_id: -len(by_role[string_id]))[:_MOST_CATEGORIES]
+        sampled = " and ".join(dict.fromkeys(explanation.source for explanation, _ in sample)) or "no source"
+        absent = f"does not occur in the sample of {sampled} that categories were made from"
+        rare = f"is not among the {_MOST_CATEGORIES} commonest roles of the sample of {sampled}"
+        left_out = {string_id: rare if string_id in by_role else absent for string_id in ROLES}
         examples = {string_id: list(dict.fromkeys(by_role[string_id])) for string_id in leading}
         for string_id, (name, definition) in ROLES.items():
             item = f"category:{string_id}"
@@ -89,7 +93,7 @@ class Lexical(Interpreter, Scorer):
         for explanation, evidence in explained:
             item = f"{explanation.source}/{explanation.feature}"
             if item not in run.done:
-                yield self._assign(item, explanation, evidence, examples)
+                yield self._assign(item, explanation, evidence, examples, left_out)
             run.progress.advance()
 
     def answer(self, tests: Sequence[tuple[Explanation, ScoringTest]], run: RunContext) -> Iterator[ScoringAnswer]:
@@ -100,12 +104,17 @@ class Lexical(Interpreter, Scorer):
             run.progress.advance()
 
     def _assign(
-        self, item: str, explanation: Explanation, evidence: Evidence, roles: Collection[str]
+        self,
+        item: str,
+        explanation: Explanation,
+        evidence: Evidence,
+        roles: Collection[str],
+        left_out: Mapping[str, str],
     ) -> CategoryAssignment:
         category, reason = UNCATEGORISED, f"no explanation: {explanation.reason}"
         if explanation.explanation is not None:
             category = role(explanation, evidence)
-            reason = f"{category} does not occur in the sample that categories were made from"
+            reason = f"{category} {left_out[category]}"
         in_sample = category in roles
         divided = in_sample and is_latent(evidence) and category != "mixed"
         return CategoryAssignment(
