@@ -190,10 +190,12 @@ class Store:
             return _inserted(connection, schema.StudyRun, values)
 
     def finish_run(self, run_id: int, *, status: str, reason: str | None = None) -> None:
-        """Store that a run ended as `done`, `failed` or `interrupted`, and why."""
+        """Store that a run ended as `done`, `failed` or `interrupted`, and why; a step that was about to begin, too."""
         with self._transaction() as connection:
             changed = update(schema.StudyRun).where(schema.StudyRun.id == run_id)
             connection.execute(changed.values(status=status, reason=reason, finished_at=now()))
+            begun = update(schema.Step).where(schema.Step.status == "running")
+            connection.execute(begun.values(status="interrupted", reason="the run ended before it"))
         with translate_db_errors(self.name):
             checkpoint(self.engine)
 
