@@ -58,7 +58,7 @@ def toy(layers: int, hidden: int, vocabulary: int = 4096, dtype: torch.dtype = t
 def documents(n: int, tokens: int, vocabulary: int = 4096) -> list[Document]:
     """Random ids."""
     ids = torch.randint(0, vocabulary, (n, tokens), generator=torch.Generator().manual_seed(2)).tolist()
-    labels = ((0, 1),) * tokens, ("think",) * tokens, (False,) * tokens
+    labels = ((0, 1),) * tokens, ("think",) * tokens, (True,) * tokens
     return [Document(str(i), "", tuple(own), *labels) for i, own in enumerate(ids)]  # type: ignore[arg-type]
 
 

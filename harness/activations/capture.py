@@ -97,7 +97,8 @@ def capture(
 
 def prepare(subject: Subject, trace: Trace) -> tuple[Part, ...]:
     """A trace as documents that fit the model and whose text is what their ids decode to."""
-    document = as_decoded(subject.chat.document(subject.tokenizer, trace), subject.tokenizer)
+    document = subject.chat.document(subject.tokenizer, trace, ranked=subject.ranked)
+    document = as_decoded(document, subject.tokenizer)
     return split_document(document, context_length(subject.model))
 
 

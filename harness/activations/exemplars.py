@@ -1,7 +1,7 @@
 """Exemplars: the windows round a feature's k highest activations, and round a sample of all its strengths.
 
-One pass over the set, one document in memory (`topk`, `sample`); then the windows are read. Special tokens and each
-document's first token are not ranked, not summed, not counted, and read 0 in windows.
+One pass over the set, one document in memory (`topk`, `sample`); then the windows are read. Tokens that are not
+ranked (the template's, special ones and each document's first) are not summed, not counted, and read 0 in windows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def collect_features(
     """Every column's features with their exemplars, in column order.
 
     A signed column gives two features: `name+` of max(v, 0) and `name-` of max(-v, 0). Dead features come too, without
-    exemplars.
+    exemplars. A window that several documents share is shown once, with their count.
 
     Args:
         stored: the set.
@@ -79,8 +79,8 @@ def collect_features(
             activation_sum=float(top.activation_sum[row]),
             activation_max=float(top.activation_max[row]),
             n_tokens=top.n_tokens,
-            exemplars=tuple(contexts[: len(highest)]),
-            sampled=tuple(contexts[len(highest) :]),
+            exemplars=(shown := _once(contexts[: len(highest)], 0)),
+            sampled=_once(contexts[len(highest) :], len(shown)),
         )
 
 
@@ -99,15 +99,24 @@ def evidence(features: Iterable[Feature], n_exemplars: int = 64) -> list[Evidenc
     ]
 
 
+def _once(contexts: Iterable[Exemplar], first_rank: int) -> tuple[Exemplar, ...]:
+    """Each window once, at its highest activation and with its count, ranked on from `first_rank`."""
+    alike: dict[tuple[tuple[str, ...], int], list[Exemplar]] = {}
+    for context in contexts:
+        alike.setdefault((context.tokens, context.target), []).append(context)
+    return tuple(
+        same[0].model_copy(update={"rank": first_rank + i, "n_identical": len(same)})
+        for i, same in enumerate(alike.values())
+    )
+
+
 def _exemplar(
     document: StoredDocument, rank: int, position: int, column: int, sign: int, window: int, quantile: float | None
 ) -> Exemplar:
     start, stop = max(position - window, 0), min(position + window + 1, len(document.ids))
     start, stop = whole_characters(document, start, stop)
     values = np.maximum(sign * document.window(start, stop, column), 0)
-    values[document.special[start:stop]] = 0
-    if start == 0:
-        values[0] = 0
+    values[~document.ranked[start:stop]] = 0
     return Exemplar(
         rank=rank,
         document=document.id,

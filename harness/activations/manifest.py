@@ -19,7 +19,7 @@ _TOKENS = {
     "ids": ".ids.npy",
     "offsets": ".offsets.npy",
     "segments": ".segments.npy",
-    "special": ".special.npy",
+    "ranked": ".ranked.npy",
     "documents": ".documents.jsonl",
 }
 _DENSE = {"values": ".values.npy"}
@@ -29,7 +29,7 @@ _SPARSE = {"row_offsets": ".row_offsets.npy", "columns": ".columns.npy", "values
 def parts(*, sparse: bool) -> dict[str, str]:
     """Part -> file ending.
 
-    ids, segments, special [token]; offsets [token, 2] characters; values [token, column], or compressed sparse rows:
+    ids, segments, ranked [token]; offsets [token, 2] characters; values [token, column], or compressed sparse rows:
     row_offsets [token + 1], columns [value], values [value].
     """
     return (_SPARSE if sparse else _DENSE) | _TOKENS
@@ -93,7 +93,7 @@ class ShardEntry(Record):
 class Manifest(Record):
     """A complete set."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     """Version of this layout."""
     header: Header
     """What all shards have in common."""
@@ -108,7 +108,7 @@ class Manifest(Record):
     n_bytes: int = 0
     """Size of the arrays on disk."""
     quantiles: tuple[tuple[float, float], ...] = ()
-    """(share, value): this share of all absolute activations is at most the value."""
+    """(share, value): this share of the ranked tokens' absolute activations is at most the value."""
 
     def activation_set(self, path: Path, item: str = "activations") -> ActivationSet:
         """The record of this set."""

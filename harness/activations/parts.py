@@ -57,5 +57,5 @@ def _piece(document: Document, index: int, start: int, stop: int) -> Document:
         ids=document.ids[start:stop],
         offsets=tuple((max(a - begin, 0), b - begin) for a, b in document.offsets[start:stop]),
         segments=document.segments[start:stop],
-        special=document.special[start:stop],
+        ranked=document.ranked[start:stop],
     )

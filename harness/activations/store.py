@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ActivationWriter", "Moments", "Split", "StoredActivations", "StoredDocument", "open_set", "token_texts"]
 
-_DTYPES = {"ids": "int32", "offsets": "int32", "segments": "uint8", "special": "bool"}
+_DTYPES = {"ids": "int32", "offsets": "int32", "segments": "uint8", "ranked": "bool"}
 _OPEN_SHARDS = 64
 """Shards kept open: their arrays are memory maps, their texts a few hundred kilobytes each."""
 
@@ -44,7 +44,8 @@ class StoredDocument:
         ids: [token].
         offsets: [token, 2] characters in `text`.
         segments: [token] index into SEGMENTS.
-        special: [token] whether it is a special token.
+        ranked: bool [token] whether it counts: all that is ranked, summed, counted, fitted and tested. What was written
+            counts; the template's tokens, special tokens and the first of a context do not.
         activations: [token, column] as they are stored: dense, or sparse rows. Use `values` or `csr`, which both work
             for either.
     """
@@ -54,7 +55,7 @@ class StoredDocument:
     ids: Int[np.ndarray, " token"]
     offsets: Int[np.ndarray, "token two"]
     segments: np.ndarray
-    special: np.ndarray
+    ranked: np.ndarray
     activations: Float[np.ndarray, "token column"] | SparseRows
 
     @property
@@ -80,13 +81,6 @@ class StoredDocument:
             return widened(self.activations.rows(start, stop).column(column))
         return widened(self.activations[start:stop, column])
 
-    @property
-    def ranked(self) -> np.ndarray:
-        """Tokens that count, bool [token]: all but special tokens and the first, whose activations tell of position."""
-        ranked = ~self.special
-        ranked[0] = False
-        return ranked
-
     def document(self) -> Document:
         """The same tokens as the model's side knows them."""
         return Document(
@@ -95,7 +89,7 @@ class StoredDocument:
             ids=tuple(self.ids.tolist()),
             offsets=tuple((a, b) for a, b in self.offsets.tolist()),
             segments=tuple(SEGMENTS[i] for i in self.segments.tolist()),
-            special=tuple(self.special.tolist()),
+            ranked=tuple(self.ranked.tolist()),
         )
 
 
@@ -162,6 +156,10 @@ class StoredActivations:
         """Tokens of these documents; None is all."""
         return self.set.n_tokens if documents is None else sum(self._lengths[d] for d in documents)
 
+    def n_ranked(self, documents: Collection[str] | None = None) -> int:
+        """Ranked tokens of these documents; None is all."""
+        return sum(int(d.ranked.sum()) for d in self.documents(documents))
+
     def document(self, document_id: str) -> StoredDocument:
         """One document.
 
@@ -208,7 +206,7 @@ class StoredActivations:
     def batches(
         self, size: int, generator: torch.Generator, documents: Collection[str] | None = None
     ) -> Iterator[Float[torch.Tensor, "batch column"]]:
-        """One epoch of tokens in random order, float32. The last batch may be shorter.
+        """One epoch of the ranked tokens in random order, float32. The last batch may be shorter.
 
         Shards come in random order; half of what is in the buffer is carried into the next shard, so that a batch mixes
         documents of several shards. At most two shards are in memory.
@@ -227,16 +225,14 @@ class StoredActivations:
                 yield batch if isinstance(batch, torch.Tensor) else torch.from_numpy(batch.toarray())
             left = rows[stop:]
 
-    def moments(self, documents: Collection[str] | None = None, *, ranked: bool = False) -> Moments:
-        """Mean and standard deviation per column over these documents, one shard in memory (Chan's pairwise update).
+    def moments(self, documents: Collection[str] | None = None) -> Moments:
+        """Mean and standard deviation per column over the ranked tokens of these documents (None is all).
 
-        Args:
-            documents: their ids; None is all.
-            ranked: leave out special and first tokens.
+        One shard is in memory (Chan's pairwise update).
         """
         n, mean, m2 = 0, np.zeros(len(self.columns)), np.zeros(len(self.columns))
         for document in self.documents(documents):
-            tokens, average, squares = _sums(document, document.ranked if ranked else np.ones(len(document.ids), bool))
+            tokens, average, squares = _sums(document)
             if not tokens:
                 continue
             delta = average - mean
@@ -248,7 +244,7 @@ class StoredActivations:
 
     def _tokens_of(self, index: int, documents: Collection[str]) -> torch.Tensor | csr_array:
         shard = self._shard(index)
-        keep = np.concatenate([np.full(n, d in documents) for d, n in shard.entry.documents])
+        keep = np.concatenate([np.full(n, d in documents) for d, n in shard.entry.documents]) & shard.arrays["ranked"]
         if isinstance(shard.activations, SparseRows):
             return shard.activations.csr()[keep]
         return torch.from_numpy(shard.activations[keep]).float()
@@ -368,8 +364,9 @@ def _stack(above: torch.Tensor | csr_array | None, below: torch.Tensor | csr_arr
     return torch.cat([above, below]) if isinstance(below, torch.Tensor) else csr_array(vstack([above, below], "csr"))
 
 
-def _sums(document: StoredDocument, counted: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Of the tokens that are counted: how many, mean and sum of squared distances from it, per column, float64."""
+def _sums(document: StoredDocument) -> tuple[int, np.ndarray, np.ndarray]:
+    """Of the ranked tokens: how many, mean and sum of squared distances from it, per column, float64."""
+    counted = document.ranked
     n = int(counted.sum())
     if not document.sparse or not n:
         values = document.values[counted].astype(np.float64)

@@ -30,10 +30,10 @@ class Affine:
 def zscore(raw: StoredActivations) -> Affine:
     """What gives every column mean 0 and standard deviation 1 over the ranked tokens of all documents.
 
-    Special and first tokens do not count: their activations can be a hundred times larger. A column that never varies
-    becomes 0.
+    Template, special and first tokens do not count: their activations can be a hundred times larger. A column that
+    never varies becomes 0.
     """
-    moments = raw.moments(ranked=True)
+    moments = raw.moments()
     varies = moments.std > 0
     scale = np.where(varies, 1 / np.where(varies, moments.std, 1), 0)
     return Affine(tuple(moments.mean.tolist()), tuple(scale.tolist()))

@@ -25,7 +25,7 @@ from harness.records import ActivationSet
 from harness.records.segments import SEGMENTS
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from scipy.sparse import csr_array
 
 
@@ -149,15 +149,20 @@ class ActivationWriter:
         return (self._file(s.name, part) for s in self._shards for part in which if part != "documents")
 
     def _quantiles(self) -> tuple[tuple[float, float], ...]:
-        """Of all absolute values, by their leading 16 bits: exact for float16, at most 0.4 % high for float32."""
-        half = self.header.dtype == "float16"
+        """Of ranked tokens' absolute values, by leading 16 bits: exact for float16, at most 0.4 % high for float32."""
+        half, n_ranked = self.header.dtype == "float16", 0
         counts = np.zeros(1 << 16, dtype=np.int64)
-        for file in self._arrays(["values"]):
-            values = np.load(file, mmap_mode="r").reshape(-1)
-            for start in range(0, len(values), _CHUNK):
-                bits = values[start : start + _CHUNK].view(np.uint16 if half else np.uint32)
+        for shard in self._shards:
+            values, ranked = (np.load(self._file(shard.name, part), mmap_mode="r") for part in ("values", "ranked"))
+            n_ranked += int(ranked.sum())
+            if self.header.sparse:
+                ranked = np.repeat(ranked, np.diff(np.load(self._file(shard.name, "row_offsets"))))
+            step = max(_CHUNK // max(values[:1].size, 1), 1)
+            for start in range(0, len(values), step):
+                kept = np.ascontiguousarray(values[start : start + step][ranked[start : start + step]]).reshape(-1)
+                bits: Any = kept.view(np.uint16 if half else np.uint32)
                 counts += np.bincount(bits & 0x7FFF if half else bits << 1 >> 16, minlength=len(counts))
-        counts[0] += sum(s.n_tokens for s in self._shards) * len(self.header.columns) - counts.sum()
+        counts[0] += n_ranked * len(self.header.columns) - counts.sum()
         below = np.cumsum(counts)
         at = np.searchsorted(below, np.ceil(np.array(QUANTILES) * below[-1]))
         highest = at.astype(np.uint16).view(np.float16) if half else ((at << 15) + 0x7FFF).astype(np.uint32)
@@ -205,7 +210,7 @@ class ActivationWriter:
             "segments": np.concatenate(
                 [np.asarray([SEGMENTS.index(s) for s in d.segments], dtype=np.uint8) for d in documents]
             ),
-            "special": np.concatenate([np.asarray(d.special, dtype=bool) for d in documents]),
+            "ranked": np.concatenate([_ranked(d) for d in documents]),
         }
         sha256 = {part: self._write_array(name, part, array) for part, array in arrays.items()}
         lines = "".join(json.dumps({"id": d.id, "text": d.text}) + "\n" for d in documents).encode()
@@ -237,3 +242,10 @@ class ActivationWriter:
             np.save(stream, array, allow_pickle=False)
 
         return write_atomically(self._file(name, part), write)
+
+
+def _ranked(document: Document) -> Bool[np.ndarray, " token"]:
+    """The mask that all readers share: without the first token of a context, whose activations tell of position."""
+    ranked = np.array(document.ranked, dtype=bool)
+    ranked[:1] = False
+    return ranked

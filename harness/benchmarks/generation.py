@@ -72,13 +72,14 @@ def write_within_budget(
 ) -> list[Completion]:
     """Continue prompts with a trace of at most `budget.max_tokens` tokens, then the answer.
 
-    The trace begins with `chat.think_header`, is ended by the model or by the budget, and is followed by
-    `chat.answer_header`. A trace that was cut is followed by "Final Answer:", as in s1. The answer gets the rest of
-    `sampling.max_tokens`.
+    The trace begins with `chat.think_header` (the format is resolved), is ended by the model or by the budget, and is
+    followed by `chat.answer_header`. A trace that was cut is followed by "Final Answer:", as in s1. The answer gets the
+    rest of `sampling.max_tokens`.
     """
-    close = chat.answer_header.strip()
-    stop = tuple(dict.fromkeys([*sampling.stop, close, chat.end]))
-    texts = [chat.think_header] * len(prompts)
+    marks = chat.own_marks
+    close = marks.answer_header.strip()
+    stop = tuple(dict.fromkeys(filter(None, [*sampling.stop, close, marks.end])))
+    texts = [marks.think_header] * len(prompts)
     spent = [0] * len(prompts)
     cut = [False] * len(prompts)
     for attempt in range(budget.waits + 1):
@@ -97,7 +98,7 @@ def write_within_budget(
                 spent[i] += part.n_tokens
                 cut[i] = part.finish == "length"
     answers = [
-        text.rstrip() + chat.answer_header + ("Final Answer:" if stopped else "")
+        text.rstrip() + marks.answer_header + ("Final Answer:" if stopped else "")
         for text, stopped in zip(texts, cut, strict=True)
     ]
     last = replace(sampling, max_tokens=max(1, sampling.max_tokens - budget.max_tokens))

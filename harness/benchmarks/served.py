@@ -61,7 +61,7 @@ def serve(
     chat_hash = checked_chat_hash(chat, tokenizer, checkpoint)
     adapter = read_lora(checkpoint.path) if checkpoint is not None and checkpoint.kind == "adapter" else None
     engine = engines.get(weights_of(base, checkpoint), base, max(rank, adapter.rank if adapter else 1))
-    return Served(engine, chat, chat_hash, tokenizer, adapter, probe)
+    return Served(engine, chat.resolved(tokenizer), chat_hash, tokenizer, adapter, probe)
 
 
 def serve_subject(subject: Subject, run: RunContext, off: Sequence[Component]) -> Served:

@@ -26,7 +26,7 @@ DECADES = 6
 
 @dataclass(frozen=True)
 class Activity:
-    """A full pass over the ranked tokens (no special tokens, no first tokens: as for exemplars).
+    """A full pass over the ranked tokens (as for exemplars).
 
     Attributes:
         n_active: [latent] tokens on which it is not 0.
@@ -62,9 +62,8 @@ def activity(codec: Codec, stored: StoredActivations, n_latents: int) -> Activit
 
     def codes() -> Iterator[csr_array]:
         for document in stored.documents():
-            ranked = document.ranked
-            for start, x in chunks(document):
-                yield codec.encode_sparse(x)[ranked[start : start + len(x)]]
+            for x in chunks(document):
+                yield codec.encode_sparse(x)
 
     return count(codes(), n_latents)
 
@@ -86,7 +85,8 @@ def count(codes: Iterable[csr_array], n_latents: int) -> Activity:
     return Activity(n_active, total, n_tokens)
 
 
-def chunks(document: StoredDocument) -> Iterator[tuple[int, Float[torch.Tensor, "token column"]]]:
-    """A document's activations, float32, and the token each piece starts at."""
-    for start in range(0, len(document.ids), CHUNK_TOKENS):
-        yield start, torch.from_numpy(np.array(document.values[start : start + CHUNK_TOKENS])).float()
+def chunks(document: StoredDocument) -> Iterator[Float[torch.Tensor, "token column"]]:
+    """The activations of a document's ranked tokens in pieces, float32."""
+    values = document.values[document.ranked]
+    for start in range(0, len(values), CHUNK_TOKENS):
+        yield torch.from_numpy(np.array(values[start : start + CHUNK_TOKENS])).float()

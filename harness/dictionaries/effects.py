@@ -18,7 +18,7 @@ import torch
 from harness.contract.codec import Codec
 from harness.contract.context import RunContext
 from harness.errors import ModelError
-from harness.model.batching import length_batches, padded
+from harness.model.batching import length_batches, padded, ranked_mask
 from harness.model.chat import Document
 from harness.model.kl import kl_nats
 from harness.model.subject import Subject
@@ -94,7 +94,7 @@ def latent_effects(
             scalars = reading.values()
         B, T, C = scalars.shape  # batch, token, component
         codes = codec.encode(scalars.reshape(B * T, C)).to(scalars.device)[:, list(latents)].reshape(B, T, -1)
-        codes = codes * inputs["attention_mask"][:, :, None].to(codes)
+        codes = codes * ranked_mask([documents[i] for i in batch], T)[:, :, None].to(codes)
         for row, index in enumerate(batch):
             n_active[:, index] = [documents[index].by_segment(active) for active in (codes[row] != 0).T.int().tolist()]
         pairs = [(j, b) for j in range(len(latents)) for b in range(B) if n_active[j, batch[b]].any()]

@@ -135,18 +135,18 @@ def score_dictionary(
 def reconstruction(codec: Codec, stored: StoredActivations, documents: tuple[str, ...]) -> Reconstruction:
     """Residual and total sums of squares per document; their ratio of sums is the FVU.
 
-    Raw units, all tokens: a column counts by its variance. The mean is that of these documents, per column.
+    Raw units, ranked tokens: a column counts by its variance. The mean is that of these documents, per column.
     """
     mean = torch.from_numpy(stored.moments(documents).mean)
     rows: list[tuple[float, float, float, int]] = []
     for document in stored.documents(documents):
         residual = total = active = 0.0
-        for _, x in chunks(document):
+        for x in chunks(document):
             z = codec.encode(x)
             residual += float((x.double() - codec.decode(z).cpu().double()).square().sum())
             total += float((x.double() - mean).square().sum())
             active += float((z != 0).sum())
-        rows.append((residual, total, active, len(document.ids)))
+        rows.append((residual, total, active, int(document.ranked.sum())))
     table = np.array(rows, dtype=np.float64)
     return Reconstruction(table[:, 0], table[:, 1], table[:, 2], table[:, 3].astype(np.int64))
 

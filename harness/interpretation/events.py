@@ -61,10 +61,10 @@ class EventFinder:
         trace = self._traces.get(document.id)
         if trace is None or not trace.spans:
             return []
-        chat, text = self._chat, document.text
+        chat, text, header = self._chat, document.text, self._chat.own_marks.think_header
         places = {
             "question": (text.find(trace.question), 0),
-            "trace": (text.find(chat.think_header + trace.trace), len(chat.think_header)),
+            "trace": (text.find(header + trace.trace), len(header)),
             "answer": (text.rfind(chat.answer_prefix + trace.answer), len(chat.answer_prefix)),
         }
         return [

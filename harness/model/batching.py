@@ -11,6 +11,7 @@ import torch
 from harness.model.chat import Document
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool
     from transformers import PreTrainedTokenizerBase
 
 
@@ -39,6 +40,11 @@ def padded(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, de
         ids[row, : len(document.ids)] = torch.tensor(document.ids)
         mask[row, : len(document.ids)] = 1
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+
+
+def ranked_mask(documents: Sequence[Document], width: int) -> Bool[torch.Tensor, "batch token"]:
+    """The documents' ranked tokens, False where a batch of this width is padded."""
+    return torch.tensor([d.ranked + (False,) * (width - len(d.ids)) for d in documents])
 
 
 def find_backbone(model: Any) -> Any:

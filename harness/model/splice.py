@@ -12,7 +12,7 @@ import torch
 from harness.contract.codec import Codec
 from harness.contract.context import RunContext
 from harness.errors import ModelError
-from harness.model.batching import length_batches, padded
+from harness.model.batching import length_batches, padded, ranked_mask
 from harness.model.chat import Document
 from harness.model.kl import kl_nats
 from harness.model.subject import Subject
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 class SpliceSums:
     """Sums over each document's tokens, by segment, in nats.
 
+    Scalars are replaced on ranked tokens only: a dictionary knows no others. The template's stay the adapter's own.
+
     Attributes:
         splice_nats: [document, segment] KL(adapter ‖ adapter with its scalars replaced by decode(encode(scalars))).
-        base_nats: [document, segment] KL(adapter ‖ base): the scale.
+        base_nats: [document, segment] KL(adapter ‖ adapter with its scalars 0 there): the scale.
         n_tokens: [document, segment].
     """
 
@@ -53,7 +55,7 @@ def splice_kl(
 ) -> SpliceSums:
     """Two forward passes per batch: the adapter as it is, then side by side the splice and the adapter at 0 (the base).
 
-    The codes are those of the adapter's own run; every component at every token is replaced at once.
+    The codes are those of the adapter's own run; every component at every ranked token is replaced at once.
 
     Args:
         subject: an adapter on its base.
@@ -91,8 +93,9 @@ def _batch(
         scalars = reading.values()
     B, T, C = scalars.shape  # batch, token, component
     rebuilt = codec.decode(codec.encode(scalars.reshape(B * T, C))).reshape(B, T, C).to(scalars.device)
-    # Scalars of 0 add exactly 0 to every matrix: the second half of the rows is the base model.
-    replacement = torch.cat([rebuilt, torch.zeros_like(rebuilt)])
+    # Scalars of 0 add exactly 0 to every matrix: on these tokens the second half of the rows has no adapter.
+    kept_at = ~ranked_mask(documents, T).to(scalars.device)[:, :, None]
+    replacement = torch.cat([torch.where(kept_at, scalars, rebuilt), torch.where(kept_at, scalars, 0)])
     doubled = {name: torch.cat([value, value]) for name, value in inputs.items()}
     with tap(subject.model, sites, SetTo(replacement), read=False):
         spliced, base = subject.model(**doubled, use_cache=False).logits.chunk(2)

@@ -17,7 +17,7 @@ from harness.contract.executors import device_of_arrival
 from harness.errors import ModelError
 from harness.files import reading
 from harness.model.attach import attach_adapter
-from harness.model.chat import ChatFormat
+from harness.model.chat import WRITTEN, ChatFormat, Written
 from harness.model.components import Component, find_components, idle_reason
 from harness.model.folders import local_model
 from harness.model.hub import why_not
@@ -39,6 +39,7 @@ class Subject:
         checkpoint: the adapter or full fine-tune; None is the base itself.
         components: the adapter's scalar channels; empty without an adapter.
         device: torch device.
+        ranked: whose tokens count as activating tokens (`features.segments`).
     """
 
     model: Any
@@ -49,6 +50,7 @@ class Subject:
     checkpoint: Checkpoint | None = None
     components: tuple[Component, ...] = ()
     device: str = "cpu"
+    ranked: tuple[Written, ...] = WRITTEN
 
     def place(self, device: str) -> None:
         """Move the model; memory on a GPU that it leaves is given back to other processes."""
@@ -111,7 +113,7 @@ def load_subject(
     """
     tokenizer = load_tokenizer(base)
     chat_hash = checked_chat_hash(chat, tokenizer, checkpoint)
-    return _loaded(base, chat, chat_hash, checkpoint, device, tokenizer)
+    return _loaded(base, chat.resolved(tokenizer), chat_hash, checkpoint, device, tokenizer)
 
 
 def _loaded(

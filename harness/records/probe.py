@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from harness.records.base import Part, Record, Source
 
@@ -84,6 +84,9 @@ class Exemplar(Part):
     """Activation of each window token, of this feature's polarity (others 0)."""
     target: NonNegativeInt
     """Index of the exemplar's token within the window."""
+    n_identical: PositiveInt = 1
+    """Contexts of the same tokens with the same target that were found among the highest (or the sampled); the highest
+    of them is shown, once."""
     quantile: float | None = None
     """Share of the feature's active tokens that are lower, for a sampled context; None for one of the highest."""
 

@@ -161,7 +161,8 @@ REPORT = Report[CaptureRow](
     order=110,
     label=lambda r: r.source,
     legend=(
-        "Density: share of ranked tokens (no special tokens, no first tokens) on which a feature is active, median and "
+        "Density: share of ranked tokens (what was written: no template, special or first tokens) on which a feature "
+        "is active, median and "
         "5th to 95th percentile over features. |activation|: quantiles over all tokens and columns, in the unit. A "
         "document longer than the model's context is split and counts once per part. Dead: active on no ranked token."
     ),

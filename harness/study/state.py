@@ -15,6 +15,7 @@ from harness.contract.settings import EvaluateConfig
 from harness.contract.stages import Registration
 from harness.errors import HarnessError, UsageError
 from harness.records import ActivationSet, Checkpoint, Record, Trace
+from harness.study.examples import study_traces
 from harness.study.manager import Manager
 from harness.study.step import Plan, Step
 
@@ -68,11 +69,9 @@ class RunState:
         return self.manager.implementation(step.plugin, step.config)
 
     def traces(self) -> list[Trace]:
-        """The study's traces, read once."""
+        """The study's traces, read and cut once."""
         if self._traces is None:
-            from harness.model.traces import load_traces
-
-            self._traces = load_traces(self.plan.study.data)
+            self._traces = study_traces(self.plan)
         return self._traces
 
     @property
@@ -147,7 +146,9 @@ class RunState:
         """The same, or the base for a step that reads nothing else; with the format of the text that probes read."""
         subject = self.adapter_subject(step, device) if step.inputs else self.subject(None, device)
         chat = self.plan.study.read_chat
-        return subject if chat is None else replace(subject, chat=chat, chat_hash=chat.hash(subject.tokenizer))
+        if chat is None:
+            return subject
+        return replace(subject, chat=chat.resolved(subject.tokenizer), chat_hash=chat.hash(subject.tokenizer))
 
     def activations(self, step: Step) -> ActivationSet:
         """The activation set among a step's inputs.

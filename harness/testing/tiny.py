@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -182,9 +183,9 @@ def tiny_activations(
     store = ActivationWriter(folder, source, columns, **settings)
     for name, values in list(documents.items())[store.n_documents_done :]:
         n = values.shape[0]
-        text = "".join(chr(97 + i % 26) for i in range(n))
+        text = "".join(random.Random(name).choices(string.ascii_lowercase, k=n))
         spans = tuple((i, i + 1) for i in range(n))
-        document = Document(name, text, tuple(range(n)), spans, tuple(["think"] * n), (False,) * n)
+        document = Document(name, text, tuple(range(n)), spans, tuple(["think"] * n), (True,) * n)
         store.append(document, np.asarray(values, dtype=np.float32) if isinstance(values, np.ndarray) else values)
     return store.finish()
 

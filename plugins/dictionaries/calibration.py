@@ -32,12 +32,12 @@ to a few tenths of a percent."""
 def sample_tokens(
     stored: StoredActivations, documents: Collection[str], n_tokens: int, seed: int
 ) -> Float[torch.Tensor, "token d_in"]:
-    """All tokens of the documents, or a random sample of about `n_tokens`, in one pass; float32, raw units."""
+    """All ranked tokens of the documents, or a random sample of about `n_tokens`, in one pass; float32, raw units."""
     generator = np.random.default_rng(seed)
-    chance = n_tokens / max(stored.n_tokens(documents), 1)
+    chance = n_tokens / max(stored.n_ranked(documents), 1)
     parts = []
     for document in stored.documents(documents):
-        values = np.asarray(document.values)
+        values = np.asarray(document.values[document.ranked])
         parts.append(values if chance >= 1 else values[generator.random(len(values)) < chance])
     return torch.from_numpy(np.concatenate(parts).astype(np.float32))
 
@@ -67,14 +67,14 @@ def with_best_decoder(weights: Weights, stored: StoredActivations, documents: Co
     """The same codes with the decoder and bias that least squares gives them: argmin over W, b of |x - z W - b|².
 
     Columns are fitted apart, so the units of the columns do not matter. The normal equations are summed up in float64
-    over a document's tokens at a time, so that memory does not grow with the documents; they are solved in units of
-    the codes' sizes, and where codes are (nearly) dependent by the solution of least norm, like `numpy.linalg.lstsq`.
+    over a document's ranked tokens at a time, so that memory does not grow with the documents; they are solved in units
+    of the codes' sizes, and where codes are (nearly) dependent by the solution of least norm, as `numpy.linalg.lstsq`.
     Latents without any code on these documents keep their rows.
     """
     codec, n = open_codec(weights), weights.n_latents
     gram, cross = np.zeros((n + 1, n + 1)), np.zeros((n + 1, weights.d_in))
     for document in stored.documents(documents):
-        for _, x in chunks(document):
+        for x in chunks(document):
             z, values = codec.encode_sparse(x).astype(np.float64), (x - weights.b_dec).double().numpy()
             sums = np.asarray(z.sum(axis=0)).ravel()
             gram[:n, :n] += (z.T @ z).toarray()

@@ -78,6 +78,7 @@ class RecipeTrainer(Trainer):
             DataError: no trace is short enough.
         """
         recipe, tokenizer = self.config, load_tokenizer(base)
+        chat = chat.resolved(tokenizer)
         accumulate = _accumulation(recipe)
         run.out_dir.mkdir(parents=True, exist_ok=True)
         chat_hash = chat.hash(tokenizer)
@@ -115,6 +116,7 @@ class RecipeTrainer(Trainer):
             n_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             n_examples=len(examples.rows),
             n_truncated=len(examples.left_out),
+            kept_token_share=examples.kept_token_share,
             n_steps=trainer.state.global_step,
             losses=tuple((int(e["step"]), float(e["loss"])) for e in trainer.state.log_history if "loss" in e),
         )

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.activations.exemplars import collect_features, evidence
-from harness.activations.store import StoredDocument, open_set, token_texts, whole_characters
+from harness.activations.store import ActivationWriter, StoredDocument, open_set, token_texts, whole_characters
+from harness.model.chat import Document
 from harness.testing import tiny_activations, tiny_tokenizer
 
 
@@ -75,15 +76,33 @@ def test_the_window_holds_the_target_and_is_clipped_to_the_document(tmp_path: Pa
     assert exemplar.tokens == stored.tokens("d")[max(position - 3, 0) : position + 4]
 
 
-def test_special_and_first_tokens_are_not_ranked_and_read_zero(tmp_path: Path) -> None:
+def test_tokens_that_are_not_ranked_read_zero(tmp_path: Path) -> None:
     stored = open_set(tiny_activations(tmp_path, {"d": np.array([[9.0], [8.0], [1.0]])}))
-    document = replace(stored.document("d"), special=np.array([False, True, False]))
-    assert document.ranked.tolist() == [False, False, True]
+    assert stored.document("d").ranked.tolist() == [False, True, True]
+    document = replace(stored.document("d"), ranked=np.array([False, False, True]))
     stored.document = lambda _: document  # type: ignore[method-assign]
     stored.documents = lambda _=None: iter([document])  # type: ignore[method-assign]
     plus = next(iter(collect_features(stored)))
     assert [e.activations for e in plus.exemplars] == [(0, 0, 1)]
     assert plus.n_tokens == 1
+
+
+def test_a_window_that_documents_share_is_shown_once_with_their_count(tmp_path: Path) -> None:
+    writer = ActivationWriter(
+        tmp_path, "s", ("c",), layers=(0,), projections=(None,), signed=False, site="made up", chat_hash="0"
+    )
+    for i in range(6):
+        text = "abcdefg" if i < 5 else "abcdefx"
+        spans = tuple((j, j + 1) for j in range(7))
+        document = Document(f"d{i}", text, tuple(range(7)), spans, ("think",) * 7, (True,) * 7)
+        writer.append(document, np.array([0, 0, 0, 1 + i, 0, 0, 0], dtype=np.float32)[:, None])
+    writer.finish()
+    (feature,) = collect_features(open_set(tmp_path), sample=6)
+    assert [(e.rank, e.document, e.n_identical) for e in feature.exemplars] == [(0, "d5", 1), (1, "d4", 5)]
+    assert [(e.rank, e.n_identical) for e in feature.sampled] == [(2, 1), (3, 5)]
+    (narrow,) = collect_features(open_set(tmp_path), window=2)
+    assert [(e.document, e.n_identical) for e in narrow.exemplars] == [("d5", 6)]
+    assert feature.density_per_token == 6 / 36, "counts are of all tokens, whatever is shown"
 
 
 def test_sampled_contexts_follow_the_highest_and_carry_their_quantile(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def numbers(n_documents: int = 8, tokens: int = 10, columns: int = 3) -> dict[st
 
 
 def document(name: str, n: int) -> Document:
-    return Document(name, "x" * n, (1,) * n, tuple((i, i + 1) for i in range(n)), ("think",) * n, (False,) * n)
+    return Document(name, "x" * n, (1,) * n, tuple((i, i + 1) for i in range(n)), ("think",) * n, (True,) * n)
 
 
 def writer(folder: Path, **settings: object) -> ActivationWriter:
@@ -134,24 +134,25 @@ def test_a_split_depends_on_ids_alone_and_leaves_both_sides_something(tmp_path: 
         open_set(tiny_activations(tmp_path / "o", numbers(1))).split()
 
 
-def test_an_epoch_of_batches_is_every_token_once_in_another_order(tmp_path: Path) -> None:
+def test_an_epoch_of_batches_is_every_ranked_token_once_in_another_order(tmp_path: Path) -> None:
     documents = numbers(12)
     stored = open_set(tiny_activations(tmp_path, documents, shard_tokens=40))
     chosen = stored.document_ids[::2]
-    expected = np.concatenate([documents[d] for d in chosen])
+    expected = np.concatenate([documents[d][1:] for d in chosen])
     batches = list(stored.batches(16, torch.Generator().manual_seed(0), chosen))
     assert all(len(b) == 16 for b in batches[:-1])
     found = torch.cat(batches).numpy()
+    assert stored.n_ranked(chosen) == len(found) == len(expected)
     assert not np.array_equal(found, expected)
     np.testing.assert_array_equal(np.sort(found, axis=0), np.sort(expected, axis=0))
     again = torch.cat(list(stored.batches(16, torch.Generator().manual_seed(0), chosen))).numpy()
     np.testing.assert_array_equal(found, again)
 
 
-def test_moments_are_numpys(tmp_path: Path) -> None:
+def test_moments_of_ranked_tokens_are_numpys(tmp_path: Path) -> None:
     documents = {k: 1000 + v for k, v in numbers().items()}
     moments = open_set(tiny_activations(tmp_path, documents, shard_tokens=25)).moments()
-    everything = np.concatenate(list(documents.values())).astype(np.float64)
+    everything = np.concatenate([v[1:] for v in documents.values()]).astype(np.float64)
     np.testing.assert_allclose(moments.mean, everything.mean(0), rtol=1e-12)
     np.testing.assert_allclose(moments.std, everything.std(0), rtol=1e-9)
 
@@ -162,7 +163,7 @@ def test_a_set_knows_its_size_and_its_quantiles(tmp_path: Path, sparse: bool, dt
     rng = np.random.default_rng(0)
     documents = {f"d{i}": rng.normal(size=(30, 5)) * (rng.random((30, 5)) < 0.7) for i in range(9)}
     record = tiny_activations(tmp_path, documents, sparse=sparse, dtype=dtype, shard_tokens=70)
-    stored = np.abs(np.concatenate([d.values for d in open_set(record).documents()])).astype(float).ravel()
+    stored = np.abs(np.concatenate([d.values[d.ranked] for d in open_set(record).documents()])).astype(float).ravel()
     expected = np.quantile(stored, [p for p, _ in record.quantiles], method="inverted_cdf")
     found = np.array([value for _, value in record.quantiles])
     # float32 is counted by its leading 16 bits: at most 2^-8 high.

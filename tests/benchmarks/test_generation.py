@@ -18,12 +18,13 @@ from harness.benchmarks.lm import SubjectLM
 from harness.contract.settings import EvaluateConfig
 from harness.errors import UsageError
 from harness.model.chat import ChatFormat
+from harness.model.marks import CHATML
 from harness.model.subject import Subject, load_subject
 from harness.records import ModelRef
 from harness.testing import tiny_model
 from tests.benchmarks.sums import write_sums
 
-CHAT = ChatFormat()
+CHAT = ChatFormat(**vars(CHATML))
 
 
 class Words:

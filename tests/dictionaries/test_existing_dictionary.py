@@ -83,6 +83,6 @@ def test_columns_and_target_that_are_not_said(
     with caplog.at_level(logging.WARNING):
         opener, opened = fit(existing_dictionary, stored, tmp_path / "open", path=str(fitted.path))
     assert "does not name its columns" in caplog.text
-    train = torch.from_numpy(np.concatenate([stored.document(d).values for d in stored.split().train]))
+    train = torch.from_numpy(np.concatenate([d.values[d.ranked] for d in stored.documents(stored.split().train)]))
     l0 = float((opener.load(opened).encode(train) != 0).sum()) / len(train)
     assert opened.k == pytest.approx(l0)

@@ -89,7 +89,7 @@ def test_fvu_l0_and_densities_are_what_numpy_says(tmp_path: Path) -> None:
     stored, dictionary = made_up(tmp_path / "a")
     score = score_dictionary(dictionary, Threshold(), stored, None, RunContext(out_dir=tmp_path, seed=0))
     held_out = stored.split().held_out
-    x = np.concatenate([stored.document(d).values for d in held_out]).astype(np.float64)
+    x = np.concatenate([d.values[d.ranked] for d in stored.documents(held_out)]).astype(np.float64)
     kept = np.where(np.abs(x) > 0.5, x, 0)
     assert score.fvu.value == pytest.approx(((x - kept) ** 2).sum() / ((x - x.mean(0)) ** 2).sum(), rel=1e-6)
     assert score.l0.value == pytest.approx((kept != 0).sum() / len(x))
@@ -177,9 +177,13 @@ def test_a_latent_of_the_identity_is_a_component_switched_off(
             ids = torch.tensor([document.ids])
             with torch.no_grad():
                 full = subject.model(ids, use_cache=False).logits.double().log_softmax(-1)
-                weight.copy_(without)
+                written = torch.tensor(document.ranked)[None, :, None]
+                module = subject.model.get_submodule(component.module).lora_A[component.adapter]
+                hook = module.register_forward_hook(
+                    lambda _, args, out, w=without, at=written: torch.where(at, args[0] @ w.T, out)
+                )
                 off = subject.model(ids, use_cache=False).logits.double().log_softmax(-1)
-                weight.copy_(kept)
+                hook.remove()
             kl = (full.exp() * (full - off)).sum(-1)[0]
             before = document.text[: document.text.index("<|im_start|>think")]
             n_prompt = len(subject.tokenizer(before, add_special_tokens=False)["input_ids"])
@@ -243,7 +247,7 @@ def test_stability_counts_columns_in_their_own_deviations(tmp_path: Path) -> Non
         score_dictionary(dictionary, one, stored, None, run, second=(dictionary, other)).stability
         for one, other in (fits, fits[::-1])
     )
-    values = np.concatenate([stored.document(d).values for d in stored.split().train]).astype(np.float64)
+    values = np.concatenate([d.values[d.ranked] for d in stored.documents(stored.split().train)]).astype(np.float64)
     unit = lean / values.std(0)
     expected = np.mean([unit[i, i] / np.linalg.norm(unit[i]) for i in range(2)])  # the third is dead
     # float16 storage; undivided it would be .93

@@ -47,7 +47,7 @@ def corpus(n: int = 60, seed: int = 0) -> list[tuple[Trace, Document]]:
                     ids=tuple(vocabulary),
                     offsets=tuple((e - len(t), e) for e, t in zip(ends, tokens, strict=True)),
                     segments=("prompt", "prompt", *("think",) * (n_trace + 1), "answer", "answer", "answer"),
-                    special=(True, False, True, *(False,) * n_trace, True, False, False),
+                    ranked=(False, True, False, *(True,) * n_trace, False, True, True),
                 ),
             )
         )

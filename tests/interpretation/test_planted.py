@@ -54,7 +54,7 @@ def test_every_kind_has_its_right_grade_and_fills_its_contexts(by_kind):
         assert {p.record.right_grade for p, _ in pairs} == {RIGHT_GRADE[kind]}
         for plant, feature in pairs:
             assert (plant.record.feature, feature.source) == (feature.feature, "planted")
-            assert len(feature.exemplars) == 16, feature.feature
+            assert sum(x.n_identical for x in feature.exemplars) == 16, feature.feature
             assert max(Counter(x.document for x in feature.exemplars).values()) <= 2
     assert RIGHT_GRADE == {"token": 0, "context": 1, "class": 1, "position": 1, "mixture": 2, "random": 2, "peak": 2}
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 
 from harness.errors import DataError, ModelError
-from harness.model.chat import ChatFormat
+from harness.model.chat import ChatFormat, Document
 from harness.model.subject import Subject, load_subject
 from harness.records import Checkpoint, ModelRef, Trace
 from harness.testing import tiny_traces
@@ -60,10 +63,27 @@ def test_control_tokens_belong_to_what_they_open(tiny_subject: Subject) -> None:
     assert answer.endswith("<|im_end|>")
 
 
-def test_special_tokens_are_marked(tiny_subject: Subject) -> None:
-    document = tiny_subject.chat.document(tiny_subject.tokenizer, TRACE)
-    marked = {tiny_subject.tokenizer.decode(i) for i, s in zip(document.ids, document.special, strict=True) if s}
-    assert marked == {"<|im_start|>", "<|im_end|>"}
+def ranked_text(document: Document) -> str:
+    """What the ranked tokens say; `|` stands where they are interrupted."""
+    pieces = [document.text[a:b] if r else "|" for (a, b), r in zip(document.offsets, document.ranked, strict=True)]
+    return re.sub(r"\|+", "|", "".join(pieces)).strip("|")
+
+
+def test_only_what_was_written_is_ranked(tiny_subject: Subject) -> None:
+    chat, tokenizer = ChatFormat(system="2. is 1 × 2?"), tiny_subject.tokenizer
+    assert ranked_text(chat.document(tokenizer, TRACE)) == "1 × 2?|1 × 2 → 2.|2"
+    for part, text in (("question", "1 × 2?"), ("trace", "1 × 2 → 2."), ("answer", "2")):
+        assert ranked_text(chat.document(tokenizer, TRACE, ranked=(part,))) == text  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("question", ["assistant", "user", "a\nb", " x ", "a question that nobody asks", "<|im_end|>"])
+@pytest.mark.parametrize("template", ["tokenizer", "plain", "unclosed"])
+def test_the_question_is_found_whatever_it_is(tiny_subject: Subject, question: str, template: Any) -> None:
+    trace = TRACE.model_copy(update={"question": question})
+    rendered = ChatFormat(template=template, system=question).render(tiny_subject.tokenizer, trace)
+    written = {part: rendered.text[slice(*span)] for part, span in rendered.written.items()}
+    assert written == {"question": question, "trace": TRACE.trace, "answer": TRACE.answer}
+    assert rendered.text[rendered.written["question"][1] :].lstrip().startswith(("<|im_end|>", "<|im_start|>"))
 
 
 @pytest.mark.parametrize(

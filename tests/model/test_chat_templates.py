@@ -99,7 +99,7 @@ def test_a_text_has_the_ids_that_the_tokenizer_gives_it(
     own = tokenizer(text)["input_ids"]
     assert list(document.ids) == own[: len(document.ids)]
     assert document.ids.count(tokenizer.bos_token_id) == 1
-    assert document.special[0]
+    assert not document.ranked[0]
     assert document.segments[0] == "prompt"
     assert document.text.startswith(with_bos(tokenizer, ""))
 

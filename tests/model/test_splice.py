@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from harness.contract.context import RunContext
 from harness.model.kl import kl_nats
 from harness.model.splice import splice_kl
 from harness.model.subject import Subject
+from harness.model.taps import SetTo, component_sites, tap
 from harness.testing import tiny_traces
 
 
@@ -27,8 +29,12 @@ class Scale:
         return z * self.factor
 
 
-def measure(subject: Subject, factor: float, batch_tokens: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def measure(
+    subject: Subject, factor: float, batch_tokens: int = 300, *, every_token: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     documents = [subject.chat.document(subject.tokenizer, t) for t in tiny_traces(4)]
+    if every_token:
+        documents = [replace(d, ranked=(True,) * len(d.ids)) for d in documents]
     run = RunContext(out_dir=Path("unused"), seed=0)
     sums = splice_kl(subject, documents, Scale(factor), run, batch_tokens=batch_tokens)
     return sums.splice_nats, sums.base_nats, sums.n_tokens
@@ -55,6 +61,24 @@ def test_writing_zeros_is_the_base_model(tiny_subject: Subject) -> None:
         np.testing.assert_allclose(kl[0], float(expected[:n_prompt].sum()), rtol=1e-3)
         np.testing.assert_allclose(kl[1:].sum(), float(expected[n_prompt:].sum()), rtol=1e-3)
         assert (n[0], n.sum()) == (n_prompt, ids.shape[1])
+
+
+def test_scalars_of_the_template_stay_as_they_are(tiny_subject: Subject) -> None:
+    splice, base, _ = measure(tiny_subject, 0.0, every_token=False)
+    np.testing.assert_array_equal(splice, base)
+    everywhere = measure(tiny_subject, 0.0)[1]
+    sites = component_sites(tiny_subject.components)
+    for trace, kl, whole in zip(tiny_traces(4), base, everywhere, strict=True):
+        document = tiny_subject.chat.document(tiny_subject.tokenizer, trace)
+        ids, written = torch.tensor([document.ids]), torch.tensor(document.ranked)
+        with torch.no_grad():
+            with tap(tiny_subject.model, sites) as reading:
+                full = tiny_subject.model(ids, use_cache=False).logits
+                scalars = reading.values()
+            with tap(tiny_subject.model, sites, SetTo(scalars * ~written[None, :, None]), read=False):
+                without = tiny_subject.model(ids, use_cache=False).logits
+        np.testing.assert_allclose(kl.sum(), float(kl_nats(full, without).sum()), rtol=1e-3)
+        assert kl.sum() < whole.sum()
 
 
 def test_batches_do_not_matter(tiny_subject: Subject) -> None:

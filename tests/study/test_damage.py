@@ -87,8 +87,8 @@ KINDS: dict[str, tuple[tuple[str, str], str, Callable[[Path], object]]] = {
     "an emptied folder": (LATENTS, "manifest.json", lambda d: [p.unlink() for p in d.iterdir()]),
     "a renamed folder": (ADAPTER, "adapter_config.json", lambda d: d.rename(d.with_name("adapter.old"))),
     "two files swapped": (
-        DENSE, "shard-00000.segments.npy",
-        lambda d: swap(d / "shard-00000.segments.npy", d / "shard-00000.special.npy"),
+        DENSE, "shard-00000.ranked.npy",
+        lambda d: swap(d / "shard-00000.segments.npy", d / "shard-00000.ranked.npy"),
     ),
     "an edited manifest": (
         DENSE, "manifest.json", lambda d: edit(d / "manifest.json", lambda b: b.replace(b'"raw"', b'"write"'))

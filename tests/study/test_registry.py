@@ -35,7 +35,7 @@ def write(folder: Path, text: str) -> Path:
 def test_a_good_registry_is_read(tmp_path: Path) -> None:
     registry = read_registry(write(tmp_path, GOOD))
     assert [p.name for p in registry.plugins] == ["rank1-lora", "mlp-neurons"]
-    assert registry.studies["s"].chat.think_header == "<|im_start|>think\n"
+    assert registry.studies["s"].chat.answer_prefix == "Answer: "
 
 
 @pytest.mark.parametrize(

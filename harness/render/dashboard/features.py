@@ -144,6 +144,7 @@ def contexts_of(
         "start": [c.start for c in contexts],
         "target": [c.target for c in contexts],
         "peak": [short(c.activations[c.target]) for c in contexts],
+        "n_identical": [c.n_identical for c in contexts],
         "quantile": [short(c.quantile) for c in contexts],
         "length": [len(c.tokens) for c in contexts],
         "tokens": [words(t) for c in contexts for t in c.tokens],

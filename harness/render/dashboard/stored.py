@@ -50,6 +50,7 @@ class ContextRow:
     """
 
     rank: int
+    n_identical: int
     quantile: float | None
     document: str
     position: int
@@ -146,8 +147,8 @@ def catalogue(connection: Connection, run_id: int) -> list[CatalogueRow]:
 def contexts(connection: Connection, feature_ids: Sequence[int]) -> dict[int, list[ContextRow]]:
     """feature_id -> its contexts, highest activation first. Ask for some tens of features at a time."""
     e = Exemplar
-    columns = (e.feature_id, e.rank, e.quantile, e.document, e.position, e.start, e.target, e.tokens_json,
-               e.activations_json)  # fmt: skip
+    columns = (e.feature_id, e.rank, e.n_identical, e.quantile, e.document, e.position, e.start, e.target,
+               e.tokens_json, e.activations_json)  # fmt: skip
     stored = connection.execute(select(*columns).where(e.feature_id.in_(feature_ids)).order_by(e.feature_id, e.rank))
     rows: dict[int, list[ContextRow]] = defaultdict(list)
     for feature_id, *context in stored:

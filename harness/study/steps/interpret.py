@@ -199,10 +199,12 @@ def _enrich(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     from harness.activations.store import open_set
     from harness.interpretation.enrichment import SourceFeatures, enrich
     from harness.interpretation.events import EventFinder
+    from harness.model.subject import load_tokenizer
 
     study = state.plan.study
     config = study.settings(EnrichmentConfig)
-    finder = EventFinder(config.events, documents(state), study.read_chat or study.chat)
+    chat = (study.read_chat or study.chat).resolved(load_tokenizer(study.model))
+    finder = EventFinder(config.events, documents(state), chat)
     sources = []
     for source in step.inputs:
         features = [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from harness.config import Config
 from harness.contract.context import RunContext
+from harness.model.chat import WRITTEN, Written
 from harness.records import ActivationSet, Feature, Record, Trace
 from harness.study import sizes
 from harness.study.costs import Cost, CostModel, model_bytes, total
@@ -30,6 +32,9 @@ class FeaturesConfig(Config):
     """Contexts per feature drawn uniformly over the quantiles of its active tokens, for scorers; 0 for none."""
     window: PositiveInt = 12
     """Tokens shown on each side of an exemplar."""
+    segments: tuple[Written, ...] = Field(WRITTEN, min_length=1)
+    """Whose tokens are ranked, counted, fitted and tested: what was written as question, trace or answer. Tokens of the
+    chat template (system prompt, headers, marks, `Answer: `) never are; contexts show them."""
 
 
 def _plan(planner: Planner) -> None:
@@ -59,7 +64,9 @@ def documents(state: RunState) -> list[Trace]:
 
 def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     probe = state.implementation(step)
-    activations = probe.read(state.reading_subject(step, run.device), documents(state), run)
+    segments = state.plan.study.settings(FeaturesConfig).segments
+    subject = replace(state.reading_subject(step, run.device), ranked=segments)
+    activations = probe.read(subject, documents(state), run)
     yield activations
     yield from select_features(activations, state, run)
 

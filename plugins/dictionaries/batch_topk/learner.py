@@ -194,7 +194,7 @@ def _batches(
 
     Short batches are dropped, unless the whole set is one.
     """
-    per_epoch = max(stored.n_tokens(documents) // size, 1)
+    per_epoch = max(stored.n_ranked(documents) // size, 1)
     for epoch in range(start // per_epoch, math.ceil(stop / per_epoch)):
         generator = torch.Generator().manual_seed(int(digest([seed, epoch])[:15], 16))
         for index, batch in enumerate(stored.batches(size, generator, documents)):

@@ -21,7 +21,7 @@ class Validation:
     """Held-out tokens, raw units.
 
     Attributes:
-        x: the first tokens of the held-out documents.
+        x: the first ranked tokens of the held-out documents.
     """
 
     x: Float[torch.Tensor, "token d_in"]
@@ -31,7 +31,7 @@ class Validation:
         """Up to `n_tokens` of the documents; None where that is 0."""
         parts: list[np.ndarray] = []
         for document in stored.documents(documents) if n_tokens else ():
-            parts.append(np.asarray(document.values, dtype=np.float32))
+            parts.append(np.asarray(document.values[document.ranked], dtype=np.float32))
             if sum(map(len, parts)) >= n_tokens:
                 break
         return cls(torch.from_numpy(np.concatenate(parts)[:n_tokens])) if parts else None

@@ -95,7 +95,7 @@ def _document(name: str, words: list[str], ids: list[int]) -> Document:
     spans = tuple((end - len(t), end) for t, end in zip(texts, ends, strict=True))
     third = len(ids) // 3
     segments = ("prompt",) * third + ("think",) * third + ("answer",) * (len(ids) - 2 * third)
-    return Document(name, "".join(texts), tuple(ids), spans, segments, (True, *([False] * (len(ids) - 1))))  # type: ignore[arg-type]
+    return Document(name, "".join(texts), tuple(ids), spans, segments, (False, *([True] * (len(ids) - 1))))  # type: ignore[arg-type]
 
 
 def _component_set(path: Path, words: list[str], ids: dict[str, list[int]], n_layers: int, seed: int) -> ActivationSet:

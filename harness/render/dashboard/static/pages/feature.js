@@ -20,7 +20,8 @@
       const part = (all) => all.slice(starts[k], starts[k + 1]);
       const tokens = part(c.tokens).map((t) => detail.words[t]);
       const id = c.documents[c.document[k]];
-      const shown = `${visible(id)} @ ${c.position[k]}`;
+      const more = c.n_identical[k] > 1 ? `, and ${count(c.n_identical[k] - 1)} more of this window` : "";
+      const shown = `${visible(id)} @ ${c.position[k]}${more}`;
       const line = h(
         "li",
         { class: "context" },
