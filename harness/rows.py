@@ -87,10 +87,31 @@ def _json_rows(path: Path, stream: io.BufferedReader | gzip.GzipFile) -> Iterato
             whole = "".join([line, *(rest for _, rest in lines)])
             yield from enumerate(_DECODER.decode(whole), start=1)
             return
-        array_allowed = False
-        with reading(path, _ROW_CURE, row=number):
+        try:
             row = _DECODER.decode(line)
+        except (ValueError, RecursionError) as error:
+            if array_allowed and line.lstrip().startswith("{"):
+                yield from _rows_of_object(path, line, lines, error)
+                return
+            with reading(path, _ROW_CURE, row=number):
+                raise
+        array_allowed = False
         yield number, row
+
+
+def _rows_of_object(
+    path: Path, first: str, rest: Iterator[tuple[int, str]], error: Exception
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a file that is one JSON object over several lines, id -> row."""
+    try:
+        whole = _DECODER.decode("".join([first, *(line for _, line in rest)]))
+    except (ValueError, RecursionError, DataError):
+        with reading(path, _ROW_CURE, row=1):
+            raise error from None
+    if not all(isinstance(value, dict) for value in whole.values()):
+        keys = ", ".join([*list(whole)[:3], *(["..."] if len(whole) > 3 else [])])
+        raise DataError(f"{path} is one JSON object with the keys {keys}, not rows; {_CURE}")
+    yield from enumerate(({"id": key, **row} for key, row in whole.items()), start=1)
 
 
 def _lines(path: Path, stream: io.BufferedReader | gzip.GzipFile) -> Iterator[tuple[int, str]]:

@@ -129,7 +129,7 @@ def _opening(
 
     # A budget for thinking would open the trace itself, and a long answer tells no more than its beginning.
     settings = settings.model_copy(update={"thinking_tokens": None, "max_gen_toks": None, "data": {}})
-    return settings, {"custom_dataset": read, "process_results": Opening(chat.think_header)}
+    return settings, {"custom_dataset": read, "process_results": Opening(chat.own_marks.think_header)}
 
 
 def _samples(

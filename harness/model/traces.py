@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, ValidationError
 
@@ -15,6 +15,7 @@ from harness.config import Config, digest
 from harness.errors import DataError
 from harness.files import printable, reading, reason_of
 from harness.model.hub import why_not
+from harness.model.layouts import parts_of
 from harness.records import Trace
 from harness.rows import read_rows, type_name
 
@@ -24,24 +25,34 @@ _LOCAL_BEGINNINGS = ("package://", "/", ".", "~")
 
 
 class DataConfig(Config):
-    """Where the traces come from. The defaults name the fields of s1K-1.1."""
+    """Where the traces come from. The field names of the data sets that people train on are known."""
 
     path: str
     """JSON Lines file, JSON array or Parquet file (gzip and UTF-16 are read), `package://harness/...`, or a hub data
     set id."""
     split: str = "train"
     """Split of a hub data set."""
-    question: str = "question"
-    """Field of the question."""
-    trace: str = "deepseek_thinking_trajectory"
-    """Field of the reasoning trace; `trace` is read from rows that lack the field."""
-    answer: str = "deepseek_attempt"
-    """Field of the answer attempt; `answer` is read from rows that lack the field."""
+    question: str | None = None
+    """Field of the question. None: by the layout of the row, one of s1K-1.1's, s1K's, OpenR1-Math's, OpenThoughts',
+    LIMO's and this project's own (question, trace, answer)."""
+    trace: str | None = None
+    """Field of the reasoning trace. None: likewise."""
+    answer: str | None = None
+    """Field of the answer attempt. None: likewise."""
     limit: PositiveInt | None = None
     """First n rows; None is all."""
     held_out: float = Field(default=0.1, gt=0, lt=1, exclude_if=lambda share: share == 0.1)
     """Share of the traces that benchmarks on held-out traces read and no trainer does; without such a benchmark all are
     trained on. A hash of the id chooses, as for dictionaries, whose share is always a tenth."""
+    cut: Annotated[str, Field(pattern=r"^(none|paragraphs(:[1-9]\d*)?)$")] = "none"
+    """`paragraphs`: an example that is longer than the smallest max_length of the study's trainers keeps its question,
+    paragraphs of its trace in a row from a drawn place on, and the end of its answer. `paragraphs:N`: than N tokens.
+    `none`: trainers leave it out."""
+
+    @property
+    def cut_tokens(self) -> int | None:
+        """N of `paragraphs:N`."""
+        return int(self.cut.partition(":")[2]) if ":" in self.cut else None
 
 
 def is_local(path: str) -> bool:
@@ -145,11 +156,18 @@ def _rows(config: DataConfig) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _trace(row: Mapping[str, Any], number: int, config: DataConfig) -> Trace:
-    values = {
-        "id": _id(row, number, config),
-        "question": _text(row, number, config, config.question, "question"),
-        "trace": _text(row, number, config, config.trace, "trace"),
-        "answer": _text(row, number, config, config.answer, "answer", numbers=True),
+    named = {"question": config.question, "trace": config.trace, "answer": config.answer}
+    parts = parts_of(row, {setting: field for setting, field in named.items() if field is not None})
+    if parts is None:
+        fields = ", ".join(map(str, row)) or "nothing"
+        cure = " ".join(f"--set data.{setting}=FIELD" for setting, field in named.items() if field is None)
+        raise DataError(
+            printable(
+                f"{config.path}: row {number} has the fields of no known data set; it has: {fields}; name them: {cure}"
+            )
+        )
+    values = {"id": _id(row, number, config)} | {
+        part: _text(row, number, config, *parts[part], part, numbers=part == "answer") for part in named
     }
     spans = row.get("spans") or {}
     if isinstance(spans, Mapping):
@@ -173,11 +191,10 @@ def _id(row: Mapping[str, Any], number: int, config: DataConfig) -> str:
 
 
 def _text(
-    row: Mapping[str, Any], number: int, config: DataConfig, name: str, setting: str, *, numbers: bool = False
+    row: Mapping[str, Any], number: int, config: DataConfig, field: str, raw: Any, setting: str, *, numbers: bool
 ) -> str:
-    """The text of a field; `setting` is the field's name in `DataConfig`, and tried where the row lacks `name`."""
-    field = name if name in row else setting
-    value = _number_or_none(row.get(field))
+    """The text that was found in a field of the row."""
+    value = _number_or_none(raw)
     if numbers and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if isinstance(value, str) and value.strip():
@@ -185,7 +202,7 @@ def _text(
     if field in row:
         fault = f"field {field!r} is {'empty' if isinstance(value, str) else type_name(value)}, not a text"
     else:
-        fault = f"there is no field {name!r}; it has: {', '.join(map(str, row)) or 'nothing'}"
+        fault = f"there is no field {field!r}; it has: {', '.join(map(str, row)) or 'nothing'}"
     cure = f"mend the row, leave it out, or name another field: --set data.{setting}=FIELD"
     raise DataError(printable(f"{config.path}: row {number}, {fault}; {cure}"))
 

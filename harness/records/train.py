@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from harness.records.base import Record
 
@@ -37,6 +37,8 @@ class Trace(Record):
     """The reasoning, without control tokens."""
     answer: str
     """The final answer attempt, without prefix."""
+    n_tokens_whole: PositiveInt | None = None
+    """Tokens of its example before `data.cut` shortened it; None where it is whole."""
     spans: dict[str, tuple[tuple[int, int, str], ...]] = Field(default_factory=dict)
     """Optional ground truth: part (question, trace, answer) -> (start, end, class) character spans."""
 
@@ -60,6 +62,8 @@ class Checkpoint(Record):
     """Training examples used; 0 for an adapter that was not trained here."""
     n_truncated: NonNegativeInt = 0
     """Examples left out because they would have lost their answer to the length limit."""
+    kept_token_share: float = 1.0
+    """Share of its examples' tokens that `data.cut` kept; 1 where nothing was cut."""
     n_steps: NonNegativeInt = 0
     """Optimiser steps."""
     losses: tuple[tuple[int, float], ...] = ()

@@ -19,7 +19,7 @@ _MOST_CHARACTERS = 4_000_000
 
 
 def document_lengths(plan: Plan) -> tuple[tuple[float, ...], bool]:
-    """Tokens of every document of the study, chat included, and whether each was counted.
+    """Tokens of every document of the study, chat included, cut where `data.cut` says so, and whether each was counted.
 
     Raises:
         DataError: the traces cannot be read, and `known_sizes.yaml` does not name them.
@@ -27,7 +27,9 @@ def document_lengths(plan: Plan) -> tuple[tuple[float, ...], bool]:
     """
     study = plan.study
     version = json.dumps(fingerprint(study.data))  # the file may change while the process lives
-    return _lengths(study.data.model_dump_json(), study.chat.model_dump_json(), study.model.path, version)
+    whole, counted = _lengths(study.data.model_dump_json(), study.chat.model_dump_json(), study.model.path, version)
+    limit = study.data.cut_tokens
+    return (whole, counted) if limit is None else (tuple(min(n, limit) for n in whole), False)
 
 
 @lru_cache(maxsize=8)

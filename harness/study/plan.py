@@ -100,7 +100,9 @@ def make_plan(
         if not wanted:
             raise UsageError(f"{target} has no steps of stage {', '.join(only)}")
     with_inputs = _with_ancestors(steps, wanted)
-    return Plan(name, preset, study, seed, with_inputs, planner.llms, frozenset(planner.sources), planner.controls)
+    return Plan(
+        name, preset, planner.study, seed, with_inputs, planner.llms, frozenset(planner.sources), planner.controls
+    )
 
 
 def _layers(

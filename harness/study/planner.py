@@ -20,6 +20,7 @@ from harness.errors import UnknownName
 from harness.model.traces import fingerprint as data_fingerprint
 from harness.records import Record
 from harness.study.costs import Cost, CostModel, free
+from harness.study.examples import with_cut_length
 from harness.study.fingerprint import folder_fingerprint, model_fingerprint
 from harness.study.grid import refuse_grid
 from harness.study.llms import Settings, choose_llms
@@ -101,7 +102,9 @@ class Planner:
 
     def __init__(self, manager: Manager, study: StudyConfig, layers: Sequence[Settings], seed: int) -> None:
         """Look at the model's files, the traces and the benchmarks; plan nothing yet."""
-        self.manager, self.study, self.layers, self.seed = manager, study, layers, seed
+        self.manager, self.layers, self.seed = manager, layers, seed
+        trainers = filter(None, (study.adapter, study.reference))
+        self.study = study = with_cut_length(study, [n for t in trainers if (n := self._max_length(t))])
         self.steps: dict[str, Step] = {}
         self.sources: list[str] = []
         self.controls: dict[str, str] = {}
@@ -119,6 +122,13 @@ class Planner:
         }
         if evaluate.reads_held_out:
             self.benchmarks["held-out traces"] = digest(self.data)
+
+    def _max_length(self, trainer: str) -> int | None:
+        """Tokens of a trainer's longest example; None where it trains on none."""
+        if self.manager.stage_of(trainer) != "train":
+            return None  # refused with its reason when it is planned
+        length = self.manager.config(trainer, *self.layers_of(trainer)).model_dump().get("max_length")
+        return length if isinstance(length, int) else None
 
     def plugin(self, kind: StepKind, name: str, inputs: tuple[str, ...], settings: object, *, suffix: str = "") -> str:
         """Add a step that a plugin does, named KIND/PLUGIN[/suffix]; returns its name. Asked for twice, it is one step.

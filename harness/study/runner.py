@@ -25,6 +25,7 @@ from harness.store.writer import Store
 from harness.study.artefacts import ARTEFACTS, damage, folder_name, inventory, portable, read_outputs
 from harness.study.check import check_device, check_plan
 from harness.study.display import Display, Quiet, RunSummary
+from harness.study.examples import check_examples
 from harness.study.machine import Machine
 from harness.study.manager import Manager
 from harness.study.provenance import Provenance, collect
@@ -134,7 +135,7 @@ class Runner:
         asks_llm = any(self._asks_llm(step) for step in pending)
         check_plan(self.plan, pending, self.store, self.llm, asks_llm=asks_llm, dry_run=dry_run)
         if pending and not dry_run:
-            self.state.traces()
+            check_examples(self.plan, self.pending(), self.state.training_traces())
             check_device(self.plan, pending, self.device())
 
     def planned(self) -> set[str]:

@@ -12,6 +12,7 @@ import torch
 
 from harness.errors import DataError
 from harness.model.chat import ChatFormat, Document
+from harness.model.cut import refuse_most_left_out
 from harness.records import Trace
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ class Examples:
     Attributes:
         rows: per example `input_ids` and `labels`, each int64 [token].
         left_out: ids of the traces that are longer than allowed.
+        kept_token_share: share of the examples' tokens that `data.cut` kept.
     """
 
     rows: tuple[dict[str, Int[torch.Tensor, " token"]], ...]
     left_out: tuple[str, ...]
+    kept_token_share: float = 1.0
 
 
 def labels(document: Document) -> list[int]:
@@ -47,24 +50,25 @@ def make_examples(
     """Render and tokenise. An example longer than `max_length` tokens would lose its answer: it is left out and named.
 
     Raises:
-        DataError: no example is short enough.
+        DataError: more than half of the examples are too long.
     """
     rows: list[dict[str, torch.Tensor]] = []
     left_out: list[str] = []
+    n_kept = n_whole = 0
     for trace in traces:
         document = chat.document(tokenizer, trace)
         if len(document.ids) > max_length:
             left_out.append(trace.id)
             continue
+        n_kept, n_whole = n_kept + len(document.ids), n_whole + (trace.n_tokens_whole or len(document.ids))
         rows.append({"input_ids": torch.tensor(document.ids), "labels": torch.tensor(labels(document))})
     if left_out:
         log.warning(
             "%d of %d examples are longer than %d tokens and were left out: %s",
             len(left_out), len(traces), max_length, ", ".join(left_out),
         )  # fmt: skip
-    if not rows:
-        raise DataError(f"none of {len(traces)} traces fits into {max_length} tokens; raise max_length")
-    return Examples(tuple(rows), tuple(left_out))
+    refuse_most_left_out(len(left_out), len(traces), max_length)
+    return Examples(tuple(rows), tuple(left_out), n_kept / n_whole)
 
 
 def shuffled(traces: Sequence[Trace], seed: int) -> list[Trace]:
@@ -79,7 +83,14 @@ def shuffled(traces: Sequence[Trace], seed: int) -> list[Trace]:
     random.Random(seed).shuffle(order)
     donor = dict(zip(order, order[1:] + order[:1], strict=True))
     return [
-        t.model_copy(update={"trace": traces[donor[i]].trace, "answer": traces[donor[i]].answer, "spans": {}})
+        t.model_copy(
+            update={
+                "trace": traces[donor[i]].trace,
+                "answer": traces[donor[i]].answer,
+                "spans": {},
+                "n_tokens_whole": None,
+            }
+        )
         for i, t in enumerate(traces)
     ]
 
