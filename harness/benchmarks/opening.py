@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.model.chat import ChatFormat
+from harness.model.marks import CHATML
 
 _CONTROL = re.compile(r"<\|[^|>]*\|>")
 
@@ -38,5 +38,5 @@ class Opening:
         return {"exact_match": float(self.extract(str(results[0])) is not None)}
 
 
-grade_opening = Opening(ChatFormat().think_header)
-"""Of the default chat format. A study's own format takes its place."""
+grade_opening = Opening(CHATML.think_header)
+"""Of ChatML. A study's own format takes its place."""

@@ -76,7 +76,7 @@ def test_opening_is_a_share_of_answers_to_the_traces_questions(adapted: Subject)
     assert all(s.n_tokens is not None and s.n_tokens <= 16 for s in result.samples)
     first = {s.response[:3] for s in result.samples}
     header = next(iter(first)).strip() or "x"
-    opening: Any = Subject(**{**adapted.__dict__, "chat": ChatFormat(think_header=header)})
+    opening: Any = Subject(**{**adapted.__dict__, "chat": ChatFormat(think_header=header).resolved(adapted.tokenizer)})
     own = evaluate(InMemory(opening), "opens_trace", variant="adapter", traces=TRACES)
     expected = [float(s.response.lstrip().startswith(header)) for s in own.samples]
     assert [s.score for s in own.samples] == expected
