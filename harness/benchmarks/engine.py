@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from harness.contract.settings import EngineConfig
 from harness.errors import ModelError, UsageError
-from harness.model.folders import local_model
+from harness.model.folders import is_gguf, local_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,6 +196,8 @@ class Engines:
             ModelError: it serves no adapters of that rank, or cannot serve the model here.
         """
         place = str(local_model(model.path) or model.path)
+        if is_gguf(place):
+            raise ModelError(f"{place}: the harness serves no GGUF file through vLLM; use --set evaluate.backend=hf")
         engine = self._engine
         if engine is None or engine.closed or engine.place != place or engine.max_rank < rank:
             require_vllm(needs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -19,11 +20,14 @@ from harness.files import reading
 from harness.model.attach import attach_adapter
 from harness.model.chat import WRITTEN, ChatFormat, Written
 from harness.model.components import Component, find_components, idle_reason
-from harness.model.folders import local_model
+from harness.model.folders import local_model, pretrained
 from harness.model.hub import why_not
 from harness.records import Checkpoint, ModelRef
 
 _log = logging.getLogger(__name__)
+
+_BFLOAT16 = ("avx512_bf16", "amx_bf16")
+"""Instructions of x86 CPUs that multiply in bfloat16, in torch's names."""
 
 
 @dataclass
@@ -75,10 +79,10 @@ def load_tokenizer(base: ModelRef) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: none there, or not a fast one (offsets are needed).
     """
-    place = str(local_model(base.path) or base.path)
+    place, options = pretrained(base.path)
     with _loading("tokenizer", base):
         tokenizer = AutoTokenizer.from_pretrained(
-            place, revision=base.revision, trust_remote_code=base.trust_remote_code
+            place, revision=base.revision, trust_remote_code=base.trust_remote_code, **options
         )
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {base.path!r} gives no character offsets; a fast tokenizer is needed")
@@ -88,19 +92,49 @@ def load_tokenizer(base: ModelRef) -> PreTrainedTokenizerBase:
 
 
 def load_base(base: ModelRef, device: str = "cpu") -> PreTrainedModel:
-    """The base model in eval mode.
+    """The base model in eval mode. The weights of a GGUF file are dequantised.
 
     Raises:
-        ModelError: no such folder or hub model, or a folder without weights.
+        ModelError: no such folder, file or hub model, or a folder without weights.
     """
-    place = str(local_model(base.path) or base.path)
+    place, options = pretrained(base.path)
+    if device == "cpu" and base.dtype == "bfloat16":
+        _warn_of_slow_bfloat16()
     with _loading("model", base), quiet():
         model = AutoModelForCausalLM.from_pretrained(
-            place, revision=base.revision, dtype=getattr(torch, base.dtype), trust_remote_code=base.trust_remote_code
+            place,
+            revision=base.revision,
+            dtype=getattr(torch, base.dtype),
+            trust_remote_code=base.trust_remote_code,
+            **options,
         )
+    if options:
+        _forget_quantisation(model, base.path)
     placed: Any = model.eval()
     placed.to(device)
     return model
+
+
+def _forget_quantisation(model: Any, path: str) -> None:
+    """Make a dequantised model one like any other: transformers would refuse to save it as "quantized with gguf"."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+    model.config._name_or_path = path  # what an adapter names as its base
+    model.name_or_path = path
+
+
+@functools.cache
+def _warn_of_slow_bfloat16() -> None:
+    """Once per process, on an x86 CPU that has no instructions for it."""
+    capable = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if capable.get("architecture") == "x86_64" and not any(capable.get(name) for name in _BFLOAT16):
+        _log.warning(
+            "model.dtype=bfloat16 is several times slower than float32 on this CPU, which has no instructions for it; "
+            "--set model.dtype=float32"
+        )
 
 
 def load_subject(

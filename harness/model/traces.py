@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.resources import files
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, ValidationError
 
 from harness.config import Config, digest
-from harness.errors import DataError
+from harness.errors import DataError, UsageError
 from harness.files import printable, reading, reason_of
 from harness.model.hub import why_not
 from harness.model.layouts import parts_of
 from harness.records import Trace
 from harness.rows import read_rows, type_name
 
-_PACKAGE = "package://harness/"
+_PACKAGE = "package://"
 _FILE_ENDINGS = {".json", ".jsonl", ".parquet", ".gz"}
 _LOCAL_BEGINNINGS = ("package://", "/", ".", "~")
 
@@ -28,8 +29,8 @@ class DataConfig(Config):
     """Where the traces come from. The field names of the data sets that people train on are known."""
 
     path: str
-    """JSON Lines file, JSON array or Parquet file (gzip and UTF-16 are read), `package://harness/...`, or a hub data
-    set id."""
+    """JSON Lines file, JSON array or Parquet file (gzip and UTF-16 are read), `package://PACKAGE/...` of any
+    installed package, or a hub data set id."""
     split: str = "train"
     """Split of a hub data set."""
     question: str | None = None
@@ -61,13 +62,34 @@ def is_local(path: str) -> bool:
 
 
 def resolve(path: str) -> Path:
-    """A local path; `package://harness/x` is x inside the installed package."""
+    """A local path; `package://NAME/x` is x inside an installed package, by the name of its module or distribution.
+
+    Raises:
+        UsageError: no such package is installed.
+    """
     if path.startswith(_PACKAGE):
-        return Path(str(files("harness").joinpath(path.removeprefix(_PACKAGE))))
+        name, _, inside = path.removeprefix(_PACKAGE).partition("/")
+        places = [folder / inside for folder in _package_folders(name)]
+        if not places:
+            raise UsageError(f"{path}: no package {name!r} is installed; install it: pip install {name}")
+        return next((place for place in places if place.exists()), places[0])
     try:
         return Path(path).expanduser()
     except RuntimeError:  # ~NAME, and this machine has no user of that name
         return Path(path)
+
+
+def _package_folders(name: str) -> list[Path]:
+    """Folders of the module of a name, or of the modules of a distribution. Nothing is imported."""
+    spec = find_spec(name) if name.isidentifier() else None
+    if spec is not None:
+        return [Path(folder) for folder in spec.submodule_search_locations or ()]
+    try:
+        found = distribution(name)
+    except (PackageNotFoundError, ValueError):
+        return []
+    inner = {file.parts[0] for file in found.files or () if len(file.parts) > 1 and file.parts[0] != ".."}
+    return [Path(str(found.locate_file(top))) for top in sorted(inner) if not top.endswith(".dist-info")]
 
 
 def held_out_ids(ids: Iterable[str], share: float = 0.1, seed: int = 0) -> frozenset[str]:

@@ -14,10 +14,11 @@ Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 
 
 class ModelRef(Record):
-    """A base model: a local Hugging Face folder or a hub id."""
+    """A base model: a local Hugging Face folder, a GGUF file or a hub id."""
 
     path: str
-    """Local folder, `package://harness/...` (shipped with the package) or hub id."""
+    """Local folder, GGUF file (dequantised; needs the extra `gguf`), either as `package://PACKAGE/...` of an installed
+    package, or hub id."""
     revision: str | None = None
     """Hub revision; None is the default branch."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

@@ -32,7 +32,8 @@ def folder_fingerprint(path: str) -> str | None:
 
 def _of_files(place: Path, first_bytes: int | None = None) -> str:
     parts: list[list[str | int]] = []
-    for file in sorted(p for p in place.iterdir() if p.is_file() and p.suffix in _IDENTIFYING):
+    files = [place] if place.is_file() else [p for p in place.iterdir() if p.is_file() and p.suffix in _IDENTIFYING]
+    for file in sorted(files):
         status = file.stat()
         parts.append(
             [file.name, status.st_size, _hash(file.resolve(), status.st_size, status.st_mtime_ns, first_bytes)]

@@ -76,7 +76,8 @@ def jobs_for(plan: Plan, device: str) -> int:
     folder, backend = local_model(plan.study.model.path), plan.study.settings(EvaluateConfig).backend
     if device != "cpu" or (os.cpu_count() or 1) < 2 or backend != "hf" or folder is None:
         return 1
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    files = [folder] if folder.is_file() else [file for file in folder.iterdir() if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
     return 2 if size <= _SMALL_BYTES else 1
 
 
