@@ -8,8 +8,10 @@ from rich.console import Console
 
 from harness.errors import HarnessError, Waiting
 from harness.render.live import LiveDisplay
+from harness.render.plan import in_all
 from harness.study.display import RunSummary
 from harness.study.runner import Runner
+from harness.study.steps import estimate
 
 
 def run_and_tell(runner: Runner, display: LiveDisplay, console: Console) -> RunSummary:
@@ -24,6 +26,10 @@ def run_and_tell(runner: Runner, display: LiveDisplay, console: Console) -> RunS
         done = f"everything is done: {summary.n_steps} steps in {runner.store.name} (see: harness report)"
         console.print(done, markup=False)
         return summary
+    costs = estimate(runner.plan)
+    to_do = [costs[name] for name in runner.pending()]
+    if not any(cost.unknown for cost in to_do):
+        console.print(in_all(to_do, runner.machine()), markup=False, highlight=False, soft_wrap=True)
     with display:
         summary = runner.run()
     n_done = summary.n_steps - summary.n_reused - len(summary.unfinished) - len(summary.failed)

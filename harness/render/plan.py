@@ -55,7 +55,7 @@ def print_plan(plans: Sequence[Plan], pending: Collection[str], console: Console
     n_steps = len({step.key for p in plans for step in p.steps})
     shared = f"; {sum(s.shared for s in plan.steps)} are shared by the seeds and counted once" if len(plans) > 1 else ""
     console.print(f"{len(to_do)} of {n_steps} steps to do{shared}", markup=False)
-    console.print(_in_all(to_do, machine), markup=False, highlight=False)
+    console.print(in_all(to_do, machine), markup=False, highlight=False)
     for line in _notes(whole):
         console.print(line, markup=False, highlight=False)
     if whole.unknown:
@@ -66,7 +66,7 @@ def _of(n: int, total: int) -> str:
     return str(n) if n in (0, total) else f"{n} of {total}"
 
 
-def _in_all(to_do: Sequence[Cost], machine: Machine) -> str:
+def in_all(to_do: Sequence[Cost], machine: Machine) -> str:
     """Time, memory and disk of what is to do on this machine."""
     whole = total(to_do)
     wall_s = seconds_of(whole, machine) / machine.jobs
