@@ -34,16 +34,16 @@ def print_plan(plans: Sequence[Plan], pending: Collection[str], console: Console
     costs = estimate(plan, model)  # a seed changes no cost
     seeds = f"seed {plan.seed}" if len(plans) == 1 else f"seeds {', '.join(str(p.seed) for p in plans)}"
     title = f"Plan of {plan.name}, preset {plan.preset or 'none'}, {seeds}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("step", overflow="fold")
     table.add_column("key", no_wrap=True)
-    for name in ("tokens", "FLOP", "time", "GPU-h", "memory", "disk", "LLM"):
+    for name in ("tokens", "time", "GPU-h", "RAM", "disk", "LLM"):
         table.add_column(name, justify="right", no_wrap=True)
     to_do: list[Cost] = []
     for step in plan.steps:
         keys = dict.fromkeys(p.step(step.name).key for p in plans)
         left = [costs[step.name] for key in keys if key in pending]
-        cells = _cells(total(left), machine) if left else [Text("done", style="green"), *["-"] * 6]
+        cells = _cells(total(left), machine) if left else [Text("done", style="green"), *["-"] * 5]
         many = f" ({_of(len(left), len(keys))} seeds)" if len(keys) > 1 else ""
         table.add_row(Text(step.name + many), step.key[:8] if len(keys) == 1 else f"{len(keys)} keys", *cells)
         to_do += left
@@ -86,7 +86,7 @@ def seconds_of(cost: Cost, machine: Machine) -> float:
 
 
 def _lasting(wall_s: float) -> str:
-    for size, unit in ((365 * 86400, "years"), (86400, "days"), (3600, "h"), (60, "min")):
+    for size, unit in ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "min")):
         if wall_s >= 1.5 * size:
             n = wall_s / size
             return f"{n:,.0f} {unit}" if n >= 10 else f"{n:.1f} {unit}"
@@ -122,11 +122,11 @@ def _subject(costs: CostModel) -> str:
 
 def _cells(cost: Cost, machine: Machine) -> list[str]:
     if cost.unknown and not cost.tokens:
-        return [*["?"] * 6, "-"]
+        return [*["?"] * 5, "-"]
     hours = cost.gpu_h
     asked = f"{_scaled(cost.llm_calls)} {_price(cost)}" if cost.llm_calls else "-"
     return [
-        _scaled(cost.tokens or cost.llm_tokens), _scaled(cost.flops), _lasting(seconds_of(cost, machine)),
+        _scaled(cost.tokens or cost.llm_tokens), _lasting(seconds_of(cost, machine)),
         "-" if not hours else "<0.1" if hours < 0.1 else f"{hours:,.1f}",
         f"{_scaled(cost.memory_bytes)}B", f"{_scaled(cost.disk_bytes)}B" if cost.disk_bytes else "-", asked,
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +142,7 @@ def test_a_terminated_run_says_a_word_and_reads_interrupted(tmp_path: Path) -> N
         [*command, "--only", "train", "--jobs", "1"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stderr is not None
+        assert re.match(r"about .* on this machine; .*B of memory; .*B of disk", next(running.stderr))
         for line in running.stderr:
             if "train/" in line:
                 break
