@@ -34,6 +34,8 @@ from harness.records import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from harness.model.chat import ChatFormat
     from harness.model.subject import Subject
 
@@ -76,6 +78,7 @@ class Registration(Generic[T_co]):
         scores: whether an interpreter also answers scoring tests (`Scorer`).
         deterministic: whether an interpreter, by construction, gives the same contexts the same answer in whatever
             order they come: its agreement with itself is then no evidence, and reports say so.
+        rules: whether an interpreter's explanations carry rules that hold on a token or not (`RuleReader`).
         asks_llm: whether an interpreter asks a provider; `--provider` chooses those that do.
         seeded: False where the result does not depend on the step's seed (an interpreter: its explanations); the runs
             of several seeds share the step where they share what it reads.
@@ -95,6 +98,7 @@ class Registration(Generic[T_co]):
     asks_llm: bool = False
     scores: bool = False
     deterministic: bool = False
+    rules: bool = False
     fits: bool = True
     baseline: bool = False
     control_of: str | None = None
@@ -172,6 +176,26 @@ class Scorer(Protocol):
 
     def answer(self, tests: Sequence[tuple[Explanation, ScoringTest]], run: RunContext) -> Iterator[ScoringAnswer]:
         """One answer per test, in any order, also for those that fail (with a reason)."""
+        ...
+
+
+class TokenMasks(Protocol):
+    """Says on which tokens of a document rules hold."""
+
+    def __call__(self, tokens: Sequence[str]) -> np.ndarray:
+        """Bool [token, rule].
+
+        Args:
+            tokens: texts of all tokens of the document, in order; together they are its text.
+        """
+        ...
+
+
+class RuleReader(Protocol):
+    """What an interpreter can do besides: hold its explanations' rules against any token (`Registration.rules`)."""
+
+    def token_masks(self, rules: Sequence[str]) -> TokenMasks:
+        """For rules (`Explanation.rule`), a function of a document's tokens."""
         ...
 
 

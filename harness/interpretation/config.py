@@ -60,6 +60,21 @@ class ScoringConfig(Config):
     `min_contexts` quiet ones is tested on its quietest contexts, which are counted (`n_not_quiet`)."""
 
 
+class CoverageConfig(Config):
+    """How explanations are held against all of a feature's activation: purity, recall, and both at equal density."""
+
+    contexts: NonNegativeInt = 10
+    """Tokens of each stratum (strong, weaker, not active) that an LLM is asked about, per feature; 0 asks nobody.
+    Explanations that are rules are held against every token."""
+    window: PositiveInt = 6
+    """Tokens shown on either side of each."""
+    density: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Share of tokens on which features are active at most where densities are matched; None is the median of the
+    sparsest source."""
+    threshold_tokens: PositiveInt = 20_000
+    """Tokens that thresholds are found on, of documents drawn at random; what they lead to is measured on all."""
+
+
 class EnrichmentConfig(Config):
     """Which kinds of tokens features are held against, without an interpreter."""
 

@@ -10,7 +10,7 @@ from random import Random
 from harness.contract.context import RunContext
 from harness.contract.provider import Provider
 from harness.contract.stages import Interpreter
-from harness.records import JUDGE, SECOND_JUDGE, Condition, Evidence, Explanation, JudgeTrial
+from harness.records import JUDGE, SECOND_JUDGE, Condition, Evidence, Exemplar, Explanation, JudgeTrial
 
 
 def spread_sample(features: Mapping[str, int | None], n: int, seed: str) -> list[str]:
@@ -64,7 +64,8 @@ def trials(
     conditions: list[tuple[Condition, int]] = [("repeat", i) for i in range(repeats)]
     conditions += [("shuffle", i) for i in range(shuffles)]
     conditions += [("second-judge", 0)] if SECOND_JUDGE in run.roles else []
-    # what the explainer said beside its explanation: the same requests as the first time, so the journal answers
+    # what the explainer said beside its explanation, `grade_top`: the same requests as the first time, so that the
+    # journal answers; the second question was the judge's alone
     conditions += [("explainer", 0)] if JUDGE in run.roles else []
     for condition, trial in conditions:
         items = {e.feature: f"{condition}/{trial}/{e.source}/{e.feature}" for e in evidence}
@@ -80,6 +81,7 @@ def trials(
             own = replace(own, provider=_as_second_judge(run.provider), roles=frozenset())
         if condition == "explainer":
             own = replace(own, roles=run.roles - {JUDGE})
+            given = [e.model_copy(update={"sampled": ()}) for e in evidence]
         for explanation in interpreter.explain(given, own):
             certain = deterministic and condition in ("repeat", "shuffle")
             yield _trial(explanation, condition, trial, items[explanation.feature], certain)
@@ -91,11 +93,19 @@ def _as_second_judge(provider: Callable[[str], tuple[Provider, str]]) -> Callabl
 
 def _shuffled(shown: Evidence, n: int, seed: str) -> Evidence:
     """The same contexts, those that are shown in a random order: ranks are permuted, nothing else."""
-    order = list(range(min(n, len(shown.exemplars))))
-    Random(seed).shuffle(order)
+    rng = Random(seed)
     ranked = sorted(shown.exemplars, key=lambda e: e.rank)
-    exemplars = [ranked[place].model_copy(update={"rank": rank}) for rank, place in enumerate(order)]
-    return shown.model_copy(update={"exemplars": (*exemplars, *ranked[len(order) :])})
+    exemplars = (*_permuted(ranked[:n], rng), *ranked[n:])
+    return shown.model_copy(update={"exemplars": exemplars, "sampled": _permuted(shown.sampled, rng)})
+
+
+def _permuted(contexts: Sequence[Exemplar], rng: Random) -> tuple[Exemplar, ...]:
+    """The contexts in a random order, which their ranks follow."""
+    order = list(contexts)
+    rng.shuffle(order)
+    return tuple(
+        x.model_copy(update={"rank": rank}) for x, rank in zip(order, sorted(x.rank for x in contexts), strict=True)
+    )
 
 
 def _trial(explanation: Explanation, condition: Condition, trial: int, item: str, deterministic: bool) -> JudgeTrial:
@@ -108,6 +118,7 @@ def _trial(explanation: Explanation, condition: Condition, trial: int, item: str
         trial=trial,
         explanation=explanation.explanation,
         grade=explanation.grade,
+        grade_top=explanation.grade_top,
         status=explanation.status,
         reason=explanation.reason,
         raw=explanation.raw,

@@ -28,10 +28,12 @@ from harness.records.interpret import Category as Category
 from harness.records.interpret import CategoryAssignment as CategoryAssignment
 from harness.records.interpret import CategoryTrial as CategoryTrial
 from harness.records.interpret import Condition as Condition
+from harness.records.interpret import Coverage as Coverage
 from harness.records.interpret import Enrichment as Enrichment
 from harness.records.interpret import EventAssociation as EventAssociation
 from harness.records.interpret import Explanation as Explanation
 from harness.records.interpret import ExplanationScore as ExplanationScore
+from harness.records.interpret import Grade as Grade
 from harness.records.interpret import JudgeTrial as JudgeTrial
 from harness.records.interpret import PlantedFeature as PlantedFeature
 from harness.records.interpret import PlantedKind as PlantedKind

@@ -8,9 +8,13 @@ from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 
 from harness.records.base import PLANTED, Estimate, Flat, Part, Record, Source
 
-Status = Literal["graded", "unparsed", "failed", "too-few-contexts", "dead"]
-"""How a grading ended. `unparsed`: the reply could not be read; `failed`: there was no reply; `dead`: the feature
-has no activating context."""
+Grade = Literal[0, 1, 2]
+"""0 monosemantic, 1 broad but consistent, 2 polysemantic (appendix B.1)."""
+
+
+Status = Literal["graded", "top-only", "unparsed", "failed", "too-few-contexts", "dead"]
+"""How a grading ended. `top-only`: only the highest contexts were graded; `unparsed`: the reply could not be read;
+`failed`: there was no reply; `dead`: the feature has no activating context."""
 
 
 class Explanation(Record):
@@ -29,12 +33,17 @@ class Explanation(Record):
     """Who explained: `lexical`, `autointerp`."""
     explanation: str | None
     """A few words; None with a reason."""
-    grade: Literal[0, 1, 2] | None
-    """0 monosemantic, 1 broad but consistent, 2 polysemantic (appendix B.1); None with a reason, and still counted."""
+    grade: Grade | None
+    """Of the explanation on the highest contexts and on a sample over all strengths, together: 0 monosemantic, 1 broad
+    but consistent, 2 polysemantic (appendix B.1); None with a reason, and still counted."""
+    grade_top: Grade | None = None
+    """The same of the highest contexts alone, as in the paper. None where only both were graded, or nothing was."""
     status: Status = "graded"
     """How the grading ended; `failed` where there is no grade and the interpreter gives no status."""
     reason: str
-    """The judge's justification, or why there is no grade."""
+    """The judge's justification of the grade, or why there is none."""
+    reason_top: str | None = None
+    """The justification of `grade_top`."""
     raw: str | None = None
     """The raw reply where it could not be parsed."""
     rule: str | None = None
@@ -48,6 +57,56 @@ class Explanation(Record):
         if values.get("grade") is None and values.get("status", "graded") == "graded":
             return {**values, "status": "failed"}
         return values
+
+
+class Coverage(Record):
+    """What an explanation is worth over all of a feature's activation, not only its highest contexts.
+
+    A token is covered where the explanation holds on it. `rule`: an explanation that is a rule is held against every
+    ranked token; intervals are over documents. `sample`: the scorer says of sampled tokens whether it covers them, and
+    every stratum counts by its share of the activation or of the tokens. `matched_`: the same where the feature's
+    weaker activations are set to 0, so that it is active on as few tokens as the sparsest source's features.
+    """
+
+    IDENTITY = ("source", "feature")
+    INDEXES = (("source", "feature"),)
+
+    item: str
+    """`source/feature`."""
+    source: Source
+    """The activation set."""
+    feature: str
+    """The feature."""
+    interpreter: str
+    """Who explained."""
+    basis: Literal["rule", "sample"] | None
+    """How it was found; None with a reason."""
+    purity: Estimate | None
+    """Share of the feature's activation that falls on covered tokens."""
+    recall: Estimate | None
+    """Share of the covered tokens on which the feature is active."""
+    density_per_token: NonNegativeFloat
+    """Share of ranked tokens on which the feature is active (greater than 0)."""
+    n_active: NonNegativeInt
+    """Tokens on which it is active; of a sample, those that were asked about."""
+    n_inactive: NonNegativeInt
+    """The other ranked tokens; of a sample, those that were asked about."""
+    n_covered: NonNegativeInt | None
+    """Of all of these, how many the explanation covers."""
+    n_documents: NonNegativeInt
+    """Documents that they are of."""
+    matched_above: NonNegativeFloat
+    """Activation from which the feature counts as active when densities are matched; 0 where it is sparse enough."""
+    matched_density_per_token: NonNegativeFloat
+    """Share of ranked tokens on which it is then active."""
+    matched_purity: Estimate | None
+    """Purity of what is left of its activation."""
+    matched_recall: Estimate | None
+    """Recall of what is left of its activation."""
+    matched_grade_top: Grade | None
+    """`grade_top` by the contexts that are left; None where it has none, or where an LLM would have to be asked."""
+    reason: str | None = None
+    """Why a number is None."""
 
 
 class Category(Record):
@@ -133,7 +192,7 @@ class PlantedFeature(Record):
     """How it was made."""
     concepts: tuple[str, ...]
     """Tokens that it fires on, the token that it follows, or the name of a class or position; empty where random."""
-    right_grade: Literal[0, 1, 2]
+    right_grade: Grade
     """The grade that a judge should give."""
 
 
@@ -157,7 +216,9 @@ class JudgeTrial(Record):
     """Index among the trials of the condition."""
     explanation: str | None
     """A few words; None with a reason."""
-    grade: Literal[0, 1, 2] | None
+    grade: Grade | None
+    """As in Explanation."""
+    grade_top: Grade | None = None
     """As in Explanation."""
     status: Status
     """How the grading ended."""

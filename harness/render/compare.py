@@ -260,12 +260,13 @@ def _grades(connection: Connection, first: int, second: int) -> Iterator[Compare
     )
     for key in dict.fromkeys([*one, *other]):
         a, b = one.get(key), other.get(key)
-        shares = [g.share if g else None for g in (a, b)]
-        difference = independent_difference(shares[1], shares[0]) if shares[0] and shares[1] else None
         n = min(g.n_features for g in (a, b) if g is not None)
-        note = None if difference is None else "two adapters' features are not the same things: not paired"
-        yield _row("grades", f"{key[0]} by {key[1]}: monosemantic", "share", n, shares[0], shares[1], difference,
-                   "independent", note=note)  # fmt: skip
+        for name, label in (("share", "monosemantic"), ("share_top", "monosemantic by the highest contexts")):
+            shares = [getattr(g, name) if g else None for g in (a, b)]
+            difference = independent_difference(shares[1], shares[0]) if shares[0] and shares[1] else None
+            note = None if difference is None else "two adapters' features are not the same things: not paired"
+            yield _row("grades", f"{key[0]} by {key[1]}: {label}", "share", n, shares[0], shares[1], difference,
+                       "independent", note=note)  # fmt: skip
 
 
 def _settings(first: int, second: int) -> Report[SettingRow]:

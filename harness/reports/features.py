@@ -9,11 +9,17 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, func, select
 
-from harness.contract.cells import percent, short, significant, text
+from harness.contract.cells import inline, percent, short, significant, text
 from harness.contract.report import Block, Column, Report
-from harness.records import PLANTED
-from harness.reports.common.features import Explained, category_assignments, explanations, stored_features
-from harness.reports.common.rows import row_from, run_steps
+from harness.records import PLANTED, Estimate
+from harness.reports.common.features import (
+    Explained,
+    category_assignments,
+    coverages,
+    explanations,
+    stored_features,
+)
+from harness.reports.common.rows import estimate, row_from, run_steps
 from harness.store.schema import Exemplar, Feature
 
 CONTEXT_TOKENS = 8
@@ -34,6 +40,9 @@ class FeatureRow:
     interpreter: str | None
     explanation: str | None
     grade: int | None
+    grade_top: int | None
+    purity: Estimate | None
+    recall: Estimate | None
     reason: str | None
     category: str | None
     density_per_token: float | None
@@ -119,6 +128,7 @@ def _rows(
     first = select(Exemplar.feature_id, Exemplar.tokens_json, Exemplar.target).where(*of_features, Exemplar.rank == 0)
     highest = {r.feature_id: r for r in connection.execute(first)}
     categories = {(a.source, a.feature, a.plugin): a.category for a in category_assignments(connection, run_id)}
+    covered = coverages(connection, run_id)
     rows = []
     for c, values in zip(choices, more, strict=True):
         e = c.explained
@@ -131,6 +141,9 @@ def _rows(
             interpreter=c.interpreter,
             explanation=e.explanation if e else None,
             grade=e.grade if e else None,
+            grade_top=e.grade_top if e else None,
+            purity=estimate(covered.get((c.source, c.feature, c.interpreter or "")), "purity"),
+            recall=estimate(covered.get((c.source, c.feature, c.interpreter or "")), "recall"),
             reason=e.reason if e else "not explained",
             category=categories.get((c.source, c.feature, c.interpreter)),
             n_exemplars=n_exemplars.get(c.stored.id, 0) if c.stored else 0,
@@ -165,13 +178,22 @@ def _blocks(rows: Sequence[FeatureRow]) -> list[Block[FeatureRow]]:
     return blocks
 
 
+def _grade(row: FeatureRow) -> str:
+    """The grade, and in brackets the one by the highest contexts alone where it is another."""
+    if row.interpreter and row.grade is None and row.grade_top is None:
+        return "failed"
+    return text(row.grade) if row.grade == row.grade_top else f"{text(row.grade)} ({text(row.grade_top)})"
+
+
 REPORT = Report[FeatureRow](
     "features",
     "Features",
     features,
     (
         Column("feature", lambda r: r.feature, "left"),
-        Column("grade", lambda r: "failed" if r.interpreter and r.grade is None else text(r.grade)),
+        Column("grade", lambda r: _grade(r)),
+        Column("purity", lambda r: inline(r.purity, percent)),
+        Column("recall", lambda r: inline(r.recall, percent)),
         Column("explanation", lambda r: short(r.explanation or r.reason), "left", wrap=True, ratio=3),
         Column("category", lambda r: short(r.category), "left", wrap=True, ratio=2),
         Column("density", lambda r: percent(r.density_per_token, 1)),
@@ -181,7 +203,11 @@ REPORT = Report[FeatureRow](
     ("probe", "learn", "interpret"),
     "features",
     order=200,
-    legend="Grade: 0 monosemantic, 1 broad but consistent, 2 polysemantic. Density: share of tokens where active.",
+    legend=(
+        "Grade: 0 monosemantic, 1 broad but consistent, 2 polysemantic; in brackets by the highest contexts alone, "
+        "where it differs. Purity: share of all its activation on tokens that the explanation covers; recall: share of "
+        "the covered tokens on which it is active. Density: share of tokens where active."
+    ),
     blocks=_blocks,
     preview=top_features,
     before=("grades",),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from sqlalchemy import Connection
@@ -14,21 +14,24 @@ from harness.contract.cells import count, p_value, percent, text
 from harness.contract.report import Block, Column, Report
 from harness.interpretation import agreement
 from harness.reports.common.features import Explained
-from harness.reports.common.grades import LABELS, gradings
+from harness.reports.common.grades import LABELS, gradings, outcome, outcome_top
 
-TOP_TESTS = 12
-"""Tests listed per interpreter; JSON and CSV have all."""
+TOP_TESTS = 8
+"""Tests listed per interpreter and grading; JSON and CSV have all."""
+
+_GRADINGS = {"all": outcome, "top": outcome_top}
 
 
 @dataclass(frozen=True)
 class GradeTestRow:
-    """Whether two sources have the same share of a grade.
+    """Whether two sources have the same share of a grade: `graded_on` contexts of `all` strengths, or the `top` alone.
 
     `p_value`: exact permutation of the sources' labels within layers (over all features where the two have no layer in
-    common). `p_holm`: after Holm over all tests of the interpreter.
+    common). `p_holm`: after Holm over all tests of the interpreter and grading.
     """
 
     interpreter: str
+    graded_on: str
     grade: int | None
     status: str
     label: str
@@ -52,31 +55,33 @@ def grade_tests(connection: Connection, run_id: int) -> list[GradeTestRow]:
         if alive:
             by_interpreter[interpreter][source] = alive
     rows = []
-    for interpreter, sources in by_interpreter.items():
+    for (interpreter, sources), (graded_on, result) in product(by_interpreter.items(), _GRADINGS.items()):
         tests = [
-            _test(interpreter, grade, status, label, sources[one], sources[other])
-            for (grade, status), label in LABELS.items()
+            _test(key, label, result, sources[one], sources[other])
+            for key, label in LABELS.items()
             for one, other in combinations(sources, 2)
-            if any((g.grade, g.status) == (grade, status) for g in (*sources[one], *sources[other]))
+            if any(result(g) == key for g in (*sources[one], *sources[other]))
         ]
         adjusted = agreement.holm([test["p_value"] for test in tests])
-        of_interpreter = [GradeTestRow(**test, p_holm=p) for test, p in zip(tests, adjusted, strict=True)]
+        of_interpreter = [
+            GradeTestRow(interpreter, graded_on, **test, p_holm=p) for test, p in zip(tests, adjusted, strict=True)
+        ]
         rows += sorted(of_interpreter, key=lambda row: row.p_value)
     return rows
 
 
 def _test(
-    interpreter: str, grade: int | None, status: str, label: str, one: Sequence[Explained], other: Sequence[Explained]
-) -> dict[str, Any]:
-    first, second = ([(g.grade, g.status) == (grade, status) for g in graded] for graded in (one, other))
+    key: tuple[int | None, str], label: str, result: Callable[[Explained], tuple[int | None, str]],
+    one: Sequence[Explained], other: Sequence[Explained],
+) -> dict[str, Any]:  # fmt: skip
+    first, second = ([result(g) == key for g in graded] for graded in (one, other))
     strata: list[list[Hashable]] = [[g.layer for g in graded] for graded in (one, other)]
     within = not {None, *strata[0]}.isdisjoint({*strata[1]} - {None})
     if not within:
         strata = [[None] * len(graded) for graded in (one, other)]
     return {
-        "interpreter": interpreter,
-        "grade": grade,
-        "status": status,
+        "grade": key[0],
+        "status": key[1],
         "label": label,
         "source": one[0].source,
         "share": sum(first) / len(first),
@@ -92,10 +97,11 @@ def _test(
 
 def _blocks(rows: Sequence[GradeTestRow]) -> list[Block[GradeTestRow]]:
     blocks = []
-    for interpreter in dict.fromkeys(r.interpreter for r in rows):
-        tests = [r for r in rows if r.interpreter == interpreter]
-        top = tests[:TOP_TESTS]
-        blocks.append(Block(f"graded by {interpreter}: {len(top)} of {len(tests)} tests, smallest p first", top))
+    for interpreter, graded_on in dict.fromkeys((r.interpreter, r.graded_on) for r in rows):
+        tests = [r for r in rows if (r.interpreter, r.graded_on) == (interpreter, graded_on)]
+        top, on = tests[:TOP_TESTS], {"all": "contexts of all strengths", "top": "the highest contexts"}[graded_on]
+        title = f"graded by {interpreter} on {on}: {len(top)} of {len(tests)} tests, smallest p first"
+        blocks.append(Block(title, top))
     return blocks
 
 
@@ -117,7 +123,7 @@ REPORT = Report[GradeTestRow](
     order=150,
     legend=(
         "p: exact permutation of the sources' labels, within layers where the two sources have layers in common. "
-        "Holm: over all pairs of sources and all grades of an interpreter."
+        "Holm: over all pairs of sources and all grades of an interpreter, for each grading."
     ),
     blocks=_blocks,
 )

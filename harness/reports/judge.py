@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 from sqlalchemy import Connection, select
 
@@ -16,8 +16,8 @@ from harness.interpretation import agreement
 from harness.interpretation.naming import named_classes
 from harness.records import PlantedKind
 from harness.records.base import Estimate
-from harness.reports.common.features import Explained, category_assignments, explanations
-from harness.reports.common.grades import LABELS
+from harness.reports.common.features import Explained, category_assignments, coverages, explanations
+from harness.reports.common.grades import LABELS, mean_over_features, numbers, outcome, outcome_top
 from harness.reports.common.planted import Errors, PlantedGrade, densities, planted_grades
 from harness.reports.common.rows import run_steps
 from harness.store.schema import CategoryTrial, Enrichment, JudgeTrial, Step
@@ -42,6 +42,8 @@ class JudgeRow:
     between the first grading and those made again (Fleiss; Cohen for another judge), failures as a class of their own.
     `right class`: explanations of features that are of one ground-truth class, by what they name. `categories again`:
     adjusted Rand index of the categories of a re-run with other explanations; 1 is the same partition, 0 is chance.
+    `n_top` and `value_top` are of the grade on the highest contexts alone; `purity` and `recall` are means over the
+    planted features.
     """
 
     interpreter: str
@@ -54,6 +56,10 @@ class JudgeRow:
     value: Estimate | None
     unit: str
     reason: str | None
+    n_top: int | None = None
+    value_top: Estimate | None = None
+    purity: Estimate | None = None
+    recall: Estimate | None = None
 
 
 def judge(connection: Connection, run_id: int) -> list[JudgeRow]:
@@ -64,14 +70,22 @@ def judge(connection: Connection, run_id: int) -> list[JudgeRow]:
     planted = planted_grades(connection, run_id)
     rows: list[JudgeRow] = []
     for interpreter, graded in by_interpreter.items():
-        rows += _planted(interpreter, planted.get(interpreter, []))
+        covered = coverages(connection, run_id)
+        rows += [_with_means(row, of, covered) for row, of in _planted(interpreter, planted.get(interpreter, []))]
         rows += _agreement(connection, run_id, interpreter, graded)
         rows += _right_class(connection, run_id, interpreter, graded)
         rows += _categories_again(connection, run_id, interpreter)
     return rows
 
 
-def _planted(interpreter: str, planted: Sequence[PlantedGrade]) -> Iterator[JudgeRow]:
+def _with_means(row: JudgeRow, planted: Sequence[PlantedGrade], covered: Mapping[Any, Any]) -> JudgeRow:
+    """The row with the purity and recall of the planted features that it is of."""
+    graded = [p.explained for p in planted]
+    purity, recall = (mean_over_features(numbers(covered, graded, name)) for name in ("purity", "recall"))
+    return replace(row, purity=purity, recall=recall)
+
+
+def _planted(interpreter: str, planted: Sequence[PlantedGrade]) -> Iterator[tuple[JudgeRow, Sequence[PlantedGrade]]]:
     """By kind, by density and by right grade; of outcomes, empty ones are left out but for the right one."""
     if not planted:
         return
@@ -82,66 +96,82 @@ def _planted(interpreter: str, planted: Sequence[PlantedGrade]) -> Iterator[Judg
             yield from _outcomes(interpreter, "planted", subject, of_kind, of_kind[0].right)
         else:
             why = "none planted: the corpus has nothing of the kind that is frequent enough"
-            yield JudgeRow(interpreter, "planted", kind, "-", None, 0, 0, None, "share", why)
+            yield JudgeRow(interpreter, "planted", kind, "-", None, 0, 0, None, "share", why), ()
     for low, high in _BANDS:
-        of_band = [p.grade == p.right for p in planted if low <= p.density < high]
+        of_band = [p for p in planted if low <= p.density < high]
         if of_band:
-            subject, share = f"{100 * low:g} to {100 * high:g} % of tokens", stats.share(sum(of_band), len(of_band))
-            yield JudgeRow(interpreter, "density", subject, "the right grade", True, sum(of_band), len(of_band), share,
-                           "share", None)  # fmt: skip
+            subject, n = f"{100 * low:g} to {100 * high:g} % of tokens", len(of_band)
+            hits = sum(p.grade == p.right for p in of_band)
+            hits_top = sum(p.explained.grade_top == p.right for p in of_band)
+            yield JudgeRow(interpreter, "density", subject, "the right grade", True, hits, n, stats.share(hits, n),
+                           "share", None, hits_top, stats.share(hits_top, n)), of_band  # fmt: skip
     for right in sorted({p.right for p in planted}):
         of_grade = [p for p in planted if p.right == right]
         yield from _outcomes(interpreter, "confusion", f"planted {right} {LABELS[right, 'graded']}", of_grade, right)
     errors = Errors.of(planted)
-    for name, outcome, hits, n in (
+    for name, named, hits, n in (
         ("sensitivity", "planted 0 and graded 0", errors.n_found, errors.n_monosemantic),
         ("specificity", "not planted 0 and not graded 0", errors.n_refused, errors.n_others),
     ):
         if n:
-            yield JudgeRow(interpreter, "error", name, outcome, True, hits, n, stats.share(hits, n), "share", None)
+            yield JudgeRow(interpreter, "error", name, named, True, hits, n, stats.share(hits, n), "share", None), ()
 
 
 def _outcomes(
     interpreter: str, measure: str, subject: str, planted: Sequence[PlantedGrade], right: int
-) -> Iterator[JudgeRow]:
-    counts = Counter((p.grade, p.status) for p in planted)
-    for outcome, label in {**LABELS, (None, "dead"): "dead"}.items():
-        is_right = outcome == (right, "graded")
-        if counts[outcome] or is_right:
-            name = label if outcome[0] is None else f"{outcome[0]} {label}"
-            share = stats.share(counts[outcome], len(planted))
-            yield JudgeRow(interpreter, measure, subject, name, is_right, counts[outcome], len(planted), share,
-                           "share", None)  # fmt: skip
+) -> Iterator[tuple[JudgeRow, Sequence[PlantedGrade]]]:
+    n, graded = len(planted), [p.explained for p in planted]
+    counts, counts_top = Counter(map(outcome, graded)), Counter(map(outcome_top, graded))
+    for key, label in {**LABELS, (None, "dead"): "dead"}.items():
+        is_right = key == (right, "graded")
+        if counts[key] or counts_top[key] or is_right:
+            name = label if key[0] is None else f"{key[0]} {label}"
+            share, share_top = stats.share(counts[key], n), stats.share(counts_top[key], n)
+            yield JudgeRow(interpreter, measure, subject, name, is_right, counts[key], n, share, "share", None,
+                           counts_top[key], share_top), planted  # fmt: skip
 
 
 def _agreement(
     connection: Connection, run_id: int, interpreter: str, graded: Sequence[Explained]
 ) -> Iterator[JudgeRow]:
     t = JudgeTrial
-    first = {(g.source, g.feature): g.grade for g in graded}
+    first = {(g.source, g.feature): (g.grade, g.grade_top) for g in graded}
     trials = connection.execute(
-        select(t.source, t.feature, t.condition, t.trial, t.grade, t.deterministic)
+        select(t.source, t.feature, t.condition, t.trial, t.grade, t.grade_top, t.status, t.deterministic)
         .where(t.step_id.in_(run_steps(run_id)), t.interpreter == interpreter)
         .order_by(t.id)
     )
-    again: dict[str, dict[tuple[str, str], dict[int, int | None]]] = defaultdict(lambda: defaultdict(dict))
+    again: dict[str, dict[tuple[str, str], dict[int, Any]]] = defaultdict(lambda: defaultdict(dict))
     certain: dict[str, bool] = {}
     for r in trials:
         if (r.source, r.feature) in first:
-            again[r.condition][r.source, r.feature][r.trial] = r.grade
+            again[r.condition][r.source, r.feature][r.trial] = r
             certain[r.condition] = bool(r.deterministic)
     for condition, features in again.items():
         n_trials = max(len(grades) for grades in features.values())
-        ratings = [[first[name], *grades.values()] for name, grades in features.items() if len(grades) == n_trials]
-        kappa = (
-            agreement.cohen_kappa([(a, b) for a, b in ratings])
-            if condition in ("second-judge", "explainer")
-            else agreement.fleiss_kappa(ratings)
+        of_all = {name: list(rows.values()) for name, rows in features.items() if len(rows) == n_trials}
+        both, top = (
+            _kappa(condition, [[first[name][i], *(getattr(r, field) for r in rows)] for name, rows in of_all.items()])
+            for i, field in enumerate(("grade", "grade_top"))
         )
-        same = sum(len(set(case)) == 1 for case in ratings)
-        outcome = f"{n_trials + 1} gradings, all the same"
-        yield _coefficient(kappa, interpreter, "agreement", condition, outcome, same, len(ratings), "kappa",
-                           certain[condition])  # fmt: skip
+        on_both = not all(r.status in ("top-only", "dead") for rows in of_all.values() for r in rows)
+        kappa = both[0] if on_both else stats.Undefined("graded again on the highest contexts alone")
+        named, is_certain = f"{n_trials + 1} gradings, all the same", certain[condition] and on_both
+        row = _coefficient(kappa, interpreter, "agreement", condition, named, both[1], len(of_all), "kappa", is_certain)
+        value_top = None if isinstance(top[0], stats.Undefined) else top[0]
+        if certain[condition] and top[1] == len(of_all):
+            value_top = None
+        yield replace(row, n=both[1] if on_both else None, n_top=top[1], value_top=value_top)
+
+
+def _kappa(condition: str, ratings: list[list[int | None]]) -> tuple[Estimate | stats.Undefined, int]:
+    """Kappa of gradings (Cohen's of two judges, Fleiss' of one), and how many features got the same one each time."""
+    kappa = (
+        agreement.cohen_kappa([(a, b) for a, b in ratings])
+        if condition in ("second-judge", "explainer")
+        else agreement.fleiss_kappa(ratings)
+    )
+    return kappa, sum(len(set(case)) == 1 for case in ratings)
 
 
 def _right_class(
@@ -167,12 +197,12 @@ def _right_class(
     for source, pairs in by_source.items():
         named = [_naming(g.explanation, right, words) for g, right in pairs]
         outcomes = Counter(named)
-        for outcome in ("names the class", "names another", "names none", "no explanation"):
-            is_right = outcome == "names the class"
-            if outcomes[outcome] or is_right:
-                hits = [n == outcome for n in named]
+        for name in ("names the class", "names another", "names none", "no explanation"):
+            is_right = name == "names the class"
+            if outcomes[name] or is_right:
+                hits = [n == name for n in named]
                 share = stats.clustered_share(hits, [g.layer for g, _ in pairs])
-                yield JudgeRow(interpreter, "right class", source, outcome, is_right, sum(hits), len(pairs), share,
+                yield JudgeRow(interpreter, "right class", source, name, is_right, sum(hits), len(pairs), share,
                                "share", None)  # fmt: skip
 
 
@@ -240,6 +270,9 @@ REPORT = Report[JudgeRow](
         Column("outcome", lambda r: f"{r.outcome} *" if r.right else r.outcome, "left", wrap=True),
         Column("features", lambda r: f"{count(r.n)} of {count(r.n_features)}"),
         Column("value", lambda r: inline(r.value, percent if r.unit == "share" else fixed)),
+        Column("top alone", lambda r: inline(r.value_top, percent if r.unit == "share" else fixed)),
+        Column("purity", lambda r: inline(r.purity, percent)),
+        Column("recall", lambda r: inline(r.recall, percent)),
     ),
     ("regrade", "interpret"),
     "judgements of the judge",

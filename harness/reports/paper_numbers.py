@@ -106,7 +106,7 @@ def _ours(claim: Claim, connection: Connection, run_id: int) -> Iterator[_Ours]:
     elif kind == "grade":
         for g in grades(connection, run_id):
             if g.paper_source == claim.subject and str(g.grade) == part:
-                yield _Ours(g.share, g.n_features, f"{g.source} by {g.interpreter}")
+                yield _Ours(g.share_top, g.n_features, f"{g.source} by {g.interpreter}, highest contexts alone")
     else:
         for value, what in _counts(claim, connection, run_id):
             yield _Ours(_exact(value), 1, what)

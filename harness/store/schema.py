@@ -336,6 +336,7 @@ ExplanationScore = _declare(records.ExplanationScore)
 Enrichment = _declare(records.Enrichment)
 EventAssociation = table_of(records.Enrichment).parts[records.EventAssociation].columns
 CategoryTrial = _declare(records.CategoryTrial)
+Coverage = _declare(records.Coverage)
 AnswerVerdict = _declare(records.AnswerVerdict)
 
 RECORDS: tuple[Columns, ...] = tuple(table.columns for table in _TABLES.values() if "item" in table.record.model_fields)

@@ -46,14 +46,18 @@ SELECT run_step.run_id, latent_effect.source AS dictionary, latent_effect.*
 FROM latent_effect
 JOIN run_step ON run_step.step_id = latent_effect.step_id;
 
--- Features with their explanation and grade, once per interpreter; density is a share of tokens.
+-- Features with their explanation, grade, purity and recall, once per interpreter; density is a share of tokens.
 CREATE VIEW v_feature AS
 SELECT run_step.run_id, feature.*, explanation.interpreter, explanation.explanation, explanation.grade,
-    explanation.reason, feature.id AS feature_id
+    explanation.grade_top, explanation.reason, coverage.purity, coverage.purity_ci_low, coverage.purity_ci_high,
+    coverage.recall, coverage.recall_ci_low, coverage.recall_ci_high, feature.id AS feature_id
 FROM feature
 JOIN run_step ON run_step.step_id = feature.step_id
 LEFT JOIN explanation ON explanation.source = feature.source AND explanation.feature = feature.feature
-    AND explanation.step_id IN (SELECT other.step_id FROM run_step other WHERE other.run_id = run_step.run_id);
+    AND explanation.step_id IN (SELECT other.step_id FROM run_step other WHERE other.run_id = run_step.run_id)
+LEFT JOIN coverage ON coverage.source = feature.source AND coverage.feature = feature.feature
+    AND coverage.interpreter = explanation.interpreter
+    AND coverage.step_id IN (SELECT other.step_id FROM run_step other WHERE other.run_id = run_step.run_id);
 
 -- The contexts of each feature; tokens and activations are JSON lists, rank 0 is the highest activation.
 CREATE VIEW v_exemplar AS

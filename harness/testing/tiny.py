@@ -214,7 +214,15 @@ def tiny_evidence(n_contexts: int = 12) -> list[Evidence]:
         name = f"L{layer}.q_proj+"
         features.append(
             Evidence(
-                source="adapter-activations", feature=name, layer=layer, projection="q_proj", exemplars=tuple(exemplars)
+                source="adapter-activations",
+                feature=name,
+                layer=layer,
+                projection="q_proj",
+                exemplars=tuple(exemplars),
+                sampled=tuple(
+                    x.model_copy(update={"rank": n_contexts + i, "quantile": 1 - i / n_contexts})
+                    for i, x in enumerate(exemplars[::3])
+                ),
             )
         )
     return features

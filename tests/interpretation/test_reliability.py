@@ -52,6 +52,11 @@ def evidence(n=80, contexts=12):
                          activations=(0.0, 0.0, 20.0 - r), target=2)
                 for r in range(contexts)
             ),
+            sampled=tuple(
+                Exemplar(rank=contexts + r, document=f"d{r}", position=2, start=0, tokens=("a", f" t{i}", f" s{r}"),
+                         activations=(0.0, 0.0, 5.0 - r), target=2, quantile=1 - r / 4)
+                for r in range(4)
+            ),
         )
         for i in range(n)
     ]  # fmt: skip
@@ -101,7 +106,7 @@ def test_a_repeat_changes_its_index_and_a_shuffle_the_order_of_the_same_contexts
     judge = Judge(lambda r: 0)
     shown = evidence(n=3)
     again(interpreter(autointerp), shown, context(judge))
-    plain, repeated, shuffled = (judge.requests[i : i + 3] for i in (0, 3, 6))
+    plain, repeated, shuffled = (judge.requests[i : i + 3] for i in (0, 6, 12))  # a second question of each follows
     for a, b, c in zip(plain, repeated, shuffled, strict=True):
         assert (a.repeat, b.repeat, c.repeat) == (0, 1, 0)
         assert a.user == b.user != c.user
@@ -136,8 +141,10 @@ def test_where_a_judge_graded_the_explainers_own_grade_is_a_trial_that_costs_no_
     run = context(one, judge=judge, second_judge=other)
     first, found = again(interpreter(autointerp), evidence(n=4), run, repeats=0, shuffles=0)
     assert {x.grade for x in first.values()} == {2}
-    assert Counter((t.condition, t.grade) for t in found) == {("second-judge", 1): 4, ("explainer", 0): 4}
-    assert [len(who.requests) for who in (one, judge, other)] == [4, 4, 4]
+    assert Counter((t.condition, t.grade_top) for t in found) == {("second-judge", 1): 4, ("explainer", 0): 4}
+    assert {t.status for t in found if t.condition == "explainer"} == {"top-only"}
+    # the judge is asked twice of each, on the highest contexts and on all strengths; the second judge explains as well
+    assert [len(who.requests) for who in (one, judge, other)] == [4, 8, 8]
 
 
 def test_what_is_stored_is_not_asked_again(context):

@@ -59,7 +59,12 @@ def plant(
                 target=position - start,
             )
         )
-    return Evidence(source=source, feature=name, layer=layer, projection="q_proj", exemplars=tuple(exemplars))
+    sampled = [
+        e.model_copy(update={"rank": len(exemplars) + i, "quantile": 1 - i / len(exemplars)})
+        for i, e in enumerate(exemplars[:: max(1, len(exemplars) // 20)])
+    ]
+    return Evidence(source=source, feature=name, layer=layer, projection="q_proj", exemplars=tuple(exemplars),
+                    sampled=tuple(sampled))  # fmt: skip
 
 
 def find(

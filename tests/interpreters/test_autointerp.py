@@ -76,7 +76,8 @@ def test_the_scripted_judge_gives_planted_features_their_grade(batch, context, j
     assert found["dead"].reason == "dead: no activating context"
     again = {x.feature: x for x in make().explain(evidence, context(judge(), journal))}
     assert again == found
-    assert len(journal.calls) == len(evidence) - 1
+    assert {x.grade_top for x in found.values() if x.explanation} == {0, 2}
+    assert len(journal.calls) == 2 * (len(evidence) - 1)  # a second question on contexts of all strengths
 
 
 def test_requests_are_the_same_for_every_source(batch, context):
@@ -84,8 +85,9 @@ def test_requests_are_the_same_for_every_source(batch, context):
     evidence = batch["digit"]
     neuron = evidence.model_copy(update={"source": "mlp-neurons", "feature": "L0.neuron1"})
     found = list(make(n_contexts=20).explain([evidence, neuron], context(fake)))
-    assert len(fake.requests) == 1  # equal evidence, equal request, sent once
-    (request,) = fake.requests
+    assert len(fake.requests) == 2  # equal evidence, equal requests, sent once
+    request, second = fake.requests
+    assert second.user.count("Example ") == 2 * len(evidence.sampled)
     assert request.model == "model-of-explainer"
     assert request.temperature is None
     assert request.user.count("Example ") == 20
@@ -99,9 +101,9 @@ def test_unreadable_replies_get_one_repair_turn_and_stay_counted(batch, context,
         return "operand {x}" if "Wait" in request.user.split("Example 2")[0] else '{"explanation": "x", "classif'
 
     fake = Fake(rule)
-    shown = [batch["wait"], batch["arrow"], batch["dead"]]
+    shown = [e.model_copy(update={"sampled": ()}) for e in (batch["wait"], batch["arrow"], batch["dead"])]
     found = {x.feature: x for x in make().explain(shown, context(fake, journal))}
-    assert (found["wait"].explanation, found["wait"].grade) == ("digits", 0)
+    assert (found["wait"].explanation, found["wait"].grade_top) == ("digits", 0)
     broken = found["arrow"]
     assert (broken.explanation, broken.grade, broken.raw) == (None, None, "no {idea}")
     assert "no JSON object" in broken.reason
@@ -125,27 +127,67 @@ def test_a_judge_of_its_own_grades_the_explanation_by_the_same_evidence(batch, c
         ("digits", 2, "two things")
     }
     assert found["dead"].status == "dead"
-    assert [r.model for r in grader.requests] == ["model-of-judge"] * 2
+    assert {x.grade_top for x in (found["wait"], found["arrow"])} == {2}
+    assert [r.model for r in grader.requests] == ["model-of-judge"] * 4  # two questions each
 
     def seen(request):
         return request.user.partition("<neuron_activations>")[2].partition("</neuron_activations>")[0]
 
-    assert [seen(r) for r in grader.requests] == [seen(r) for r in explainer.requests]
+    assert [seen(r) for r in grader.requests[:2]] == [seen(r) for r in explainer.requests]
     assert {call.role for call in journal.calls} == {"explainer", "judge"}
 
 
 def test_what_the_judge_does_not_grade_keeps_its_explanation_and_is_counted(batch, context):
     silent, broken = Fake(lambda request: "no idea"), Fake(lambda request: Refused("HTTP 400: too long"))
     explainer = Fake(lambda request: json.dumps(GOOD))
-    (unread,) = make().explain([batch["wait"]], context(explainer, judge=silent))
+    shown = [batch["wait"].model_copy(update={"sampled": ()})]
+    (unread,) = make().explain(shown, context(explainer, judge=silent))
     assert (unread.explanation, unread.grade, unread.status, unread.raw) == ("digits", None, "unparsed", "no idea")
     assert len(silent.requests) == 2  # one repair turn
-    (failed,) = make().explain([batch["wait"]], context(explainer, judge=broken))
+    (failed,) = make().explain(shown, context(explainer, judge=broken))
     assert (failed.explanation, failed.grade, failed.status) == ("digits", None, "failed")
     mute = Fake(lambda request: "nothing")
-    (unexplained,) = make().explain([batch["wait"]], context(mute, judge=silent))
+    (unexplained,) = make().explain(shown, context(mute, judge=silent))
     assert (unexplained.explanation, unexplained.status) == (None, "unparsed")
     assert len(silent.requests) == 2  # the judge is not asked about nothing
+
+
+def second(request):
+    return "chosen for is marked" in request.user
+
+
+def test_the_grade_is_asked_on_contexts_of_all_strengths_and_grade_top_stays_the_explainers(batch, context):
+    """The second question shows the explanation, the highest contexts and the sample."""
+    fake = Fake(lambda request: json.dumps({**GOOD, "classification": 2 if second(request) else 0}))
+    shown = batch["wait"]
+    weak = tuple(e.model_copy(update={"tokens": ("weak", " sea", " salt"), "activations": (0.0, 0.1, 0.0), "target": 1})
+                 for e in shown.sampled)  # fmt: skip
+    (found,) = make().explain([shown.model_copy(update={"sampled": weak})], context(fake))
+    assert (found.grade, found.grade_top, found.status) == (2, 0, "graded")
+    first, both = fake.requests
+    assert "sea" not in first.user
+    assert 'said to fire for:\n"digits"' in both.user
+    examples = both.user.partition("<neuron_activations>")[2]
+    assert examples.count("<<sea>>") == len(weak) == examples.count("<<Wait>>")
+
+
+def test_the_second_question_may_fail_alone(batch, context):
+    fake = Fake(lambda request: "no idea" if second(request) else json.dumps(GOOD))
+    (found,) = make(repair_turns=0).explain([batch["wait"]], context(fake))
+    assert (found.explanation, found.grade, found.grade_top, found.status) == ("digits", None, 0, "unparsed")
+    assert found.raw == "no idea"
+    assert found.reason_top == "all"
+
+
+@pytest.mark.parametrize("evidence", ["paper-text", "paper-code"])
+def test_the_papers_evidence_has_grade_top_alone_unless_both_are_asked_for(batch, context, evidence):
+    fake = Fake(lambda request: json.dumps(GOOD))
+    (found,) = make(evidence=evidence).explain([batch["wait"]], context(fake))
+    assert (found.grade, found.grade_top, found.status) == (None, 0, "top-only")
+    assert evidence in found.reason
+    assert len(fake.requests) == 1
+    (both,) = make(evidence=evidence, grade_both=True).explain([batch["wait"]], context(fake))
+    assert (both.grade, both.grade_top) == (0, 0)
 
 
 def test_failed_calls_stay_counted_and_done_items_are_skipped(batch, context):

@@ -158,3 +158,35 @@ def test_scores_are_what_the_rule_says(explained, context):
     assert asked("wait", "simulation", ((" a", " Wait", ",", " Wait"), ())) == (0.0, 1.0, 0.0, 1.0)
     assert asked("after_relation", "simulation", ((" =", "7", " x", "7"), ())) == (0.0, 1.0, 0.0, 0.0)
     assert asked("dead", "detection", (wait, ())) is None
+
+
+def sampled(evidence, picks, planting):
+    """The evidence with a sample over its strengths that are the tokens at other places."""
+    others = planting.plant("x", picks).exemplars
+    contexts = [e.model_copy(update={"rank": 100 + i, "quantile": 0.5}) for i, e in enumerate(others)]
+    return evidence.model_copy(update={"sampled": tuple(contexts)})
+
+
+def test_a_rule_of_the_highest_contexts_alone_gives_grade_top_and_not_the_grade(planting, context):
+    """`grade` wants the rule to cover the mean of the highest contexts and the sample: 90 %, so 80 % of the sample."""
+    top = planting.find(lambda t, p: t[p] == " Wait", 32)
+    digits = planting.find(lambda t, p: t[p].isdigit(), 20, seed=3)
+    waits = planting.find(lambda t, p: t[p] == " Wait", 20, seed=4)
+    shown = {
+        "all": sampled(planting.plant("all", top), waits, planting),
+        "most": sampled(planting.plant("most", top), waits[:18] + digits[:2], planting),
+        "half": sampled(planting.plant("half", top), waits[:10] + digits[:10], planting),
+        "none": sampled(planting.plant("none", top), digits, planting),
+        "not drawn": planting.plant("not drawn", top).model_copy(update={"sampled": ()}),
+    }
+    (registration,) = lexical.harness_interpreters()
+    interpreter = registration.implementation()(registration.config())
+    found = {x.feature: x for x in interpreter.explain(list(shown.values()), context())}
+    assert {name: x.grade for name, x in found.items()} == {
+        "all": 0, "most": 0, "half": 2, "none": 2, "not drawn": None,
+    }  # fmt: skip
+    assert {x.grade_top for x in found.values()} == {0}
+    assert {x.explanation for x in found.values()} == {"token 'Wait'"}
+    assert "10 of 20 contexts of all strengths" in found["half"].reason
+    assert found["not drawn"].status == "top-only"
+    assert "features.sampled" in found["not drawn"].reason

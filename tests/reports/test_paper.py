@@ -183,7 +183,7 @@ class Small:
                 feature: Feature = self.synthetic.feature(source, f"{source}-{i}", i % 20, None, 1.0)
                 explained = Explanation(
                     item=f"{interpreter}-{source}-{i}", source=source, feature=feature.feature, interpreter=interpreter,
-                    explanation="x", grade=0 if i < k else 2, reason="r", n_exemplars=2,
+                    explanation="x", grade=2, grade_top=0 if i < k else 2, reason="r", n_exemplars=2,
                 )  # fmt: skip
                 made += [feature.model_copy(update={"exemplars": (), "sampled": ()}), explained]
         self.store.write_many(self.step, made)

@@ -90,7 +90,7 @@ def test_rows_are_flat_in_json_and_unbounded_is_none(full: Connection) -> None:
 
 def test_overview_counts(full: Connection) -> None:
     (row,) = overview(full, 1)
-    assert (row.n_steps, row.n_steps_done, row.n_steps_reused) == (18, 18, 0)
+    assert (row.n_steps, row.n_steps_done, row.n_steps_reused) == (19, 19, 0)
     assert (row.n_llm_calls, row.n_llm_calls_failed, row.llm_input_tokens) == (4, 2, 200)
     assert row.git_dirty is True
     assert row.status == "done"
@@ -197,7 +197,9 @@ def test_failed_explanations_stay_in_the_denominator(full: Connection) -> None:
 
 
 def test_every_pair_of_sources_is_tested_on_every_grade(full: Connection) -> None:
-    rows = grade_tests(full, 1)
+    both = grade_tests(full, 1)
+    assert {r.graded_on for r in both} == {"all", "top"}
+    rows = [r for r in both if r.graded_on == "all"]
     assert len(rows) == 5
     assert {(r.source, r.other_source) for r in rows} == {("adapter-activations", "batch-topk")}
     assert not any(r.within_layers for r in rows)  # latents have no layer
@@ -288,7 +290,7 @@ def test_a_deterministic_judge_agrees_with_itself_by_construction_and_is_told_wh
     ]  # fmt: skip
     graded = [
         Explanation(item=f.feature, source=f.source, feature=f.feature, interpreter="lexical", explanation="x",
-                    grade=i % 2, reason="r", n_exemplars=2)
+                    grade=i % 2, grade_top=i % 2, reason="r", n_exemplars=2)
         for i, f in enumerate(found)
     ]  # fmt: skip
     again = [CategoryTrial(item=f"0/{f.source}/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",

@@ -17,6 +17,7 @@ from harness.records import (
     CategoryAssignment,
     CategoryTrial,
     Checkpoint,
+    Coverage,
     Dictionary,
     DictionaryScore,
     Enrichment,
@@ -183,6 +184,7 @@ def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None
         ("plant/planted", "plant", None, _planted()),
         ("score/lexical/adapter-activations", "score", "lexical", _scores(lora)),
         ("judge/lexical", "judge", "lexical", _trials(lora)),
+        ("cover/lexical", "cover", "lexical", _coverages(lora + latents)),
         ("enrich/features", "enrich", None, _enrichment(lora)),
         ("ablate/leave-one-out", "ablate", "leave-one-out", _leave_one_out(rng, n_layers)),
         ("ablate/groups", "ablate", "groups", _groups(rng)),
@@ -319,6 +321,8 @@ def _explanation(f: Feature, i: int) -> Explanation:
         interpreter="lexical",
         explanation=None if grade is None else f"operators {HOSTILE}",
         grade=grade,  # type: ignore[arg-type]
+        grade_top=None if grade is None else (0, 0, 2)[i % 4],  # type: ignore[arg-type]
+        reason_top=None if grade is None else "because of the highest",
         status=status,  # type: ignore[arg-type]
         reason="the reply was not JSON" if grade is None else "because",
         n_exemplars=2,
@@ -363,7 +367,7 @@ def _planted() -> list[Record]:
             made.append(
                 Explanation(item=name, source=PLANTED, feature=name, interpreter="lexical", explanation="x",
                             grade=0 if kind == "peak" else grade if i else 1,  # type: ignore[arg-type]
-                            reason="because", n_exemplars=2)
+                            grade_top=grade, reason="because", n_exemplars=2)
             )  # fmt: skip
     return made
 
@@ -390,11 +394,30 @@ def _trials(found: list[Feature]) -> list[Record]:
         JudgeTrial(
             item=f"{condition}/{trial}/{f.source}/{f.feature}", source=f.source, feature=f.feature,
             interpreter="lexical", condition=condition,  # type: ignore[arg-type]
-            trial=trial, explanation="operators", grade=(0, 1, 2)[i % 3], status="graded", reason="because",
+            trial=trial, explanation="operators", grade=(0, 1, 2)[i % 3],
+            grade_top=(0, 1, 2)[i % 3], status="graded", reason="because",
         )
         for i, f in enumerate(found[:12])
         for condition in ("repeat", "shuffle")
         for trial in range(2)
+    ]  # fmt: skip
+
+
+def _coverages(found: list[Feature]) -> list[Record]:
+    return [
+        Coverage(
+            item=f"{f.source}/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",
+            basis="rule" if i % 4 != 3 else None, density_per_token=f.density_per_token,
+            n_active=100, n_inactive=900, n_documents=10, n_covered=50 if i % 4 != 3 else None, matched_above=0.2,
+            matched_density_per_token=0.01, matched_grade_top=(0, 0, 2, None)[i % 4],
+            reason=None if i % 4 != 3 else "no explanation: the reply was not JSON",
+            **{
+                name: Estimate(value, value / 2, (1 + value) / 2) if i % 4 != 3 else None
+                for name, value in (("purity", 0.3 + i / 200), ("recall", 0.7), ("matched_purity", 0.6),
+                                    ("matched_recall", 0.2))
+            },
+        )
+        for i, f in enumerate(found)
     ]  # fmt: skip
 
 

@@ -85,8 +85,14 @@ def test_answers_as_long_as_the_context_are_refused_before_training() -> None:
 
 def test_llm_calls_are_counted_and_priced_where_a_price_is_known() -> None:
     costs = estimate(plan(*PAPER, provider="openai:gpt-5-mini"))
-    assert costs["interpret/autointerp/adapter-activations"].llm_calls == 2 * 448
-    assert costs["interpret/autointerp/batch-topk"].llm_calls == 3584
+    assert costs["interpret/autointerp/adapter-activations"].llm_calls == 2 * 2 * 448  # two questions each
+    assert costs["interpret/autointerp/batch-topk"].llm_calls == 2 * 3584
+    assert (
+        costs["cover/autointerp"].llm_calls
+        == sum(c.llm_calls for name, c in costs.items() if name.startswith("interpret/")) / 2
+    )
+    papers = estimate(plan(*PAPER, "autointerp.evidence=paper-text", provider="openai:gpt-5-mini"))
+    assert papers["interpret/autointerp/batch-topk"].llm_calls == 3584
     assert 0 < (costs["interpret/autointerp/batch-topk"].usd or 0) < 100
     whole = total(costs.values())
     assert whole.usd == pytest.approx(sum(c.usd or 0 for c in costs.values()))

@@ -39,7 +39,7 @@ def test_inputs_come_before_what_reads_them_and_every_stage_is_there() -> None:
         seen.add(step.name)
     assert {s.kind for s in p.steps} == {
         "train", "evaluate", "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise",
-        "recategorise", "enrich", "ablate",
+        "recategorise", "cover", "enrich", "ablate",
     }  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None
     assert changed == {
         *(f"{kind}/{name}" for kind in ("learn", "judge", "interpret/lexical", "score/lexical")
           for name in ("batch-topk", "batch-topk-on-random")),
-        "regrade/lexical", "categorise/lexical", "recategorise/lexical", "enrich/features",
+        "regrade/lexical", "cover/lexical", "categorise/lexical", "recategorise/lexical", "enrich/features",
     }  # fmt: skip
     after = keys(plan(settings={"full-finetune": {"epochs": 1}}))
     assert {name for name in before if before[name] != after[name]} == {"train/full-finetune", "evaluate/full"}
@@ -140,7 +140,7 @@ def test_another_provider_changes_nothing_but_the_interpretation() -> None:
     shared = {n for n in before if "lexical" not in n}
     assert all(before[n] == after[n] for n in shared)
     assert {n for n in after if n not in shared} == {
-        *(f"{kind}/autointerp" for kind in ("regrade", "categorise", "recategorise")),
+        *(f"{kind}/autointerp" for kind in ("regrade", "cover", "categorise", "recategorise")),
         *(f"{kind}/autointerp/{s}" for kind in ("interpret", "score") for s in SOURCES),
         "interpret/autointerp/planted",
     }
@@ -149,7 +149,7 @@ def test_another_provider_changes_nothing_but_the_interpretation() -> None:
 def test_grading_and_scoring_can_be_switched_off_and_change_their_own_steps_only() -> None:
     before, after = keys(plan()), keys(plan(settings={"scoring": {"contexts": 4}, "grading": {"repeats": 3}}))
     assert {n.partition("/")[0] for n in before if before[n] != after[n]} == {
-        "plant", "interpret", "score", "regrade", "recategorise",
+        "plant", "interpret", "score", "regrade", "cover", "recategorise",  # planted features are covered, too
     }  # fmt: skip
     assert {n for n in before if n.startswith("interpret") and before[n] != after[n]} == {"interpret/lexical/planted"}
     off = {"planted": 0, "repeats": 0, "shuffles": 0, "recategorised": 0}
@@ -233,7 +233,8 @@ def test_another_format_for_reading_changes_what_reads_and_nothing_else() -> Non
     after = keys(plan(settings={"read_chat": {"template": "unclosed", "system": "Be helpful."}}))
     changed = {name.partition("/")[0] for name in before if before[name] != after[name]}
     assert changed == {
-        "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise", "recategorise", "enrich",
+        "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "cover", "categorise", "recategorise",
+        "enrich",
     }  # fmt: skip
 
 

@@ -80,6 +80,7 @@ class Catalogue:
                     e.grade,
                     None if e.category is None else self._categories(e.category_name or e.category),
                     short(main_score(scored, e.interpreter)),
+                    short(e.coverage["purity"]) if e.coverage else None,
                 ]
                 for e in explained
             ],

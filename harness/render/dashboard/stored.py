@@ -11,7 +11,13 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from harness.records.base import Estimate
-from harness.reports.common.features import CategoryName, FeatureName, category_assignments, stored_categories
+from harness.reports.common.features import (
+    CategoryName,
+    FeatureName,
+    category_assignments,
+    coverages,
+    stored_categories,
+)
 from harness.reports.common.rows import plan_order, row_from, run_steps
 from harness.store.schema import (
     ActivationSet,
@@ -62,17 +68,23 @@ class ContextRow:
 
 @dataclass(frozen=True)
 class ExplanationRow:
-    """What an interpreter made of a feature; `grade` and `explanation` are null where it failed, `reason` says why."""
+    """What an interpreter made of a feature; `grade` and `explanation` are null where it failed, `reason` says why.
+
+    `coverage` is what the explanation is worth over all activation: the columns of that table.
+    """
 
     interpreter: str
     explanation: str | None
     grade: int | None
+    grade_top: int | None
     reason: str
+    reason_top: str | None
     raw: str | None
     n_exemplars: int
     category: str | None
     category_name: str | None
     category_reason: str | None
+    coverage: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -164,14 +176,27 @@ def explanations(connection: Connection, run_id: int) -> dict[FeatureName, list[
         category = names.get(CategoryName(a.step_id, None, a.category))
         name = category.name if category else a.category
         categories[a.source, a.feature, a.plugin] = (a.category, name, a.reason)
+    covered = coverages(connection, run_id)
     e = Explanation
-    columns = (e.source, e.feature, e.interpreter, e.explanation, e.grade, e.reason, e.raw, e.n_exemplars)
+    columns = (e.source, e.feature, e.interpreter, e.explanation, e.grade, e.grade_top, e.reason, e.reason_top,
+               e.raw, e.n_exemplars)  # fmt: skip
     stored = connection.execute(select(*columns).where(e.step_id.in_(run_steps(run_id))).order_by(e.id))
     newest = {(r.source, r.feature, r.interpreter): r for r in stored}
     rows: dict[FeatureName, list[ExplanationRow]] = defaultdict(list)
     for key, r in newest.items():
-        rows[r.source, r.feature].append(ExplanationRow(*r[2:], *categories.get(key, (None, None, None))))
+        category, name, why = categories.get(key, (None, None, None))
+        row = row_from(ExplanationRow, r, category=category, category_name=name, category_reason=why,
+                       coverage=_shown(covered.get(key)))  # fmt: skip
+        rows[r.source, r.feature].append(row)
     return rows
+
+
+def _shown(coverage: Any | None) -> dict[str, Any] | None:
+    """A Coverage without what the feature's row says already."""
+    if coverage is None:
+        return None
+    hidden = ("id", "step_id", "item", "source", "feature", "interpreter")
+    return {name: value for name, value in coverage._mapping.items() if name not in hidden}
 
 
 def scores(connection: Connection, run_id: int) -> dict[FeatureName, list[ScoreRow]]:

@@ -40,6 +40,7 @@ class ConfusionRow:
 def confusion(connection: Connection, run_id: int) -> list[ConfusionRow]:
     """Grades of the features that two interpreters explained; failures are a grade (null) of their own.
 
+    The grade is the one on contexts of all strengths; where a judge was asked of the highest alone, that one.
     Of planted features the first judge is `KNOWN`: the grade that is right.
     """
     p = PlantedFeature
@@ -47,7 +48,9 @@ def confusion(connection: Connection, run_id: int) -> list[ConfusionRow]:
     right: dict[str, int | None] = {r.feature: r.right_grade for r in planted}
     graded: dict[str, dict[str, dict[str, int | None]]] = {PLANTED: {KNOWN: right}}
     for e in explanations(connection, run_id):
-        graded.setdefault(e.source, {}).setdefault(e.interpreter, {})[e.feature] = e.grade
+        graded.setdefault(e.source, {}).setdefault(e.interpreter, {})[e.feature] = (
+            e.grade_top if e.status == "top-only" else e.grade
+        )
     rows = []
     for source, judges in graded.items():
         for (first, a), (second, b) in combinations(judges.items(), 2):

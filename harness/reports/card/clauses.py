@@ -97,13 +97,13 @@ def _scores_above(clause: Clause, connection: Connection, run_id: int) -> list[C
 
 
 def _grades_above(clause: Clause, connection: Connection, run_id: int) -> list[Case] | str:
-    """The permutation test of the report grade-tests, and its corrected p-value."""
+    """The permutation test of the report grade-tests, and its corrected p-value: of the paper's grades (`top`)."""
     first, second = map(str, clause.of)
     monosemantic = {(g.interpreter, g.source): g for g in grades(connection, run_id) if g.grade == 0}
     tests = {
         (t.interpreter, frozenset((t.source, t.other_source))): t
         for t in grade_tests(connection, run_id)
-        if t.grade == 0
+        if t.grade == 0 and t.graded_on == "top"
     }
     cases = []
     for interpreter in dict.fromkeys(i for i, _ in monosemantic):
@@ -111,8 +111,8 @@ def _grades_above(clause: Clause, connection: Connection, run_id: int) -> list[C
         test = tests.get((interpreter, frozenset((first, second))))
         if a is not None and b is not None:
             p, corrected = (test.p_value, test.p_holm) if test else (1.0, 1.0)  # no test: nobody has the grade
-            what, n = f"share of grade 0, {first} - {second}", a.n_features + b.n_features
-            ours = independent_difference(a.share, b.share)
+            what, n = f"share of grade 0 by the highest contexts, {first} - {second}", a.n_features + b.n_features
+            ours = independent_difference(a.share_top, b.share_top)
             cases.append(Case(f"graded by {interpreter}", ours, n, what, p, corrected))
     missing = [s for s in (first, second) if not any(source == s for _, source in monosemantic)]
     return cases or f"this run has no graded features of {' and '.join(missing) or 'both by one interpreter'}"

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from harness.records import PLANTED
 from harness.reports.common.rows import cached_query, plan_order, run_steps
-from harness.store.schema import Category, CategoryAssignment, Explanation, Feature, Step
+from harness.store.schema import Category, CategoryAssignment, Coverage, Explanation, Feature, Step
 
 FeatureName = tuple[str, str]
 """(source, feature)."""
@@ -25,6 +25,7 @@ class Explained(NamedTuple):
     reason: str | None
     explanation: str | None
     layer: int | None
+    grade_top: int | None
 
 
 class CategoryName(NamedTuple):
@@ -52,11 +53,18 @@ def explanations(connection: Connection, run_id: int) -> list[Explained]:
     """The newest explanation of each feature by each interpreter, of planted features too."""
     stored = stored_features(connection, run_id)
     e = Explanation
-    columns = (e.source, e.feature, e.interpreter, e.grade, e.status, e.reason, e.explanation)
+    columns = (e.source, e.feature, e.interpreter, e.grade, e.status, e.reason, e.explanation, e.grade_top)
     rows = connection.execute(select(*columns).where(e.step_id.in_(run_steps(run_id))).order_by(e.id))
     newest = {(r[0], r[1], r[2]): r for r in rows}
     layers = {name: row.layer for name, row in stored.items()}
-    return [Explained(*r, layers.get((r[0], r[1]))) for r in newest.values()]
+    return [Explained(*r[:7], layers.get((r[0], r[1])), r[7]) for r in newest.values()]
+
+
+@cached_query
+def coverages(connection: Connection, run_id: int) -> dict[tuple[str, str, str], Any]:
+    """(source, feature, interpreter) -> the newest row of what its explanation is worth over all activation."""
+    rows = connection.execute(select(Coverage.__table__).where(Coverage.step_id.in_(run_steps(run_id))))
+    return {(r.source, r.feature, r.interpreter): r for r in sorted(rows, key=lambda r: r.id)}
 
 
 @cached_query

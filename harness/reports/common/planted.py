@@ -12,7 +12,7 @@ from harness import stats
 from harness.interpretation import agreement
 from harness.records import PLANTED
 from harness.records.base import Estimate
-from harness.reports.common.features import explanations
+from harness.reports.common.features import Explained, explanations
 from harness.reports.common.rows import cached_query, run_steps
 from harness.store.schema import Feature, PlantedFeature
 
@@ -26,6 +26,7 @@ class PlantedGrade:
     density: float
     grade: int | None
     status: str
+    explained: Explained
 
 
 @cached_query
@@ -42,7 +43,7 @@ def planted_grades(connection: Connection, run_id: int) -> dict[str, list[Plante
     for e in explanations(connection, run_id):
         if e.source == PLANTED and e.feature in planted:
             r = planted[e.feature]
-            found[e.interpreter].append(PlantedGrade(r.kind, r.right_grade, r.density_per_token, e.grade, e.status))
+            found[e.interpreter].append(PlantedGrade(r.kind, r.right_grade, r.density_per_token, e.grade, e.status, e))
     return dict(found)
 
 

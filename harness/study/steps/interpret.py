@@ -6,13 +6,14 @@ for all interpreters and all sources.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import get_args
 
 from harness.contract.context import RunContext
 from harness.errors import UsageError
-from harness.interpretation.config import EnrichmentConfig, GradingConfig, ScoringConfig
+from harness.interpretation.config import CoverageConfig, EnrichmentConfig, GradingConfig, ScoringConfig
 from harness.records import (
     GRADER,
     JUDGE,
@@ -26,6 +27,7 @@ from harness.records import (
     Evidence,
     Explanation,
     Feature,
+    Grade,
     PlantedKind,
     Record,
 )  # fmt: skip
@@ -78,6 +80,8 @@ def _plan_interpreter(planner: Planner, name: str, sources: tuple[str, ...]) -> 
     judged = [llms, grading.model_dump(mode="json")]
     if grading.repeats or grading.shuffles or {JUDGE, SECOND_JUDGE} & set(study.providers):
         planner.plugin(REGRADE, name, tuple(explained.values()), judged)
+    settings = [llms, study.settings(CoverageConfig).model_dump(mode="json")]
+    planner.plugin(COVER, name, tuple(explained.values()), settings)
     categorised = tuple(explained[source] for source in planner.sources)
     planner.plugin(CATEGORISE, name, categorised, llms)
     if grading.recategorised:
@@ -169,6 +173,48 @@ def _regrade(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
                           shuffles=config.shuffles, deterministic=certain)  # fmt: skip
 
 
+def _cover(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
+    """What each explanation is worth over all of its feature's activation."""
+    from harness.activations.store import open_set
+    from harness.interpretation.coverage import ExplainedSource
+    from harness.interpretation.covering import Interpreting, above, coverages, not_covered
+
+    assert step.plugin is not None
+    implementation, registration = state.implementation(step), state.registration(step)
+    sources, regraded, unexplained = [], {}, []
+    for name in step.inputs:
+        (source,) = state.plan.step(name).inputs
+        features = {f.feature: f for f in state.stored(source, Feature)}
+        pairs = []
+        for explanation in state.stored(name, Explanation):
+            feature = features[explanation.feature]
+            if explanation.explanation is None or feature.activation_sum == 0:
+                unexplained.append(not_covered(feature, step.plugin, f"no explanation: {explanation.reason}"))
+            else:
+                pairs.append((feature, explanation))
+        stored = open_set(state.outputs[source]["ActivationSet"])
+        sources.append(ExplainedSource(stored, [f for f, _ in pairs], [e for _, e in pairs]))
+        regraded[stored.set.source] = source
+
+    def regrade(source: str, limits: Mapping[str, float]) -> dict[str, Grade | None]:
+        if registration.asks_llm:
+            return dict.fromkeys(limits)
+        evidence = [
+            above(e, limits[e.feature]) if e.feature in limits else e for e in _evidence(regraded[source], state)
+        ]
+        others = frozenset(e.feature for e in evidence if e.feature not in limits)
+        return {x.feature: x.grade_top for x in implementation.explain(evidence, replace(run, done=others))}
+
+    by = Interpreting(
+        step.plugin,
+        implementation if registration.rules else None,
+        (lambda tests: implementation.answer(tests, run)) if registration.scores else None,
+        regrade,
+    )
+    found = chain(unexplained, coverages(sources, by, state.plan.study.settings(CoverageConfig), run.seed))
+    yield from (record for record in found if record.item not in run.done)
+
+
 def _categorise(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     yield from state.implementation(step).categorise(_explained(step, state), run)
 
@@ -255,6 +301,10 @@ def _sources(step: Step, model: CostModel) -> list[Step]:
 def _prompt_tokens(step: Step, model: CostModel, setting: str, default: int) -> float:
     """Of a prompt that shows as many contexts as a setting of the interpreter says."""
     n_contexts = int(step.config.model_dump().get(setting) or default)
+    return _context_tokens(n_contexts, model)
+
+
+def _context_tokens(n_contexts: int, model: CostModel) -> float:
     return INSTRUCTION_TOKENS + n_contexts * (2 * model.plan.study.settings(FeaturesConfig).window + 1 + 40)
 
 
@@ -270,7 +320,19 @@ def _reading(n_features: int) -> Cost:
 
 def _interpret_cost(step: Step, model: CostModel) -> Cost:
     n = sum(_n_features(model.plan.step(name), model) for name in step.inputs)
-    return _explaining_cost(n, _prompt_tokens(step, model, "n_contexts", 64), model)
+    return total(
+        [_explaining_cost(n, _prompt_tokens(step, model, "n_contexts", 64), model), _both_cost(step, n, model)]
+    )
+
+
+def _both_cost(step: Step, n: int, model: CostModel, *roles: str) -> Cost:
+    """Of the second question: the grade on contexts of all strengths beside as many of the highest."""
+    sampled = model.plan.study.settings(FeaturesConfig).sampled
+    if not sampled or not getattr(step.config, "grades_both", True):
+        return Cost()
+    asked = roles or (JUDGE if JUDGE in model.plan.llms else "explainer",)
+    prompt_tokens = _context_tokens(2 * sampled, model)
+    return total(model.asked(role, n, prompt_tokens) for role in asked)
 
 
 def _score_cost(step: Step, model: CostModel) -> Cost:
@@ -290,9 +352,20 @@ def _regrade_cost(step: Step, model: CostModel) -> Cost:
         n_features = _n_features(source, model)
         n += n_features if source.kind == PLANT.name else min(config.features, n_features)
     prompt_tokens = _prompt_tokens(step, model, "n_contexts", 64)
-    cost = _explaining_cost(n * (config.repeats + config.shuffles), prompt_tokens, model)
-    second = SECOND_JUDGE in model.plan.llms
-    return total([cost, model.asked(SECOND_JUDGE, n, prompt_tokens)]) if second else cost
+    again = n * (config.repeats + config.shuffles)
+    cost = total([_explaining_cost(again, prompt_tokens, model), _both_cost(step, again, model)])
+    if SECOND_JUDGE not in model.plan.llms:
+        return cost
+    second = [model.asked(SECOND_JUDGE, n, prompt_tokens), _both_cost(step, n, model, SECOND_JUDGE)]
+    return total([cost, *second])
+
+
+def _cover_cost(step: Step, model: CostModel) -> Cost:
+    """A question about each feature; nothing where explanations are rules (an interpreter that asks no LLM)."""
+    config = model.plan.study.settings(CoverageConfig)
+    n = sum(_n_features(source, model) for source in _sources(step, model)) if config.contexts else 0
+    prompt_tokens = INSTRUCTION_TOKENS / 4 + 3 * config.contexts * (2 * config.window + 1)
+    return model.asked("scorer", n, prompt_tokens)
 
 
 def _categorise_cost(step: Step, model: CostModel) -> Cost:
@@ -319,11 +392,12 @@ PLANT = StepKind("plant", "interpret", _plant, n_features=_n_planted)
 INTERPRET = StepKind("interpret", "interpret", _interpret, cost=_interpret_cost, seeded=False)
 SCORE = StepKind("score", "interpret", _score, cost=_score_cost)
 REGRADE = StepKind("regrade", "interpret", _regrade, cost=_regrade_cost)
+COVER = StepKind("cover", "interpret", _cover, cost=_cover_cost)
 CATEGORISE = StepKind("categorise", "interpret", _categorise, cost=_categorise_cost)
 RECATEGORISE = StepKind("recategorise", "interpret", _recategorise, cost=_recategorise_cost)
 ENRICH = StepKind("enrich", "interpret", _enrich, cost=_enrich_cost)
 STEPS = StageSteps(
-    (PLANT, INTERPRET, SCORE, REGRADE, CATEGORISE, RECATEGORISE, ENRICH),
+    (PLANT, INTERPRET, SCORE, REGRADE, COVER, CATEGORISE, RECATEGORISE, ENRICH),
     _plan,
-    {"grading": GradingConfig, "scoring": ScoringConfig, "enrichment": EnrichmentConfig},
+    {"grading": GradingConfig, "scoring": ScoringConfig, "coverage": CoverageConfig, "enrichment": EnrichmentConfig},
 )

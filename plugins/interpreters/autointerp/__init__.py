@@ -24,6 +24,9 @@ class AutointerpConfig(Config):
     """Most tokens listed with their strength under each context; None is the preset's."""
     min_strength: NonNegativeFloat | None = None
     """Weakest strength listed, on the scale of 0 to 10; None is the preset's."""
+    grade_both: bool | None = None
+    """Ask a second question about each explanation, the grade on contexts of all strengths beside the highest; None
+    asks it unless the evidence is the paper's, which has only `grade_top`."""
     n_min: PositiveInt = 1
     """Fewest contexts that are explained."""
     max_tokens: PositiveInt = 16_000
@@ -45,6 +48,11 @@ class AutointerpConfig(Config):
     n_min_subcategorised: PositiveInt = 8
     """Fewest latents of a category that are divided."""
 
+    @property
+    def grades_both(self) -> bool:
+        """Whether the second question is asked."""
+        return not self.evidence.startswith("paper") if self.grade_both is None else self.grade_both
+
     def form(self) -> EvidenceFormat:
         """The preset with what was set besides."""
         given = {name: getattr(self, name) for name in ("n_contexts", "tokens_per_context", "min_strength")}
@@ -60,7 +68,7 @@ def harness_interpreters() -> Sequence[Registration[Interpreter]]:
             config=AutointerpConfig,
             load="harness_plugins.interpreters.autointerp.interpreter:Autointerp",
             summary="an LLM explains, grades and categorises features, with the paper's prompts",
-            version="2",
+            version="3",
             asks_llm=True,
             scores=True,
         )

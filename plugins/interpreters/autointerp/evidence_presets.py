@@ -20,7 +20,7 @@ class EvidenceFormat:
         scale_of: the contexts whose largest activation reads 10.00: those shown, or all that were kept.
         shuffled: contexts in a seeded random order; else strongest first.
         own_token: list a context's own token also where it is too weak.
-        mark: put << >> round the strongest token of each context.
+        mark: put << >> round the strongest token of each context, or round the context's own.
         system: system prompt.
     """
 
@@ -31,7 +31,7 @@ class EvidenceFormat:
     scale_of: Literal["shown", "kept"] = "shown"
     shuffled: bool = False
     own_token: bool = True
-    mark: bool = False
+    mark: Literal["strongest", "own"] | None = None
     system: str | None = None
 
 
@@ -45,7 +45,7 @@ PRESETS: dict[Preset, EvidenceFormat] = {
         own_token=False,
         system="You are a helpful assistant that always responds with valid JSON.",
     ),
-    "corrected": EvidenceFormat(mark=True),
+    "corrected": EvidenceFormat(mark="strongest"),
 }
 """`paper-text`: 64 contexts and every token that fires, word for word appendix B.1. `paper-code`: what its released
 code shows, 10 contexts of 8 tokens on either side in random order, strengths relative to contexts not shown, weak

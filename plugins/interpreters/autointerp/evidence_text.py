@@ -98,5 +98,6 @@ def _context(exemplar: Exemplar, scale: float, form: EvidenceFormat) -> str:
     if form.own_token and target not in listed:
         listed = [*listed[: (form.tokens_per_context or len(listed) + 1) - 1], target]
     lines = [f"{token_text(exemplar.tokens, i)} {strength:.2f}" for i, strength in listed]
-    text = marked_text(exemplar.tokens, [ranked[0][0]] if form.mark and ranked else [])
+    marked = [exemplar.target] if form.mark == "own" else [ranked[0][0]] if form.mark and ranked else []
+    text = marked_text(exemplar.tokens, marked)
     return "\n".join([text, *lines])

@@ -25,6 +25,15 @@ def _marked(prompt: str) -> str:
     )
 
 
+def _both(prompt: str) -> str:
+    return prompt.replace(
+        "For example:\ncat and mouse ran around the tree.",
+        "The first examples are where this neuron activates most. The others are drawn evenly from all the tokens on "
+        "which it activates at all, weak ones too. The token that each example was chosen for is marked <<like this>>; "
+        "ask of it whether it adheres to the explanation.\nFor example:\ncat and mouse ran around the <<tree>>.",
+    )
+
+
 EXPLAIN = _read("explain")
 """Appendix B.1: explains and grades one feature."""
 EXPLAIN_MARKED = _marked(EXPLAIN)
@@ -33,6 +42,8 @@ JUDGE = _read("judge")
 """Not in the paper, whose explainer grades itself: grades an explanation by B.1's evidence and classes."""
 JUDGE_MARKED = _marked(JUDGE)
 """The same for evidence whose strongest tokens are marked."""
+JUDGE_BOTH = _both(JUDGE)
+"""The same for the highest contexts and those of all strengths together, their own tokens marked."""
 CATEGORIES = _read("categories")
 """Appendix B.2, step 1: makes categories from explanations."""
 CATEGORISE = _read("categorise")

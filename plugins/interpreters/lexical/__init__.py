@@ -39,9 +39,10 @@ def harness_interpreters() -> Sequence[Registration[Interpreter]]:
             config=LexicalConfig,
             load="harness_plugins.interpreters.lexical.interpreter:Lexical",
             summary="explains features by shared tokens and neighbours, without an LLM",
-            version="2",
+            version="3",
             seeded=False,
             scores=True,
             deterministic=True,
+            rules=True,
         )
     ]

@@ -1,7 +1,9 @@
 """The lexical interpreter: the most specific rule that covers a feature's contexts and does not do so by chance.
 
 Grades follow appendix B.1. 0: one token, or one class next to one certain token (`digits after '='`), covers the
-contexts. 1: a class, two or three tokens of one class, or one certain neighbour does. 2: nothing does.
+contexts. 1: a class, two or three tokens of one class, or one certain neighbour does. 2: nothing does. The rule is
+found among the highest contexts, which alone give `grade_top`. For `grade` it has to cover the sample over all
+strengths with them: its coverage is the mean of its coverage of both.
 """
 
 from __future__ import annotations
@@ -9,14 +11,25 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 from harness.contract.context import RunContext
-from harness.contract.stages import Interpreter, Scorer
-from harness.records import Category, CategoryAssignment, Evidence, Exemplar, Explanation, ScoringAnswer, ScoringTest
+from harness.contract.stages import Interpreter, RuleReader, Scorer, TokenMasks
+from harness.records import (
+    Category,
+    CategoryAssignment,
+    Evidence,
+    Exemplar,
+    Explanation,
+    Grade,
+    ScoringAnswer,
+    ScoringTest,
+    Status,
+)
 
 from ..sampling import equal_sample, is_latent
 from . import LexicalConfig
+from .rule_masks import RuleMasks
 from .rules import Background, Occurrence, Place, Rule, occurrence_of, quoted, tail, with_neighbour
 from .scoring import answer, written
 from .token_classes import PLURAL, ROLE_OF, ROLES, classify
@@ -49,7 +62,7 @@ class _Contexts:
         return sorted(total, key=lambda v: (-total[v], v))
 
 
-class Lexical(Interpreter, Scorer):
+class Lexical(Interpreter, Scorer, RuleReader):
     """Explains, grades and categorises features by rules about tokens."""
 
     def __init__(self, config: LexicalConfig) -> None:
@@ -103,6 +116,10 @@ class Lexical(Interpreter, Scorer):
             yield answer(explanation, test)
             run.progress.advance()
 
+    def token_masks(self, rules: Sequence[str]) -> TokenMasks:
+        """On which tokens of a document each rule holds."""
+        return RuleMasks(rules)
+
     def _assign(
         self,
         item: str,
@@ -137,7 +154,8 @@ class Lexical(Interpreter, Scorer):
         n = len(evidence.exemplars)
         text: str | None = None
         rules: list[Rule] = []
-        grade: Literal[0, 1, 2] | None = None
+        grade_top: Grade | None = None
+        rule: Rule | None = None
         if n == 0:
             reason = "dead: no activating context"
         elif n < self._config.n_min:
@@ -146,24 +164,39 @@ class Lexical(Interpreter, Scorer):
             contexts = _contexts_of(evidence.exemplars)
             rule = self._rule(contexts, background)
             if rule is None:
-                text, grade, reason = _mixture(contexts), 2, self._why_mixed(contexts)
+                text, grade_top, reason = _mixture(contexts), 2, self._why_mixed(contexts)
                 rules = [Rule(place) for place in _parts(contexts)]
             else:
-                text, grade, rules = rule.phrase(), _grade(rule), [rule]
+                text, grade_top, rules = rule.phrase(), _grade(rule), [rule]
                 chance = 100 * background.share(rule)
                 reason = f"{contexts.hits(rule)} of {n} exemplars; expected {chance:.2g} % by chance"
+        status: Status = "graded" if n >= self._config.n_min else "too-few-contexts" if n else "dead"
+        graded = {"grade": None, "status": status, "reason": reason}
+        if grade_top is not None:
+            graded = self._on_both(evidence, rule, grade_top, reason)
         return Explanation(
             item=evidence.feature,
             source=evidence.source,
             feature=evidence.feature,
             interpreter=NAME,
             explanation=text,
-            grade=grade,
-            status="graded" if n >= self._config.n_min else "too-few-contexts" if n else "dead",
-            reason=reason,
+            grade_top=grade_top,
+            reason_top=None if grade_top is None else reason,
             rule=written(rules) if rules else None,
             n_exemplars=n,
+            **graded,
         )
+
+    def _on_both(self, evidence: Evidence, rule: Rule | None, grade_top: Grade, reason: str) -> dict[str, Any]:
+        """The grade by the highest contexts and the sample: the rule's where it covers both, else 2."""
+        if not evidence.sampled:
+            return {"grade": None, "status": "top-only", "reason": "no contexts of all strengths (features.sampled=0)"}
+        sample = _contexts_of(evidence.sampled)
+        if rule is None:
+            return {"grade": 2, "reason": reason}
+        both = (_contexts_of(evidence.exemplars).coverage(rule) + sample.coverage(rule)) / 2
+        covered = f"{sample.hits(rule)} of {len(sample.occurrences)} contexts of all strengths"
+        return {"grade": grade_top if both >= self._config.coverage else 2, "reason": f"{reason}; {covered}"}
 
     def _rule(self, contexts: _Contexts, background: Background) -> Rule | None:
         """The first base rule, most specific first, that covers the contexts and, refined, beats chance."""
@@ -262,12 +295,12 @@ def _subcategories(
 
 
 def role(explanation: Explanation, evidence: Evidence) -> str:
-    """The functional role of an explained feature: its class's, or `mixed` where the grade is 2 or no class leads."""
+    """The functional role of an explained feature: its class's, or `mixed` where `grade_top` is 2 or no class leads."""
     contexts = _contexts_of(evidence.exemplars)
     roles = [ROLE_OF[classify(o.target)] for o in contexts.occurrences]
     leading = contexts.ranked(roles)[0] if roles else "mixed"
     weight = sum(w for r, w in zip(roles, contexts.weights, strict=True) if r == leading)
-    return "mixed" if explanation.grade == 2 or weight < 0.5 else leading
+    return "mixed" if explanation.grade_top == 2 or weight < 0.5 else leading
 
 
 def _contexts_of(exemplars: Sequence[Exemplar]) -> _Contexts:
@@ -278,7 +311,7 @@ def _contexts_of(exemplars: Sequence[Exemplar]) -> _Contexts:
     return _Contexts(tuple(occurrence_of(e) for e in exemplars), shares)
 
 
-def _grade(rule: Rule) -> Literal[0, 1]:
+def _grade(rule: Rule) -> Grade:
     if rule.target is None:
         return 1
     if rule.target.tokens:

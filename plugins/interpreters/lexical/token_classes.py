@@ -92,7 +92,7 @@ ROLE_OF = {
     "word": "content_words",
     "multibyte": "content_words",
 }
-"""Class -> string_id of the functional role. A feature whose grade is 2 has the role `mixed`."""
+"""Class -> string_id of the functional role. A feature whose `grade_top` is 2 has the role `mixed`."""
 ROLES = {
     "computation": ("Computation", "Operators and relation signs: where a calculation is set up or its result is due."),
     "value_tracking": ("Value tracking", "Digits and numbers: operands and results that are read, copied or produced."),

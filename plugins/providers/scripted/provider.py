@@ -78,6 +78,9 @@ def _explain(prompt: str) -> str:
     evidence = prompt.partition("<neuron_activations>")[2].rpartition("</neuron_activations>")[0]
     tops = []
     for example in _EXAMPLE.split(evidence)[1:]:
+        if "chosen for is marked" in prompt:  # contexts of all strengths: their own tokens count
+            tops += _MARKED.findall(example)[:1]
+            continue
         listed = _STRENGTH.findall(example)
         if listed:
             tops.append(max(listed, key=lambda pair: float(pair[1]))[0])

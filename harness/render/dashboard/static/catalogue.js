@@ -44,13 +44,14 @@
       const all = this.columns.explanations[i];
       const found = interpreter === null ? all[0] : all.find((e) => this.words.interpreters[e[0]] === interpreter);
       if (!found) return null;
-      const [by, text, grade, category, score] = found;
+      const [by, text, grade, category, score, purity] = found;
       return {
         interpreter: this.words.interpreters[by],
         text,
         grade,
         category: category === null ? null : this.words.categories[category],
         score: score ?? null,
+        purity: purity ?? null,
       };
     }
 
@@ -128,6 +129,8 @@
           return (i) => c.density[i];
         case "score":
           return (i) => this.explanation(i, filter.interpreter ?? null)?.score ?? null;
+        case "purity":
+          return (i) => this.explanation(i, filter.interpreter ?? null)?.purity ?? null;
         case "grade":
           return (i) => this.explanation(i, filter.interpreter ?? null)?.grade ?? null;
         case "place":

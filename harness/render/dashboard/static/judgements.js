@@ -3,7 +3,7 @@
 
 (() => {
   const { h } = dashboard.dom;
-  const { visible, paragraph, number, count, interval } = dashboard.text;
+  const { visible, paragraph, number, percent, count, interval } = dashboard.text;
   const { gradeChip } = dashboard.parts;
 
   function explanation(e) {
@@ -19,6 +19,9 @@
         "p",
         { class: "chips" },
         gradeChip(e.grade),
+        e.grade_top !== e.grade &&
+          e.grade_top !== null &&
+          h("span", { class: "chip" }, `${e.grade_top} by the highest contexts alone`),
         e.category_name && h("span", { class: "chip" }, visible(e.category_name)),
         h("span", { class: "muted small" }, `by ${visible(e.interpreter)}, from ${count(e.n_exemplars)} contexts`),
       ),
@@ -29,9 +32,39 @@
           h("span", { class: "muted" }, e.grade === null ? "Why there is no grade: " : "Reasoning: "),
           paragraph(e.reason),
         ),
+      coverage(e.coverage),
       e.category_reason && h("p", { class: "reason small muted" }, "Category: ", paragraph(e.category_reason)),
       e.raw !== null && h("details", {}, h("summary", {}, "The reply as it came"), h("pre", {}, paragraph(e.raw))),
     );
+  }
+
+  // What the explanation is worth over all of the feature's activation.
+  function coverage(c) {
+    if (!c) return null;
+    const share = (name) => [
+      percent(c[name]),
+      " ",
+      h("span", { class: "muted" }, interval(c[`${name}_ci_low`], c[`${name}_ci_high`], percent)),
+    ];
+    const row = (title, density, purity, recall) => [title, percent(c[density]), share(purity), share(recall)];
+    const n = `${count(c.n_active)} active and ${count(c.n_inactive)} other tokens`;
+    return [
+      reading(
+        "Over all of its activation, not only the highest",
+        ["", "density", "purity, 95 % interval", "recall, 95 % interval"],
+        [
+          row("as it is", "density_per_token", "purity", "recall"),
+          row("as sparse as the sparsest source", "matched_density_per_token", "matched_purity", "matched_recall"),
+        ],
+      ),
+      h(
+        "p",
+        { class: "legend" },
+        "Purity: share of its activation on tokens that the explanation covers; recall: share of the covered tokens on " +
+          `which it is active. ${c.basis === "sample" ? `Estimated from ${n} that a scorer was asked about. ` : `${n}. `}`,
+        c.reason && paragraph(c.reason),
+      ),
+    ];
   }
 
   const reading = (title, head, rows) =>
