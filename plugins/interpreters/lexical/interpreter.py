@@ -191,7 +191,8 @@ class Lexical(Interpreter, Scorer, RuleReader):
         """The grade by the highest contexts and the sample: the rule's where it covers both, else 2."""
         if not evidence.sampled:
             return {"grade": None, "status": "top-only", "reason": "no contexts of all strengths (features.sampled=0)"}
-        sample = _contexts_of(evidence.sampled)
+        # a window that was drawn several times counts as often: it is a sample of tokens
+        sample = _contexts_of([e for e in evidence.sampled for _ in range(e.n_identical)])
         if rule is None:
             return {"grade": 2, "reason": reason}
         both = (_contexts_of(evidence.exemplars).coverage(rule) + sample.coverage(rule)) / 2
