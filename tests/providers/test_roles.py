@@ -20,6 +20,8 @@ def evidence(n):
             source="s", feature=f"f{i}", layer=0, projection=None,
             exemplars=(Exemplar(rank=0, document="d", position=1, start=0, tokens=("a", f" t{i}"),
                                 activations=(0.0, 2.0), target=1),),
+            sampled=(Exemplar(rank=1, document="e", position=1, start=0, tokens=("a", f" s{i}"),
+                              activations=(0.0, 0.5), target=1, quantile=0.3),),
         )
         for i in range(n)
     ]  # fmt: skip
@@ -45,6 +47,8 @@ def test_a_judge_of_another_vendor_grades_what_the_explainer_explained(vendor, a
     found = list(interpreter.explain(evidence(3), run))
     assert {(x.explanation, x.grade, x.reason, x.status) for x in found} == {("digits", 2, "mixed", "graded")}
     asked = [(seen.path, seen.body["model"]) for seen in vendor.seen]
-    assert sorted(asked) == [("/v1/chat/completions", "writer")] * 3 + [("/v1/messages", "grader")] * 3
+    assert {(x.grade_top, x.reason_top) for x in found} == {(2, "mixed")}
+    # the judge is asked twice of each: on the highest contexts, and with those of all strengths
+    assert sorted(asked) == [("/v1/chat/completions", "writer")] * 3 + [("/v1/messages", "grader")] * 6
     again = list(interpreter.explain(evidence(3), run))
-    assert (again, len(vendor.seen)) == (found, 6), "the journal answers both"
+    assert (again, len(vendor.seen)) == (found, 9), "the journal answers both"

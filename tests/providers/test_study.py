@@ -42,7 +42,7 @@ def test_another_provider_runs_only_the_interpretation_pays_once_and_leaves_no_k
     done = warm.run(*RUN, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     stages = {line.split()[1].split("/")[0] for line in done.stderr.splitlines() if line.split()[:1] == ["done"]}
-    assert stages == {"interpret", "score", "regrade", "categorise", "recategorise"}, "nothing else runs again"
+    assert stages == {"interpret", "score", "regrade", "cover", "categorise", "recategorise"}, "nothing else runs again"
     with sqlite3.connect(tmp_path / "results.db") as connection:
         connection.execute("CREATE TEMP VIEW asked AS SELECT * FROM explanation WHERE interpreter = 'autointerp'")
         ((explained, graded),) = connection.execute("SELECT count(*), count(grade) FROM asked").fetchall()
