@@ -19,8 +19,6 @@ _log = logging.getLogger(__name__)
 
 def with_cut_length(study: StudyConfig, max_lengths: Sequence[int]) -> StudyConfig:
     """The study with `data.cut=paragraphs` written out: to the smallest max_length of its trainers and the context."""
-    if study.data.cut != "paragraphs":
-        return study
     size = model_size(study.model.path, resolve(study.model.path))
     limits = [*max_lengths, *([size.context] if size and size.context else [])]
     return study.model_copy(update={"data": study.data.model_copy(update={"cut": f"paragraphs:{min(limits)}"})})

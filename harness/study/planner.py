@@ -103,8 +103,10 @@ class Planner:
     def __init__(self, manager: Manager, study: StudyConfig, layers: Sequence[Settings], seed: int) -> None:
         """Look at the model's files, the traces and the benchmarks; plan nothing yet."""
         self.manager, self.layers, self.seed = manager, layers, seed
-        trainers = filter(None, (study.adapter, study.reference))
-        self.study = study = with_cut_length(study, [n for t in trainers if (n := self._max_length(t))])
+        if study.data.cut == "paragraphs":
+            trainers = filter(None, (study.adapter, study.reference))
+            study = with_cut_length(study, [n for t in trainers if (n := self._max_length(t))])
+        self.study = study
         self.steps: dict[str, Step] = {}
         self.sources: list[str] = []
         self.controls: dict[str, str] = {}
@@ -127,6 +129,7 @@ class Planner:
         """Tokens of a trainer's longest example; None where it trains on none."""
         if self.manager.stage_of(trainer) != "train":
             return None  # refused with its reason when it is planned
+        refuse_grid(self.manager, trainer, self.layers_of(trainer), PLURALS["train"])
         length = self.manager.config(trainer, *self.layers_of(trainer)).model_dump().get("max_length")
         return length if isinstance(length, int) else None
 

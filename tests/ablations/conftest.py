@@ -47,8 +47,7 @@ def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 class BruteForce:
     """Weights zeroed, whole passes of one document at a time, log-softmax in float64.
 
-    The response is what follows the first `<|im_start|>think` of the text: its tokens are found by tokenising the text
-    before it.
+    The response is what follows the mark that opens the trace: its tokens are found by tokenising the text before it.
     """
 
     def __init__(self, subject: Subject, traces: Sequence[Any] = TRACES, window: slice = slice(None)) -> None:
@@ -56,7 +55,7 @@ class BruteForce:
         documents = [subject.chat.document(subject.tokenizer, t) for t in sorted(traces, key=lambda t: t.id)]
         self._ids = [d.ids for d in documents]
         self._segments = [np.array([SEGMENTS.index(s) for s in d.segments]) for d in documents]
-        before = [d.text[: d.text.index("<|im_start|>think")] for d in documents]
+        before = [d.text[: d.text.index(subject.chat.own_marks.think_header)] for d in documents]
         n_before = [len(subject.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in before]
         self._response = [np.arange(len(ids)) >= n for ids, n in zip(self._ids, n_before, strict=True)]
         self._window = window

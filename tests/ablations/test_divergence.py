@@ -228,7 +228,7 @@ def test_mean_ablation_keeps_what_is_constant(subject: Subject) -> None:
     whole = all_cells(subject)[:1]
     config = KLConfig(mode="mean", floor_documents=0)
     document = subject.chat.document(subject.tokenizer, TRACES[0])
-    first = {name: getattr(document, name)[34:35] for name in ("ids", "offsets", "segments", "special")}
+    first = {name: getattr(document, name)[34:35] for name in ("ids", "offsets", "segments", "ranked")}
     text = texts_of([replace(document, **first)], config, pad=0)
     ((_, single),) = Divergence(subject, text, config, seed=0).sweep(whole)
     assert single.kl_nats.sum() == pytest.approx(0.0, abs=1e-9)

@@ -129,6 +129,10 @@ class BatchTopKLearner(DictionaryLearner):
             run.progress.advance()
             if state.step % config.checkpoint_steps == 0 and state.step < n_steps:
                 save_state(checkpoint, key, sae, descent.optimizer, state)
+        tokens = sample_tokens(stored, split.train, CALIBRATION_TOKENS, run.seed)
+        weights = at_l0(self._weights(sae, descent, units, state), tokens, config.k)
+        if validation is not None:  # the last point is the dictionary that is written, at its own threshold
+            state.validation[-1] = (state.step, *validation.measure(open_codec(weights)))
         metadata: dict[str, Any] = {
             "learner": self.name,
             "key": key,
@@ -141,9 +145,7 @@ class BatchTopKLearner(DictionaryLearner):
             "compute": descent.path,
             "k": config.k,
         }
-        weights = self._weights(sae, descent, units, state)
-        tokens = sample_tokens(stored, split.train, CALIBRATION_TOKENS, run.seed)
-        save_dictionary(folder, at_l0(weights, tokens, config.k), metadata)
+        save_dictionary(folder, weights, metadata)
         checkpoint.unlink(missing_ok=True)
 
     def _weights(self, sae: Autoencoder, descent: TrainStep, units: InputScaling, state: TrainingState) -> Weights:
