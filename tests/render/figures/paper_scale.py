@@ -113,6 +113,7 @@ def dictionaries(n: int = 14) -> list[DictionaryRow]:
                 name=f"batch-topk@expansion={4 * (1 + i // 7)},k={k}", k=k, n_latents=3584, n_alive=2000, signed=False,
                 fvu=Estimate(fvu, 0.95 * fvu, 1.06 * fvu), l0=Estimate(1.02 * k, k, 1.04 * k), frontier=False,
                 kl_splice_nats=None, kl_base_nats=None, kl_recovered=None, stability=None, n_matched=0,
+                    stable_share=None, chance_cosine=None, activations="adapter-activations",
                 density_histogram=None, n_tokens_alive=0, n_tokens=102400, n_documents=40, n_splice_documents=0,
                 reason=None,
             )
