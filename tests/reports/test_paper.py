@@ -163,8 +163,9 @@ class Small:
 
     def begin(self, model: str, **names: str) -> None:
         self.run = self.store.begin_run(
-            study="s", preset=None, seed=0, provenance=self.synthetic.PROVENANCE, model=model, paper_benchmarks=names
-        )
+            study="s", preset=None, seed=0, provenance=self.synthetic.PROVENANCE, model=model, paper_benchmarks=names,
+            controls={"adapter-activations": "random-directions", "batch-topk": "batch-topk-on-random"},
+        )  # fmt: skip
         values = self.synthetic.step_values(f"evaluate/{model}", "evaluate", None)
         self.step, _ = self.store.begin_step(self.run, 0, **values)
 
@@ -326,6 +327,17 @@ def test_a_missing_control_says_so(small: Small) -> None:
     small.grades(n=20, adapter_activations=15, batch_topk=15)
     row = small.clause("SAE latents of directions are more often")
     assert (row.verdict, row.reason) == ("not tested", "this run has no graded features of batch-topk-on-random")
+
+
+def test_the_control_is_the_one_that_the_run_declares(store: Store, small: Small) -> None:
+    values = {"study": "s", "preset": None, "seed": 0, "provenance": small.synthetic.PROVENANCE, "model": "m"}
+    small.run = store.begin_run(**values, controls={"batch-topk": "batch-topk-on-shuffled"})
+    step = small.synthetic.step_values("evaluate/other", "evaluate", None)
+    small.step, _ = store.begin_step(small.run, 0, **step)
+    small.grades(batch_topk=190, batch_topk_on_shuffled=80, adapter_activations=150, random_directions=40)
+    assert small.clause("SAE latents of directions are more often").verdict == "consistent"
+    row = small.clause("directions are more often monosemantic than random")
+    assert (row.verdict, row.reason) == ("not tested", "this run has no control of adapter-activations")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from harness import stats
 from harness.paper.claims import Clause
 from harness.records.base import Estimate
 from harness.reports.common.benchmarks import item_scores, of_answers, paired_scores
+from harness.reports.common.controls import controls
 from harness.reports.common.differences import (
     group_difference,
     independent_difference,
@@ -97,8 +98,15 @@ def _scores_above(clause: Clause, connection: Connection, run_id: int) -> list[C
 
 
 def _grades_above(clause: Clause, connection: Connection, run_id: int) -> list[Case] | str:
-    """The permutation test of the report grade-tests, and its corrected p-value: of the paper's grades (`top`)."""
+    """The permutation test of the report grade-tests, and its corrected p-value: of the paper's grades (`top`).
+
+    `control` in the claim stands for the run's control of the first source.
+    """
     first, second = map(str, clause.of)
+    if second == "control":
+        second = controls(connection, run_id).get(first, "")
+        if not second:
+            return f"this run has no control of {first}"
     monosemantic = {(g.interpreter, g.source): g for g in grades(connection, run_id) if g.grade == 0}
     tests = {
         (t.interpreter, frozenset((t.source, t.other_source))): t
