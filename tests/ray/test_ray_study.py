@@ -140,7 +140,7 @@ def test_a_run_that_is_ended_leaves_no_process_and_goes_on_without_ray(
     assert written(tmp_path) == expected
 
 
-def test_an_error_of_the_work_ends_the_run_with_its_own_sentence(models: Path, tmp_path: Path) -> None:
+def test_an_error_of_the_work_is_told_in_its_own_sentence(models: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(models, broken)
     weights = load_file(broken / "base" / "model.safetensors")
@@ -152,5 +152,6 @@ def test_an_error_of_the_work_ends_the_run_with_its_own_sentence(models: Path, t
         _, err = running.communicate(timeout=800)
         assert running.returncode == 1, err
         said.append(err.splitlines()[-1])
-    assert said[0].startswith("harness: the model's hidden states are not finite in document")
+    assert said[0].startswith("  failed: ablate/")
+    assert ": the model's hidden states are not finite in document" in said[0]
     assert said[1] == said[0]
