@@ -24,6 +24,7 @@ demo: install
 # The demonstration with five seeds, and the pages that show it: docs/seeds.md and the README's table. Killed, it goes on.
 .PHONY: seeds
 seeds: install
+	mkdir -p seeds
 	$(BIN)/harness run --plugin rank1-lora --seeds 0-4 --db seeds/results.db --artifacts seeds/artifacts
 	$(BIN)/python docs/generate.py --seeds seeds/results.db
 

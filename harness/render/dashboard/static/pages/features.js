@@ -76,7 +76,7 @@
       h("span", { class: "line-where muted" }, filter.source ? where : visible(catalogue.source(i))),
       h("span", { class: "line-number num" }, percent(c.density[i])),
       h("span", { class: "line-number num" }, number(c.max[i])),
-      h("span", { class: "line-number num line-score" }, explained ? percent(explained.purity) : "–"),
+      h("span", { class: "line-number num line-purity" }, explained ? percent(explained.purity) : "–"),
       h(
         "span",
         { class: "line-number num line-score" },
@@ -101,7 +101,7 @@
       h("span", { class: "line-where" }, filter.source ? "place" : "source"),
       head("density", "density", "line-number num"),
       head("max", "max", "line-number num"),
-      head("purity", "purity", "line-number num line-score"),
+      head("purity", "purity", "line-number num line-purity"),
       head("score", "score", "line-number num line-score"),
     ];
   }
