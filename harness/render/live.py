@@ -27,7 +27,9 @@ _PLAIN_EVERY_S = 10.0
 
 
 def _rate(per_s: float, unit: str) -> str:
-    """Items per second; seconds per item where that is more than one."""
+    """Items per second; seconds per item where that is more than one. Nothing before the first item."""
+    if per_s <= 0:
+        return ""
     return f"{per_s:,.1f} {unit}/s" if per_s >= 1 else f"{1 / per_s:,.1f} s/{unit.removesuffix('s')}"
 
 

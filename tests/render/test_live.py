@@ -50,6 +50,18 @@ def test_lines_without_a_terminal_say_items_rate_time_left_and_spend(monkeypatch
     assert "\x1b" not in stream.getvalue()
 
 
+def test_a_step_that_has_done_nothing_for_long_has_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    with LiveDisplay(Console(file=stream, width=80), Spent()) as display:
+        progress = display.begin("judge/x", 1, 1)
+        progress.start(5, "latents")
+        now[0] += 20
+        progress.advance(0)  # as a step does that goes on where it was
+    assert stream.getvalue().splitlines()[1] == "  judge/x: 0 of 5 latents"
+
+
 def test_a_terminal_gets_a_bar_and_no_color_is_respected() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, no_color=True, width=100)
