@@ -39,7 +39,8 @@ def fit(name: str, stored: StoredActivations, folder: Path, *, seed: int = 0, **
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> StoredActivations:
-    return open_set(tiny_activations(tmp_path_factory.mktemp("set"), documents()[0], shard_tokens=2000))
+    # enough tokens that L0 on the held-out tenth is within 15 % of what it is in training
+    return open_set(tiny_activations(tmp_path_factory.mktemp("set"), documents(8000)[0], shard_tokens=2000))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,7 +53,7 @@ def test_all_have_the_same_l0_and_a_tokens_code_is_its_own(
     z = codec.encode(train)
     assert float((z != 0).sum()) == pytest.approx(2 * len(train), abs=3), "k per token over the training tokens"
     score = score_dictionary(dictionary, codec, stored, None, RunContext(out_dir=tmp_path, seed=0))
-    assert score.l0.value == pytest.approx(2, rel=0.2)
+    assert score.l0.value == pytest.approx(2, rel=0.15)
     assert 0 < score.fvu.value < 1
     torch.testing.assert_close(codec.encode(train[:5]), z[:5], rtol=1e-4, atol=1e-5)
     assert dictionary.signed == score.signed == (name in SIGNED)
@@ -96,7 +97,7 @@ def test_k_means_finds_planted_directions(tmp_path: Path) -> None:
     learner, dictionary = fit("k-means", stored, tmp_path / "d", seed=1, k=1, expansion=4, standardise=False)
     found = decoder_rows(learner.load(dictionary), 32)
     centred = directions - x.mean(0) / 1.5
-    assert matched_cosines(centred, found, signed=False).mean() > 0.9  # .90 to .96 by the seed of its first centroids
+    assert matched_cosines(centred, found, signed=False).mean() > 0.95
     random_learner, random = fit("random-dictionary", stored, tmp_path / "r", seed=1, k=1, expansion=4)
     assert matched_cosines(centred, decoder_rows(random_learner.load(random), 32), signed=False).mean() < 0.9
 
