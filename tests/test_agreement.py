@@ -150,6 +150,12 @@ def test_holm_by_hand():
     assert agreement.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
+@given(st.lists(st.floats(0, 1), max_size=30))
+def test_benjamini_hochberg_is_scipys(p_values):
+    expected = scipy_stats.false_discovery_control(p_values, method="bh") if p_values else []
+    assert agreement.benjamini_hochberg(p_values) == pytest.approx(list(expected), abs=1e-12)
+
+
 def test_where_all_gradings_agree_kappa_still_has_doubt():
     """111 of 111: Wilson's lower bound of the agreement is .967; with chance agreement a third, kappa's is .950."""
     grades = [i % 3 for i in range(111)]

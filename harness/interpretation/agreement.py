@@ -325,6 +325,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for testing all of them, in the same order: Benjamini and Hochberg (1995).
+
+    Controls the false discovery rate: of what is called found at a level, that share is expected to be false at most.
+    """
+    order = np.argsort(p_values, kind="stable")[::-1]
+    n = len(p_values)
+    scaled = np.asarray(p_values, dtype=np.float64)[order] * n / np.arange(n, 0, -1)
+    adjusted = np.empty(n)
+    adjusted[order] = np.minimum.accumulate(scaled)
+    return [float(p) for p in adjusted]
+
+
 def _bootstrapped(statistic: object, n: int, seed: int, level: float) -> Estimate:
     """A statistic of rows [resample, case] on all cases in order, and its percentile bootstrap."""
     assert callable(statistic)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 
 from harness.contract.cells import Cell, count, fixed, p_value, significant, text, with_interval
 from harness.contract.report import Block, Column, Report
-from harness.interpretation.agreement import holm
+from harness.interpretation.agreement import benjamini_hochberg
 from harness.paper.claims import Clause, Sentence, paper
 from harness.records.base import Estimate
 from harness.reports.card.clauses import Case, cases_of
@@ -32,9 +32,9 @@ class PaperRow:
     """A sentence of the paper, one of its clauses, or one case of a clause (`level`), and what this run says about it.
 
     A clause with one case alone is one row. `ours` is the number that decides, with its 95 % interval; `ours_is` says
-    what it is. `p_value` is two-sided; `p_holm` is what the verdict goes by: corrected by Holm over the `family`, and
-    where another report corrects the same test, the larger of both. `same_model`: whether the run's model is the
-    paper's.
+    what it is. `p_value` is two-sided; `p_adjusted` is what the verdict goes by: corrected by Benjamini and Hochberg
+    (1995) over the `family`, and where another report corrects the same test, the larger of both. `same_model`: whether
+    the run's model is the paper's.
     """
 
     place: str
@@ -46,7 +46,7 @@ class PaperRow:
     ours_n: int | None
     ours_is: str | None
     p_value: float | None
-    p_holm: float | None
+    p_adjusted: float | None
     family: str | None
     verdict: str
     reason: str | None
@@ -59,7 +59,7 @@ class _Judged:
     """A case with its corrected p-value, the family that it was corrected in, and the verdict."""
 
     case: Case
-    p_holm: float | None
+    p_adjusted: float | None
     family: str | None
     verdict: Verdict
 
@@ -84,8 +84,8 @@ def _judge(found: dict[Clause, list[Case] | str], family: str) -> dict[Clause, l
     """Every case with its verdict; p-values are corrected over all cases that have one."""
     pairs = [(clause, case) for clause, cases in found.items() if not isinstance(cases, str) for case in cases]
     tested = [case.p_value for _, case in pairs if case.p_value is not None]
-    corrected = iter(holm(tested))
-    named = f"Holm over {len(tested)} tests of {family}"
+    corrected = iter(benjamini_hochberg(tested))
+    named = f"Benjamini-Hochberg over {len(tested)} tests of {family}"
     judged: dict[Clause, list[_Judged]] = {clause: [] for clause in found}
     for clause, case in pairs:
         if case.ours is None:
@@ -118,7 +118,7 @@ def _rows(
             ours_n=case.n if case else None,
             ours_is=case.what if case else None,
             p_value=case.p_value if case else None,
-            p_holm=of.p_holm if of else None,
+            p_adjusted=of.p_adjusted if of else None,
             family=of.family if of else None,
             verdict=verdict.word,
             reason=verdict.reason,
@@ -199,7 +199,7 @@ REPORT = Report[PaperRow](
         Column("claim", _claim, "left", wrap=True, ratio=1),
         Column("ours", _ours),
         Column("n", lambda r: count(r.ours_n) if r.ours_n is not None else ""),
-        Column("p (Holm)", lambda r: p_value(r.p_holm) if r.p_holm is not None else ""),
+        Column("p (BH)", lambda r: p_value(r.p_adjusted) if r.p_adjusted is not None else ""),
         Column("verdict", lambda r: verdict_cell(r.verdict), "left"),
     ),
     ("evaluate", "train", "probe", "learn", "interpret", "ablate"),
@@ -209,13 +209,13 @@ REPORT = Report[PaperRow](
     legend=(
         "A sentence is as good as the worst of its clauses (*), a clause as the worst of its cases (-). Ours: the "
         "difference (or recovery) that decides, the claimed side first, with its 95 % interval; JSON and CSV say of "
-        "what. Consistent: p (Holm) is below .05 and the interval lies on the claimed side. Contradicted: the same on "
+        "what. Consistent: p (BH) is below .05 and the interval lies on the claimed side. Contradicted: the same on "
         "the other side. Else not resolved. About as often: the 90 % interval of the difference lies within 10 "
         "points (two one-sided tests). p: exact McNemar test for scores, permutation for grades, t for KL and "
-        "recovery; two-sided. KL: over the response's tokens (trace and answer). Holm: over all of the paper's "
-        "direction claims that this run tests, over the controls apart; where the report grade-tests corrects the same "
-        "test, the larger p counts. One task: exactly one "
-        "benchmark must show it."
+        "recovery; two-sided. KL: over the response's tokens (trace and answer). BH: corrected after Benjamini and "
+        "Hochberg over all of the paper's direction claims that this run tests, over the controls apart: of the "
+        "clauses found consistent or contradicted, 1 in 20 at most is expected to be wrong. Where the report grade-tests "
+        "corrects the same test, the larger p counts. One task: exactly one benchmark must show it."
     ),
     blocks=_blocks,
     lead=_model_sentence,

@@ -301,7 +301,7 @@ def test_grades_are_compared_within_one_interpreter(small: Small) -> None:
 def test_a_clause_about_what_is_alike(small: Small, directions: int, neurons: int, n: int, word: Word) -> None:
     small.grades(n=n, adapter_activations=directions, mlp_neurons=neurons)
     row = small.clause("directions are about as often")
-    assert (row.verdict, row.p_holm) == (word, None)
+    assert (row.verdict, row.p_adjusted) == (word, None)
 
 
 def test_the_card_never_says_more_than_the_report_of_grades(small: Small) -> None:
@@ -311,7 +311,7 @@ def test_the_card_never_says_more_than_the_report_of_grades(small: Small) -> Non
     with small.store.engine.connect() as connection:
         pair = {"batch-topk", "adapter-activations"}
         (test,) = [t for t in grade_tests(connection, small.run) if t.grade == 0 and {t.source, t.other_source} == pair]
-    assert row.p_value == test.p_value < 0.05 < test.p_holm == row.p_holm
+    assert row.p_value == test.p_value < 0.05 < test.p_holm == row.p_adjusted
     assert row.verdict == "not resolved"
     assert str(row.family).endswith("and of grade-tests")
 
@@ -320,7 +320,7 @@ def test_controls_are_a_family_of_their_own(small: Small) -> None:
     small.grades(adapter_activations=150, random_directions=40, batch_topk=190, batch_topk_on_random=180)
     rows = [r for r in small.card() if r.place == "control"]
     assert [r.verdict for r in rows] == ["not resolved", "consistent", "not resolved"]
-    assert {r.family for r in rows[1:]} == {"Holm over 2 tests of the controls, and of grade-tests"}
+    assert {r.family for r in rows[1:]} == {"Benjamini-Hochberg over 2 tests of the controls, and of grade-tests"}
 
 
 def test_a_missing_control_says_so(small: Small) -> None:
@@ -392,16 +392,16 @@ def test_the_papers_layers_are_tested_on_its_model_alone(small: Small, named: fl
 
 
 def test_p_values_are_one_family(small: Small) -> None:
-    """Holm by hand: the smallest p times the number of tests, the larger ones by one less each, never falling."""
+    """Benjamini and Hochberg by hand: each p times the tests over its rank, and none above that of a larger p."""
     small.scores("b", base=30, adapter=52, without_attention=44, without_mlp=33)
     tested = sorted((r for r in small.card() if r.p_value is not None), key=lambda r: r.p_value or 0.0)
     assert len(tested) == 5
-    expected, highest = [], 0.0
-    for i, row in enumerate(tested):
-        highest = max(highest, min(1.0, (row.p_value or 0.0) * (len(tested) - i)))
-        expected.append(highest)
-    assert [r.p_holm for r in tested] == pytest.approx(expected)
-    assert {r.family for r in tested} == {"Holm over 5 tests of the paper's direction claims"}
+    expected, lowest = [], 1.0
+    for rank, row in reversed(list(enumerate(tested, start=1))):
+        lowest = min(lowest, (row.p_value or 0.0) * len(tested) / rank)
+        expected.insert(0, lowest)
+    assert [r.p_adjusted for r in tested] == pytest.approx(expected)
+    assert {r.family for r in tested} == {"Benjamini-Hochberg over 5 tests of the paper's direction claims"}
 
 
 # the paper's numbers
