@@ -214,8 +214,8 @@ REPORT = Report[PaperRow](
         "points (two one-sided tests). p: exact McNemar test for scores, permutation for grades, t for KL and "
         "recovery; two-sided. KL: over the response's tokens (trace and answer). BH: corrected after Benjamini and "
         "Hochberg over all of the paper's direction claims that this run tests, over the controls apart: of the "
-        "clauses found consistent or contradicted, 1 in 20 at most is expected to be wrong. Where the report grade-tests "
-        "corrects the same test, the larger p counts. One task: exactly one benchmark must show it."
+        "clauses found consistent or contradicted, 1 in 20 at most is expected to be wrong. Where the report "
+        "grade-tests corrects the same test, the larger p counts. One task: exactly one benchmark must show it."
     ),
     blocks=_blocks,
     lead=_model_sentence,
