@@ -30,8 +30,10 @@ class Column(Generic[Row]):
         cell: row -> text; `harness.contract.cells` makes it of numbers. Hostile text may be passed on as it is: every
             format escapes it.
         justify: numbers stand right.
-        wrap: whether long text may be folded.
+        wrap: whether long text may be wrapped between words. No word is ever broken, and no number.
         ratio: share of the spare width, for text columns.
+        leaves: where there is no room, columns with a number leave the table, the smallest first; None: it stays. A
+            table that is too wide even then has a block of lines per row.
     """
 
     header: str
@@ -39,6 +41,7 @@ class Column(Generic[Row]):
     justify: Literal["left", "right"] = "right"
     wrap: bool = False
     ratio: int | None = None
+    leaves: int | None = None
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,18 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from harness.contract.cells import inert, visible
+from harness.render.formats.fit import TextColumn, as_blocks, fit
 from harness.render.formats.latex import latex_text
 from harness.render.formats.md import markdown_text
+from harness.render.formats.table import print_blocks, print_columns
 from harness.store.readonly import Answer
 
 SHOWN_ROWS = 1_000
 """Rows that a terminal table shows; the other formats have all."""
-
-_READABLE = 16
-"""Characters of a cell that a line of a table must have room for; else each row is a block of lines."""
 
 CELL = 200
 """Characters that a terminal cell shows; the other formats have all."""
@@ -39,36 +36,21 @@ def print_answer(answer: Answer, form: str, console: Console) -> None:
 
 def _print_table(answer: Answer, console: Console) -> None:
     rows = answer.rows[:SHOWN_ROWS]
-    longest = [max(len(name), *(len(_cell(row[i])) for row in rows), 0) for i, name in enumerate(answer.columns)]
-    if sum(min(n, _READABLE) + 1 for n in longest) > console.width:
-        _print_records(answer, rows, console)
+    columns = [_column(name, [row[i] for row in rows]) for i, name in enumerate(answer.columns)]
+    if fit(columns, console.width).columns:
+        print_columns(columns, console)
     else:
-        _print_rows(answer, rows, console)
+        numbered = TextColumn("", [(f"row {number}",) for number in range(1, len(rows) + 1)])
+        print_blocks(as_blocks([numbered, *columns], console.width, left_out=()), console)
     n = len(answer.rows)
     more = f"{n:,} rows" + (f", the first {SHOWN_ROWS:,} shown (--format csv has all)" if n > SHOWN_ROWS else "")
     console.print(Text((more if n != 1 else "1 row") + (", cut there" if answer.cut else ""), style="dim"))
 
 
-def _print_records(answer: Answer, rows: Sequence[Sequence[Any]], console: Console) -> None:
-    """A block of lines per row, where the columns of a table would be too narrow to read."""
-    for number, row in enumerate(rows, 1):
-        console.print(Text(f"row {number}", style="bold"))
-        block = Table.grid(padding=(0, 2))
-        block.add_column(style="dim", no_wrap=True)
-        block.add_column(overflow="fold")
-        for name, value in zip(answer.columns, row, strict=True):
-            block.add_row(Text(visible(name)), Text(_cell(value)))
-        console.print(block)
-
-
-def _print_rows(answer: Answer, rows: Sequence[Sequence[Any]], console: Console) -> None:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for i, name in enumerate(answer.columns):
-        numbers = any(isinstance(row[i], int | float) for row in rows[:50])
-        table.add_column(Text(visible(name)), justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    console.print(table)
+def _column(name: str, values: Sequence[Any]) -> TextColumn:
+    numbers = any(isinstance(value, int | float) for value in values[:50])
+    cells = [(_cell(value),) for value in values]
+    return TextColumn(visible(name), cells, "right" if numbers else "left", wrap=not numbers)
 
 
 def _cell(value: Any) -> str:

@@ -93,11 +93,11 @@ REPORT = Report[CategoryRow](
     categories,
     (
         Column("category", lambda r: short(r.name), "left", wrap=True, ratio=2),
-        Column("id", lambda r: short(r.category), "left", wrap=True, ratio=1),
+        Column("id", lambda r: short(r.category), "left", wrap=True, ratio=1, leaves=1),
         Column("features", lambda r: count(r.n_features)),
         Column("share", lambda r: inline(r.share, percent)),
         Column("above control", above_cell),
-        Column("activation density", lambda r: percent(r.activation_density, 1)),
+        Column("activation density", lambda r: percent(r.activation_density, 1), leaves=2),
     ),
     ("categorise",),
     "categories",

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 from sqlalchemy import Connection
 
-from harness.contract.cells import count, inline, percent, significant, visible
+from harness.contract.cells import count, inline, percent, significant
 from harness.contract.report import Block, Column, Report
 from harness.records.base import Estimate, StoredAs
 from harness.records.segments import HEADLINE, TokensOf
 from harness.reports.common.ablations import ablation_scores, per_token, which_tokens
+from harness.reports.common.heat import HeatMap, HeatRow
 from harness.reports.common.rows import cached_query, row_from
 
 SCOPES = ("adapter", "layer", "projection", "block", "component")
@@ -25,18 +23,7 @@ SCOPES = ("adapter", "layer", "projection", "block", "component")
 TOP_COMPONENTS = 12
 """Layers and components listed below the heat map; JSON and CSV have all."""
 
-MAX_NUMBERED_LAYERS = 10
-"""Up to so many layers, cells show their number."""
-
 _ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_BARS = "▁▂▃▄▅▆▇█"
-_SCALE = (
-    (0.0, (20, 11, 52)),
-    (0.3, (101, 21, 110)),
-    (0.55, (195, 57, 76)),
-    (0.8, (246, 145, 15)),
-    (1.0, (250, 240, 130)),
-)
 _LAYER = "whole layer"
 _FLOOR = "null floor"
 
@@ -147,17 +134,18 @@ def _value(number: Estimate | None) -> str:
 
 
 def heatmap(rows: Sequence[ComponentRow]) -> RenderableType | None:
-    """KL by projection and layer, a grid per mode with one colour scale; None without single components.
-
-    Few layers: numbers on coloured ground. Many: one glyph per layer, whose height says the same as its colour, so that
-    it reads without colour too.
-    """
-    grids = [grid for mode in dict.fromkeys(r.mode for r in rows) if (grid := _grid(rows, mode)) is not None]
-    return Group(*grids) if grids else None
+    """KL by projection and layer, a map per mode; None without single components."""
+    maps = heat_maps(rows)
+    return Group(*maps) if maps else None
 
 
-def _grid(rows: Sequence[ComponentRow], mode: str) -> RenderableType | None:
-    """One mode's grid. Components of a rank above 1 are shown by their largest."""
+def heat_maps(rows: Sequence[ComponentRow]) -> list[HeatMap]:
+    """A map per mode, of those with single components."""
+    return [found for mode in dict.fromkeys(r.mode for r in rows) if (found := _heat_map(rows, mode)) is not None]
+
+
+def _heat_map(rows: Sequence[ComponentRow], mode: str) -> HeatMap | None:
+    """One mode's map. Components of a rank above 1 are shown by their largest."""
     cells: dict[tuple[str, int], float] = {}
     floors: dict[int, float] = {}
     sliced = False
@@ -171,80 +159,24 @@ def _grid(rows: Sequence[ComponentRow], mode: str) -> RenderableType | None:
     names = sorted({name for name, _ in cells} - {_LAYER}, key=lambda n: (projection_rank(n), n))
     if not names:
         return None
-    layers = sorted({layer for _, layer in cells})
-    if any(name == _LAYER for name, _ in cells):
-        names = [_LAYER, *names]
-    top = max(cells.values()) or 1.0
-    numbered = len(layers) <= MAX_NUMBERED_LAYERS
+    layers = tuple(sorted({layer for _, layer in cells}))
+
+    def row(name: str) -> HeatRow:
+        values = tuple(cells.get((name, layer)) for layer in layers)
+        below = tuple(v is not None and v < floors.get(x, 0.0) for v, x in zip(values, layers, strict=True))
+        return HeatRow(name, values, below, apart=name == _LAYER)
+
+    whole = [row(_LAYER)] if any(name == _LAYER for name, _ in cells) else []
+    floor = [HeatRow(_FLOOR, tuple(floors.get(x) for x in layers), plain=True)] if floors else []
     unit = per_token(next(r.segment for r in rows))
-    title = f"KL(adapter || ablated) in {unit}, by layer (set to {mode}; brightest = {significant(top)})"
-    if sliced:
-        title += "; of each matrix's rank-one slices, the largest"
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("", no_wrap=True)
-    if numbered:
-        for layer in layers:
-            table.add_column(f"L{layer}", justify="right", no_wrap=True)
-    else:
-        table.add_column(Text(_ruler(layers)), no_wrap=True)
-    table.add_column("mean", justify="right", no_wrap=True)
-    for name in names:
-        values = [cells.get((name, layer)) for layer in layers]
-        measured = [v for v in values if v is not None]
-        noise = [v is not None and v < floors.get(layer, 0.0) for v, layer in zip(values, layers, strict=True)]
-        pairs = list(zip(values, noise, strict=True))
-        strip = [_number(v, top, low) for v, low in pairs] if numbered else [_strip(pairs, top)]
-        table.add_row(Text(visible(name)), *strip, significant(sum(measured) / len(measured)))
-    if floors:
-        strip = [Text(f" {significant(floors.get(layer), 2)} ") for layer in layers] if numbered else [Text("")]
-        table.add_row(Text(_FLOOR), *strip, significant(sum(floors.values()) / len(floors)))
-    return Group(Text(title, style="bold"), table)
+    of_slices = "; of each matrix's rank-one slices, the largest" if sliced else ""
+    title = f"KL(adapter || ablated) in {unit}, by layer (set to {mode}{of_slices}"
+    return HeatMap(title, layers, (*whole, *map(row, names), *floor))
 
 
 def projection_rank(name: str) -> int:
     """Place of a projection in the paper's order (q, k, v, o, gate, up, down); others after these."""
     return _ORDER.index(name) if name in _ORDER else len(_ORDER)
-
-
-def _number(value: float | None, top: float, below_floor: bool) -> Text:
-    if value is None:
-        return Text("-")
-    red, green, blue = _colour(value / top)
-    ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 110 else "white"
-    return Text(f"{'<' if below_floor else ' '}{significant(value, 2)} ", style=f"{ink} on rgb({red},{green},{blue})")
-
-
-def _strip(values: Sequence[tuple[float | None, bool]], top: float) -> Text:
-    strip = Text()
-    for value, below_floor in values:
-        if value is None or below_floor:
-            strip.append(" " if value is None else "<")
-            continue
-        share = min(max(value / top, 0.0), 1.0)
-        red, green, blue = _colour(0.35 + 0.65 * share)  # the scale's dark end would vanish on a black terminal
-        strip.append(_BARS[round(share * (len(_BARS) - 1))], style=f"rgb({red},{green},{blue})")
-    return strip
-
-
-def _ruler(layers: Sequence[int]) -> str:
-    """Layer numbers above every tenth column."""
-    marks = [" "] * len(layers)
-    for i in range(0, len(layers), 10):
-        label = str(layers[i])
-        if i + len(label) <= len(layers):
-            marks[i : i + len(label)] = label
-    return "".join(marks)
-
-
-def _colour(share: float) -> tuple[int, int, int]:
-    """Colour of a share between 0 and 1: dark violet, red, orange, yellow; its lightness rises all the way."""
-    share = min(max(share, 0.0), 1.0)
-    for (low, first), (high, second) in pairwise(_SCALE):
-        if share <= high:
-            t = (share - low) / (high - low)
-            red, green, blue = (round(a + t * (b - a)) for a, b in zip(first, second, strict=True))
-            return red, green, blue
-    return _SCALE[-1][1]
 
 
 REPORT = Report[ComponentRow](
@@ -256,11 +188,11 @@ REPORT = Report[ComponentRow](
         Column("set to", lambda r: r.mode, "left"),
         Column("KL (nats)", _kl),
         Column("of adapter's", lambda r: percent(r.share_of_adapter_kl, 1)),
-        Column("prompt", lambda r: _value(r.kl_nats_prompt)),
-        Column("all", lambda r: _value(r.kl_nats_all)),
-        Column("Fisher", lambda r: _value(r.fisher_nats)),
-        Column("CE rise", lambda r: _value(r.ce_change_nats)),
-        Column("comp.", lambda r: count(r.n_components)),
+        Column("prompt", lambda r: _value(r.kl_nats_prompt), leaves=3),
+        Column("all", lambda r: _value(r.kl_nats_all), leaves=2),
+        Column("Fisher", lambda r: _value(r.fisher_nats), leaves=5),
+        Column("CE rise", lambda r: _value(r.ce_change_nats), leaves=4),
+        Column("comp.", lambda r: count(r.n_components), leaves=1),
     ),
     ("ablate",),
     "components switched off",

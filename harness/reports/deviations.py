@@ -138,7 +138,7 @@ REPORT = Report[DeviationRow](
     deviations,
     (
         Column("what", lambda r: r.what, "left", wrap=True, ratio=1),
-        Column("where", lambda r: r.place, "left", wrap=True),
+        Column("where", lambda r: r.place, "left", wrap=True, leaves=1),
         Column("paper", lambda r: text(r.paper), "left", wrap=True, ratio=1),
         Column("this run", lambda r: text(r.this_run), "left", wrap=True, ratio=1),
     ),

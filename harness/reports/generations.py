@@ -96,10 +96,15 @@ def _share(cases: Sequence[bool], written: Sequence[Answer]) -> Estimate | None:
 
 
 def _share_column(
-    header: str, n: Callable[[GenerationRow], int | None], share: Callable[[GenerationRow], Estimate | None]
+    header: str,
+    n: Callable[[GenerationRow], int | None],
+    share: Callable[[GenerationRow], Estimate | None],
+    leaves: int,
 ) -> Column[GenerationRow]:
     """A number of answers over their share and its interval."""
-    return Column(header, lambda r: text(None) if n(r) is None else (count(n(r)), inline(share(r), percent)))
+    return Column(
+        header, lambda r: text(None) if n(r) is None else (count(n(r)), inline(share(r), percent)), leaves=leaves
+    )
 
 
 def _tokens(row: GenerationRow) -> Cell:
@@ -117,11 +122,11 @@ REPORT = Report[GenerationRow](
         Column("benchmark", lambda r: r.benchmark, "left", wrap=True),
         Column("answers", lambda r: f"{count(r.n_items)} x {r.k}"),
         Column("avg@k", lambda r: with_interval(r.avg_at_k)),
-        Column("pass@k", lambda r: with_interval(r.pass_at_k) if r.k > 1 else text(None)),
-        Column("unanswered", lambda r: count(r.n_unanswered)),
-        _share_column("unfinished", lambda r: r.n_unfinished, lambda r: r.share_unfinished),
-        _share_column("looping", lambda r: r.n_looping, lambda r: r.share_looping),
-        Column("tokens", _tokens),
+        Column("pass@k", lambda r: with_interval(r.pass_at_k) if r.k > 1 else text(None), leaves=4),
+        Column("unanswered", lambda r: count(r.n_unanswered), leaves=2),
+        _share_column("unfinished", lambda r: r.n_unfinished, lambda r: r.share_unfinished, leaves=5),
+        _share_column("looping", lambda r: r.n_looping, lambda r: r.share_looping, leaves=3),
+        Column("tokens", _tokens, leaves=1),
     ),
     ("evaluate", "ablate"),
     "benchmark answers",

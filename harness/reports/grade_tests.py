@@ -110,20 +110,19 @@ REPORT = Report[GradeTestRow](
     "Grades between sources: is the share the same?",
     grade_tests,
     (
-        Column("grade", lambda r: f"{text(r.grade)} {r.label}", "left"),
-        Column("source", lambda r: r.source, "left"),
-        Column("share", lambda r: f"{percent(r.share)} of {count(r.n_features)}"),
-        Column("other source", lambda r: r.other_source, "left"),
-        Column("share", lambda r: f"{percent(r.other_share)} of {count(r.n_other_features)}"),
-        Column("p", lambda r: p_value(r.p_value)),
+        Column("grade", lambda r: f"{text(r.grade)} {r.label}", "left", wrap=True),
+        Column("source", lambda r: (r.source, f"{percent(r.share)} of {count(r.n_features)}"), "left"),
+        Column("other", lambda r: (r.other_source, f"{percent(r.other_share)} of {count(r.n_other_features)}"), "left"),
+        Column("p", lambda r: p_value(r.p_value), leaves=1),
         Column("p (Holm)", lambda r: p_value(r.p_holm)),
     ),
     ("interpret",),
     "tests between sources",
     order=150,
     legend=(
-        "p: exact permutation of the sources' labels, within layers where the two sources have layers in common. "
-        "Holm: over all pairs of sources and all grades of an interpreter, for each grading."
+        "Below the sources their shares. p: exact permutation of the sources' labels, within layers where the two "
+        "sources have layers in common. Holm: over all pairs of sources and all grades of an interpreter, for each "
+        "grading."
     ),
     blocks=_blocks,
 )

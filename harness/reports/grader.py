@@ -98,9 +98,13 @@ REPORT = Report[GraderRow](
     (
         Column("variant", lambda r: r.variant, "left"),
         Column("benchmark", lambda r: r.benchmark, "left", wrap=True),
-        Column("asked", lambda r: (f"{count(r.n_asked)} of", f"{count(r.n_answers)}")),
-        Column("no verdict", _without_verdict),
-        Column("against the rules", lambda r: (f"{count(r.n_accepted)} accepted", f"{count(r.n_rejected)} rejected")),
+        Column("asked", lambda r: (f"{count(r.n_asked)} of", f"{count(r.n_answers)}"), leaves=1),
+        Column("no verdict", _without_verdict, leaves=2),
+        Column(
+            "against the rules",
+            lambda r: (f"{count(r.n_accepted)} accepted", f"{count(r.n_rejected)} rejected"),
+            leaves=3,
+        ),
         Column("agreement", lambda r: with_interval(r.agreement, percent)),
         Column("by rules", lambda r: with_interval(r.score_rules)),
         Column("with verdicts", lambda r: with_interval(r.score_graded)),

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from harness import stats
 from harness.contract.cells import count, inline, percent, text
-from harness.contract.report import Column, Report
+from harness.contract.report import Block, Column, Report
 from harness.paper.claims import PAPER_SOURCES
 from harness.records.base import Estimate
 from harness.reports.common.controls import LEGEND, above_cell, beside_controls, controls, sentence
@@ -116,16 +116,15 @@ REPORT = Report[GradeRow](
     grades,
     (
         Column("source", lambda r: r.source, "left"),
-        Column("by", lambda r: r.interpreter, "left"),
-        Column("grade", lambda r: f"{text(r.grade)} {r.label}", "left"),
+        Column("grade", lambda r: f"{text(r.grade)} {r.label}", "left", wrap=True),
         Column("features", lambda r: f"{count(r.n)} of {count(r.n_features)}"),
-        Column("dead", lambda r: count(r.n_dead)),
+        Column("dead", lambda r: count(r.n_dead), leaves=3),
         Column("share", lambda r: inline(r.share, percent)),
         Column("above control", above_cell),
-        Column("corrected", lambda r: inline(r.corrected, percent)),
-        Column("purity", lambda r: inline(r.purity, percent)),
-        Column("top alone", lambda r: inline(r.share_top, percent)),
-        Column("paper", lambda r: percent(r.paper_share)),
+        Column("corrected", lambda r: inline(r.corrected, percent), leaves=4),
+        Column("purity", lambda r: inline(r.purity, percent), leaves=5),
+        Column("top alone", lambda r: inline(r.share_top, percent), leaves=2),
+        Column("paper", lambda r: percent(r.paper_share), leaves=1),
     ),
     ("interpret",),
     "explanations",
@@ -140,6 +139,10 @@ REPORT = Report[GradeRow](
         "features (Rogan-Gladen, interval by Lang and Reiczigel), as if the source's features were like the planted "
         "ones, all kinds in equal parts. " + LEGEND
     ),
+    blocks=lambda rows: [
+        Block(f"graded by {name}", [r for r in rows if r.interpreter == name])
+        for name in dict.fromkeys(r.interpreter for r in rows)
+    ],
     lead=_lead,
     after=("purity", "grade-tests"),
 )

@@ -90,9 +90,11 @@ REPORT = Report[OverviewRow](
         Column("started (UTC)", lambda r: tuple(r.started_at[:19].split("T")), "left"),
         Column("wall", lambda r: duration(r.wall_s)),
         Column("steps", lambda r: (f"{r.n_steps_done} of {r.n_steps} done", f"{r.n_steps_reused} reused"), "left"),
-        Column("LLM calls", lambda r: (count(r.n_llm_calls), f"{count(r.n_llm_calls_failed)} failed")),
-        Column("LLM tokens", lambda r: (f"{count(r.llm_input_tokens)} in", f"{count(r.llm_output_tokens)} out")),
-        Column("commit", _commit, "left"),
+        Column("LLM calls", lambda r: (count(r.n_llm_calls), f"{count(r.n_llm_calls_failed)} failed"), leaves=2),
+        Column(
+            "LLM tokens", lambda r: (f"{count(r.llm_input_tokens)} in", f"{count(r.llm_output_tokens)} out"), leaves=1
+        ),
+        Column("commit", _commit, "left", leaves=3),
     ),
     order=10,
     label=lambda r: f"run {r.run_id}",

@@ -214,7 +214,7 @@ REPORT = Report[PaperNumberRow](
         Column("paper", lambda r: _number(r, r.paper_value)),
         Column("ours", lambda r: _number(r, r.ours)),
         Column("n", lambda r: count(r.ours_n) if r.unit != "count" else text(None)),
-        Column("margin", _margin),
+        Column("margin", _margin, leaves=1),
         Column("verdict", lambda r: verdict_cell(r.verdict), "left"),
     ),
     ("evaluate", "train", "probe", "learn", "interpret", "ablate"),

@@ -124,9 +124,9 @@ REPORT = Report[PurityRow](
     (
         Column("source", lambda r: r.source, "left"),
         Column("features", lambda r: f"{count(r.n_covered)} of {count(r.n_features)}"),
-        Column("density", lambda r: percent(r.density_per_token, 1)),
+        Column("density", lambda r: percent(r.density_per_token, 1), leaves=2),
         Column("purity", lambda r: inline(r.purity, percent)),
-        Column("less the first's", lambda r: inline(r.difference, percent)),
+        Column("less the first's", lambda r: inline(r.difference, percent), leaves=1),
         Column("recall", lambda r: inline(r.recall, percent)),
         Column("grade 0, top", lambda r: inline(r.grade_0_top, percent)),
     ),

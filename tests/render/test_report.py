@@ -25,6 +25,7 @@ from harness.render.formats.latex import latex_text
 from harness.render.formats.md import markdown_text
 from harness.render.render import render
 from harness.reports import load_reports, report_names
+from harness.reports.common.heat import HeatMap, HeatRow
 from harness.reports.components import components, heatmap
 from harness.reports.features import FeatureRow
 from harness.reports.recovery import RecoveryRow
@@ -132,7 +133,7 @@ def test_latex_is_balanced_and_escaped(filled: Path) -> None:
     assert not re.search(r"[%$#^~]", body)
     assert out.count(r"\begin{tabular}") == out.count(r"\end{tabular}") == 4
     rows = [x for x in out.splitlines() if x.endswith(r" \\")]
-    assert {len(re.findall(r"(?<!\\)&", x)) for x in rows} == {7, 8, 10}
+    assert {len(re.findall(r"(?<!\\)&", x)) for x in rows} == {7, 8, 9}
     assert r"\textbackslash{}f \{g\} \$h\$ \& \_i\_" in out
 
 
@@ -197,9 +198,28 @@ def test_heat_map_marks_what_is_below_the_null_floor(n_layers: int) -> None:
     stream = io.StringIO()
     Console(file=stream, width=100).print(heatmap(rows))
     lines = stream.getvalue().splitlines()
-    cells = next(x for x in lines if x.startswith("q_proj")).split()[1:-1]
+    cells = next(x for x in lines if x.startswith("q_proj")).split()[2:]
     assert cells == (["0.001", "<0.001"] if n_layers == 2 else ["█<" + 10 * "█"])
-    assert any(x.startswith("null floor") for x in lines)
+    assert any(x.startswith("null floor") for x in lines) == (n_layers == 2)
+
+
+def test_cells_of_a_heat_map_have_a_scale_of_their_own_which_is_logarithmic_over_decades() -> None:
+    """Whole layers a thousand times as large, and floors far below, leave the cells' colours as they are."""
+    whole, floor = HeatRow("whole layer", (2000.0, 9000.0), apart=True), HeatRow("floor", (1e-12, 1e-12), plain=True)
+    narrow = HeatMap("KL (x", (0, 1), (whole, HeatRow("q", (1.0, 4.0)), floor))
+    assert (narrow.scale.share(1.0), narrow.scale.share(4.0)) == (0.25, 1.0)
+    wide = HeatMap("KL (x", (0, 1, 2), (whole, HeatRow("q", (0.01, 0.1, 1.0)), floor))
+    assert [wide.scale.share(v) for v in (0.01, 0.1, 1.0)] == pytest.approx([0.0, 0.5, 1.0])
+    assert wide.heading() == "KL (x; colours from 0.01 to 1, logarithmic; whole layer: own scale)"
+    assert [cell["share"] for cell in narrow.as_data()["rows"][0]["cells"]] == pytest.approx([2 / 9, 1.0])
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 160])
+def test_a_heat_map_is_as_wide_as_the_terminal_and_shows_every_layer(width: int) -> None:
+    heat = HeatMap("KL (x", tuple(range(96)), (HeatRow("down_proj", tuple(float(i + 1) for i in range(96))),))
+    lines = [line.plain for line in heat.as_lines(width)]
+    assert max(map(len, lines)) <= width
+    assert sum(len(re.findall("[▁▂▃▄▅▆▇█]", line)) for line in lines) == 96
 
 
 def test_the_segment_is_said_above_the_numbers_and_in_the_heat_map(filled: Path) -> None:

@@ -1,102 +1,83 @@
-"""Rich tables for terminals. Everything from the database goes in as `Text`, never as markup."""
+"""Tables for terminals. Everything from the database goes in as `Text` or plain strings, never as markup."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.measure import Measurement
-from rich.segment import Segment
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
-from harness.contract.cells import lines, visible
-from harness.contract.report import Block, Report
+from harness.contract.report import Report
+from harness.contract.wrapping import paragraph
+from harness.render.formats.fit import GAP, TextColumn, as_blocks, fit, printed, text_columns
 from harness.render.loading import Loaded, notes
 
 
 def print_header(title: str, console: Console) -> None:
     """Print which run it is."""
-    console.print(Text(title, style="bold"))
+    print_prose(console, title, "bold")
 
 
 def print_report(loaded: Loaded, console: Console) -> None:
     """Print title, picture, tables, legend and notes."""
     console.print()
-    console.print(Text(loaded.report.title, style="bold underline"))
-    for part in _parts(loaded.report, loaded.rows) if loaded.rows else ():
-        console.print(part)
-    style = "dim" if loaded.rows else "yellow"
-    console.print(Text(loaded.footer, style=style), end="\n" if loaded.footer else "")
+    print_prose(console, loaded.report.title, "bold underline")
+    if loaded.rows:
+        _print_rows(loaded.report, loaded.rows, console)
+    if loaded.footer:
+        print_prose(console, loaded.footer, "dim" if loaded.rows else "yellow")
 
 
-def _parts(report: Report[Any], rows: Sequence[Any]) -> Iterator[RenderableType]:
+def _print_rows(report: Report[Any], rows: Sequence[Any], console: Console) -> None:
     """What stands below a report's title, from the top."""
     if report.lead:
-        yield Text(visible(report.lead(rows)), style="bold")
-        yield Text()
+        print_prose(console, report.lead(rows), "bold")
+        console.print()
     picture = report.picture(rows) if report.picture else None
     if picture is not None:
-        yield picture
-        yield Text()
+        console.print(picture)
+        console.print()
     for block in report.parts(rows):
-        yield _table(report, block)
-        yield Text()
+        if block.title != report.title:
+            print_prose(console, block.title, "bold")
+        print_columns(text_columns(report, block), console)
+        console.print()
     if report.legend:
-        yield Text(report.legend, style="dim")
+        print_prose(console, report.legend, "dim")
     for note in notes(report, rows):
-        yield Text(note, style="yellow")
+        print_prose(console, note, "yellow")
 
 
-def _table(report: Report[Any], block: Block[Any]) -> Table:
-    table = Table(
-        title=None if block.title == report.title else Text(visible(block.title), style="bold"),
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        expand=any(column.ratio for column in report.columns),
-        pad_edge=False,
-        collapse_padding=True,
-        show_edge=False,
-    )
-    for column in report.columns:
-        table.add_column(
-            Text(column.header),
-            justify=column.justify,
-            # Names stay whole. Where there is no room, numbers go on below: a cut one would read as another number.
-            no_wrap=not column.wrap and column.justify == "left",
-            overflow="fold",
-            ratio=column.ratio,
-        )
-    for row in block.rows:
-        table.add_row(*(Lines(lines(column.cell(row))) for column in report.columns))
-    return table
+def print_columns(columns: Sequence[TextColumn], console: Console) -> None:
+    """Print a table as it fits into the console."""
+    fitted = fit(columns, console.width)
+    if not fitted.columns:
+        print_blocks(as_blocks(columns, console.width), console)
+        return
+    head, body = printed(fitted)
+    rule = "─" * (sum(fitted.widths) + GAP * (len(fitted.widths) - 1))
+    _print_lines(console, "\n".join(head), "bold")
+    _print_lines(console, rule)
+    if body:
+        _print_lines(console, "\n".join(body))
+    if fitted.left_out:
+        print_prose(console, f"No room for: {', '.join(fitted.left_out)} (a wider terminal, or --format json).", "dim")
 
 
-class Lines:
-    """A cell whose lines mostly fit. Only where one does not, rich wraps it as text, which takes three times as long.
+def print_blocks(blocks: Iterable[tuple[list[str], list[str]]], console: Console) -> None:
+    """Print rows as blocks of lines."""
+    for title, body in blocks:
+        _print_lines(console, "\n".join(title), "bold")
+        if body:
+            _print_lines(console, "\n".join(body))
 
-    It saves a twentieth of the time of `harness report`.
-    """
 
-    def __init__(self, lines: Sequence[str]) -> None:
-        self._lines, self._widths = lines, [cell_len(line) for line in lines]
+def print_prose(console: Console, text: str, style: str = "") -> None:
+    """Print text wrapped between words."""
+    _print_lines(console, paragraph(text, console.width), style)
 
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Widths of the longest word and of the longest line."""
-        words = (cell_len(word) for line in self._lines for word in line.split())
-        return Measurement(max(words, default=0), max(self._widths, default=0))
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The lines, on the side that the column says."""
-        if max(self._widths, default=0) > options.max_width:
-            yield Text("\n".join(self._lines))
-            return
-        for line in self._lines:
-            if options.justify == "right":
-                line = line.rstrip()
-                line = " " * (options.max_width - cell_len(line)) + line
-            yield Segment(line)
-            yield Segment.line()
+def _print_lines(console: Console, text: str, style: str = "") -> None:
+    """Print lines as they are: rich would break what is too long."""
+    console.print(Text(text, style=style), no_wrap=True, overflow="ignore", crop=False)
