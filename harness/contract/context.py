@@ -5,18 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from harness.contract.executors import Executor, LocalExecutor
 from harness.contract.progress import Progress, SilentProgress
 from harness.contract.provider import CallStore, Provider
 from harness.contract.session import Session
 from harness.contract.settings import EvaluateConfig
+from harness.errors import UsageError
+from harness.records.base import Record
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.records import Trace
+    from harness.contract.codec import Codec
+    from harness.records import Dictionary, Trace
+
+R = TypeVar("R", bound=Record)
+
+
+class RecordsOf(Protocol):
+    """Reads what earlier steps stored."""
+
+    def __call__(self, record_class: type[R]) -> list[R]:
+        """All records of a class, in the plan's order; none where no step made one."""
+        ...
+
+
+def _no_records(record_class: type[R]) -> list[R]:
+    return []
+
+
+def _no_codec(dictionary: Dictionary) -> Codec:
+    raise UsageError(f"no step handed over the dictionary {dictionary.name!r}: add 'learn' to the plugin's `reads`")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What earlier steps of the study made, for a plugin that asks for it (`Registration.reads`).
+
+    Attributes:
+        records: `made.records(LatentEffect)` is every record of that class.
+        codec: opens one of `made.records(Dictionary)`. It encodes and decodes the adapter's own scalars, also where the
+            dictionary was fitted on columns of another unit.
+    """
+
+    records: RecordsOf = _no_records
+    codec: Callable[[Dictionary], Codec] = _no_codec
 
 
 @dataclass(frozen=True)
@@ -38,6 +73,7 @@ class RunContext:
         held_out: traces that no trainer of the study read, where a benchmark asks for them.
         engines: the run's `harness.benchmarks.engine.Engines`, where `evaluate.backend` is vllm.
         executor: where maps over shards run: captures, sweeps, encoding.
+        made: what earlier steps made, of the kinds that an ablation asks for (`Registration.reads`).
     """
 
     out_dir: Path
@@ -54,6 +90,7 @@ class RunContext:
     held_out: tuple[Trace, ...] = ()
     engines: object | None = None
     executor: Executor = field(default_factory=LocalExecutor)
+    made: Made = field(default_factory=Made)
 
     def generator(self) -> torch.Generator:
         """A CPU generator seeded with this step's seed."""

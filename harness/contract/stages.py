@@ -18,16 +18,15 @@ from harness.contract.context import RunContext
 from harness.contract.provider import Provider
 from harness.errors import UsageError
 from harness.records import (
-    AblationScore,
     ActivationSet,
     Category,
     CategoryAssignment,
     Checkpoint,
     Dictionary,
-    EvaluationResult,
     Evidence,
     Explanation,
     ModelRef,
+    Record,
     ScoringAnswer,
     ScoringTest,
     Trace,
@@ -84,6 +83,8 @@ class Registration(Generic[T_co]):
             of several seeds share the step where they share what it reads.
         control_of: name of the probe whose features a probe's are to be exceeded by.
         needs: names of plugins whose output this one reads (a dictionary needs its probe).
+        reads: kinds of earlier steps, such as `learn`, `judge` or `interpret`, whose records an ablation gets as
+            `run.made`.
         fits: False for a dictionary learner that opens what was fitted elsewhere: there is no second fit.
         baseline: a dictionary that others are judged beside: scored like them, not explained unless asked.
     """
@@ -94,6 +95,7 @@ class Registration(Generic[T_co]):
     summary: str
     version: str = "1"
     needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     seeded: bool = True
     asks_llm: bool = False
     scores: bool = False
@@ -200,12 +202,11 @@ class RuleReader(Protocol):
 
 
 class Ablation(Protocol):
-    """Measures what parts of an adapter do, by switching them off through the tap."""
+    """Measures what parts of an adapter do, by switching them off or changing them through the tap."""
 
-    def measure(
-        self, subject: Subject, traces: Sequence[Trace], run: RunContext
-    ) -> Iterator[AblationScore | EvaluationResult]:
-        """Yield each cell as soon as it is measured; skip items in `run.done`."""
+    def measure(self, subject: Subject, traces: Sequence[Trace], run: RunContext) -> Iterator[Record]:
+        """Yield each record (an AblationScore, or one of the plugin's own) as soon as it is measured; skip items in
+        `run.done`."""
         ...
 
 

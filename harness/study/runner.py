@@ -240,7 +240,9 @@ class Runner:
             self._worker = open_worker(self.plan, able, self.manager, self.folders, jobs=jobs, device=self.device())
 
     def _suits_worker(self, step: Step) -> bool:
-        return kind_of(step).in_worker and not self._asks_llm(step) and step.name not in self._failed_in_worker
+        reads_database = step.plugin is not None and self.state.registration(step).reads
+        able = kind_of(step).in_worker and not reads_database and not self._asks_llm(step)
+        return able and step.name not in self._failed_in_worker
 
     def _start_in_worker(self, run_id: int) -> None:
         """Give an idle worker process the last step that can begin: this process does the first ones."""

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from harness.contract.codec import Codec
+from harness.contract.context import Made
 from harness.contract.executors import Executor, Tool, Workers
 from harness.contract.provider import Provider
 from harness.contract.settings import EvaluateConfig
 from harness.contract.stages import Registration
 from harness.errors import HarnessError, UsageError
-from harness.records import ActivationSet, Checkpoint, Record, Trace
+from harness.records import ActivationSet, Checkpoint, Dictionary, Record, Trace
+from harness.study.artefacts import ARTEFACTS
 from harness.study.examples import study_traces
 from harness.study.manager import Manager
 from harness.study.step import Plan, Step
@@ -161,6 +164,24 @@ class RunState:
                 activations: ActivationSet = self.outputs[name]["ActivationSet"]
                 return activations
         raise HarnessError(f"{step.name}: none of {', '.join(step.inputs)} made an activation set")
+
+    def made(self, step: Step) -> Made:
+        """What the step's inputs made: artefacts as they lie on disk now, other records as they are stored."""
+
+        def records(record_class: type[R]) -> list[R]:
+            name = record_class.__name__
+            if name in ARTEFACTS:
+                return [self.outputs[i][name] for i in step.inputs if name in self.outputs[i]]
+            return [record for i in step.inputs for record in self.stored(i, record_class)]
+
+        def codec(dictionary: Dictionary) -> Codec:
+            from harness.activations.store import open_set
+            from harness.activations.units import in_raw_units
+
+            learned = next(self.plan.step(i) for i in step.inputs if self.outputs[i].get("Dictionary") == dictionary)
+            return in_raw_units(self.implementation(learned).load(dictionary), open_set(self.activations(learned)))
+
+        return Made(records, codec)
 
     def provider(self, role: str) -> tuple[Provider, str]:
         """Provider and model of a role of the plan. A provider is made once: some hold a model.

@@ -1,17 +1,20 @@
-"""Switch parts of the adapter off and measure what that does."""
+"""Switch parts of the adapter off, or change them, and measure what that does."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from harness.contract.context import RunContext
 from harness.contract.settings import EvaluateConfig
+from harness.errors import UnknownName
 from harness.records import Record
 from harness.study.costs import PROJECTIONS, Cost, CostModel, model_bytes, total
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.state import RunState
 from harness.study.step import Step
+from harness.study.steps import kinds
 from harness.study.steps.evaluate import answer_tokens, check_benchmarks
 from harness.study.steps.probe import documents
 
@@ -19,10 +22,32 @@ from harness.study.steps.probe import documents
 def _plan(planner: Planner) -> None:
     evaluate = planner.study.settings(EvaluateConfig).model_dump(exclude={"batch_size"})
     for name in planner.study.ablations:
-        planner.plugin(ABLATE, name, (planner.adapter,), [planner.data, planner.benchmarks, evaluate])
+        inputs = (planner.adapter, *_read(planner, name))
+        planner.plugin(ABLATE, name, inputs, [planner.data, planner.benchmarks, evaluate])
+
+
+def _read(planner: Planner, name: str) -> tuple[str, ...]:
+    """The steps that an ablation reads: all of the kinds that it names, but of dictionaries only the explained ones.
+
+    Raises:
+        UnknownName: there is no such kind of step.
+    """
+    planner.refuse_other_stage(name, "ablate")
+    wanted = planner.manager.offer(name).registration.reads
+    for kind in wanted:
+        if kind not in kinds():
+            raise UnknownName(f"kind of step that {name} reads", kind, kinds())
+
+    def explained(step: Step) -> bool:
+        learned = {n for n in (step.name, *step.inputs) if planner.steps[n].kind == "learn"}
+        return learned <= {*planner.sources}
+
+    return tuple(step.name for step in planner.steps.values() if step.kind in wanted and explained(step))
 
 
 def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
+    if state.registration(step).reads:
+        run = replace(run, made=state.made(step))
     yield from state.implementation(step).measure(state.adapter_subject(step, run.device), documents(state), run)
 
 
