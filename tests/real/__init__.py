@@ -1,0 +1,1 @@
+"""A real model: `make demo-real` and `make test-real`."""
