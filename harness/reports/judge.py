@@ -36,7 +36,8 @@ _BANDS = ((0.0, 0.01), (0.01, 0.1), (0.1, 1.0))
 class JudgeRow:
     """One measure of how far a judge can be believed.
 
-    `planted`: how planted features of a kind were graded, one row per outcome, with the range of their densities;
+    `verdict`: how many of all planted features got the right grade, and in words whether that is more than a judge gets
+    that gives all of them the same grade. `planted`: how planted features of a kind were graded, one row per outcome, with the range of their densities;
     `density`: how many of a range of densities were graded rightly; `confusion`: planted grade against the one given;
     `error`: sensitivity and specificity for grade 0, by which the grades report corrects its shares. `agreement`: kappa
     between the first grading and those made again (Fleiss; Cohen for another judge), failures as a class of their own.
@@ -86,9 +87,10 @@ def _with_means(row: JudgeRow, planted: Sequence[PlantedGrade], covered: Mapping
 
 
 def _planted(interpreter: str, planted: Sequence[PlantedGrade]) -> Iterator[tuple[JudgeRow, Sequence[PlantedGrade]]]:
-    """By kind, by density and by right grade; of outcomes, empty ones are left out but for the right one."""
+    """In all, by kind, density and right grade; of outcomes, empty ones are left out but for the right one."""
     if not planted:
         return
+    yield _verdict(interpreter, planted), planted
     for kind in get_args(PlantedKind):
         of_kind = [p for p in planted if p.kind == kind]
         if of_kind:
@@ -115,6 +117,23 @@ def _planted(interpreter: str, planted: Sequence[PlantedGrade]) -> Iterator[tupl
     ):
         if n:
             yield JudgeRow(interpreter, "error", name, named, True, hits, n, stats.share(hits, n), "share", None), ()
+
+
+def _verdict(interpreter: str, planted: Sequence[PlantedGrade]) -> JudgeRow:
+    """All planted features, failed gradings among them: is the judge right more often than one that does not look?"""
+    n, n_failed = len(planted), sum(p.status in ("failed", "unparsed") for p in planted)
+    blind = max(Counter(p.right for p in planted).values()) / n
+    hits = None if all(p.status == "top-only" for p in planted) else sum(p.grade == p.right for p in planted)
+    hits_top = sum(p.explained.grade_top == p.right for p in planted)
+    value, value_top = (None if h is None else stats.share(h, n) for h in (hits, hits_top))
+    best = value or value_top
+    assert best is not None
+    better = best.low is not None and best.low > blind
+    words = f"{interpreter} is {'right more often than' if better else 'NOT TO BE BELIEVED: no better than'} one grade "
+    words += f"for all, which is right on {percent(blind)}"
+    words += f" ({n_failed:,} gradings failed)" if n_failed else ""
+    return JudgeRow(interpreter, "verdict", "all planted", "the right grade", True, hits, n, value, "share", words,
+                    hits_top, value_top)  # fmt: skip
 
 
 def _outcomes(
@@ -245,6 +264,7 @@ def _coefficient(
 
 
 _MEASURES = {
+    "verdict": "All planted features",
     "planted": "Planted features by kind and density, whose right grade is known (*)",
     "density": "Planted features by density: how many were given the right grade",
     "confusion": "Planted grade against the grade given (*: the right one)",
@@ -257,6 +277,8 @@ _MEASURES = {
 
 def _blocks(rows: Sequence[JudgeRow]) -> list[Block[JudgeRow]]:
     blocks = [Block(title, [r for r in rows if r.measure == measure]) for measure, title in _MEASURES.items()]
+    verdicts = "; ".join(r.reason for r in blocks[0].rows if r.reason)
+    blocks[0] = Block(f"{blocks[0].title}: {verdicts}", blocks[0].rows)
     return [block for block in blocks if block.rows]
 
 

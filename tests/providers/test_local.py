@@ -82,3 +82,36 @@ def test_generation_config_json_does_not_change_a_greedy_answer(tmp_path: Path) 
 def test_what_cannot_be_asked_is_said() -> None:
     with pytest.raises(ProviderError, match="local:FOLDER"):
         asyncio.run(make().complete(LLMRequest(model="", user="x")))
+
+
+GRADE = {
+    "type": "object",
+    "properties": {"grade": {"enum": [0, 1, 2]}, "why": {"type": "string", "maxLength": 30}},
+    "required": ["grade", "why"],
+    "additionalProperties": False,
+}
+
+
+def test_a_constrained_reply_keeps_to_its_schema_and_its_neighbour_is_free() -> None:
+    asked = [LLMRequest(model=ORGANISM, user=q, max_tokens=150, json_schema=GRADE) for q in QUESTIONS[:3]]
+    free = LLMRequest(model=ORGANISM, user=QUESTIONS[3], max_tokens=40)
+    *replies, other = ask(make(structured_output=True), *asked, free)
+    for call in replies:
+        answer = json.loads(call.reply.text)
+        assert call.reply.finish_reason == "stop"
+        assert answer["grade"] in (0, 1, 2)
+        assert len(answer["why"]) <= 30
+    assert other.reply.text == ask(make(), free)[0].reply.text
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(ask(make(), asked[0])[0].reply.text)
+
+
+def test_a_schema_that_cannot_be_constrained_is_named() -> None:
+    with pytest.raises(ProviderError, match="cannot be constrained to its schema: Invalid type: novel"):
+        ask(make(structured_output=True), LLMRequest(model=ORGANISM, user="?", json_schema={"type": "novel"}))
+
+
+def test_without_llguidance_a_constrained_reply_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness_plugins.providers.local.constrain.find_spec", lambda name: None)
+    with pytest.raises(ProviderError, match=r"pip install 'interp-harness\[json\]'"):
+        ask(make(structured_output=True), LLMRequest(model=ORGANISM, user="?", json_schema=GRADE))

@@ -21,8 +21,9 @@ class LocalConfig(EngineConfig, ProviderConfig):
 
     engine: Literal["transformers", "vllm"] = "transformers"
     """`vllm` writes many replies at once, each sampled by a seed of its own (pip install 'interp-harness[vllm]')."""
-    structured_output: bool = True
-    """vLLM: constrain replies to the schema that is asked for."""
+    structured_output: bool | None = None
+    """Constrain replies to the schema that is asked for. None: vLLM does; transformers does not, since that needs
+    `pip install 'interp-harness[json]'`."""
     device: str = "auto"
     """torch device of transformers; `auto` is the first GPU, else the CPU."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

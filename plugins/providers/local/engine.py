@@ -61,7 +61,7 @@ class EngineModel(LocalModel):
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        constrained = self.config.structured_output and request.json_schema is not None
+        constrained = self.config.structured_output is not False and request.json_schema is not None
         return SamplingParams(
             max_tokens=min(request.max_tokens, room),
             temperature=request.temperature or 0.0,

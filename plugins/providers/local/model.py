@@ -22,6 +22,7 @@ from harness.model.subject import load_base, load_tokenizer
 from harness.records import LLMReply, LLMRequest, ModelRef
 
 from . import LocalConfig
+from .constrain import Constraints, Grammars
 
 _GATHER_S = 0.005
 """How long the first request of a batch waits for others."""
@@ -32,6 +33,7 @@ class _Loaded:
     model: Any
     tokenizer: Any
     stops: tuple[int, ...]
+    grammars: Grammars | None
 
 
 @dataclass
@@ -142,13 +144,16 @@ class LocalModel:
             max_new_tokens=max(1, room), do_sample=bool(temperature), pad_token_id=pad, eos_token_id=list(loaded.stops),
             **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}),
         )  # fmt: skip
+        schemas = [request.json_schema for request in requests]
+        constraints = [Constraints(loaded.grammars, schemas)] if loaded.grammars and any(schemas) else []
         seed = seed_of(requests[0])
         device = loaded.model.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             out = loaded.model.generate(
-                input_ids=rows.to(device), attention_mask=mask.to(device), generation_config=settings
-            )
+                input_ids=rows.to(device), attention_mask=mask.to(device), generation_config=settings,
+                logits_processor=constraints,
+            )  # fmt: skip
         replies = []
         for row, ids, request in zip(out[:, width:].tolist(), prompts, requests, strict=True):
             ends = [i for i, token in enumerate(row) if token in loaded.stops]
@@ -181,7 +186,8 @@ class LocalModel:
             # generate() would take unset values from the model's own config
             model.generation_config = GenerationConfig()
             stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-            self._loaded = (name, _Loaded(model, tokenizer, tuple(sorted(stops))))
+            grammars = Grammars(tokenizer, sorted(stops)) if self.config.structured_output else None
+            self._loaded = (name, _Loaded(model, tokenizer, tuple(sorted(stops)), grammars))
         return self._loaded[1]
 
 
