@@ -31,11 +31,11 @@ class Cut:
     """What a cut made of the traces.
 
     Attributes:
-        traces: all of them, in order; what cannot be cut is as it was.
+        traces: those that fit now, in order.
         n_cut: how many are shorter now.
-        n_too_long: how many are longer however they are cut: their question or each of their lines takes the room.
-        n_tokens: tokens of all examples as they are now, the template's included.
-        n_tokens_before: of the whole examples.
+        n_too_long: how many are left out: their question or each of their lines takes the room.
+        n_tokens: tokens of the examples as they are now, the template's included.
+        n_tokens_before: of all whole examples.
     """
 
     traces: tuple[Trace, ...]
@@ -51,10 +51,10 @@ class Cut:
 
 
 def cut_traces(traces: Sequence[Trace], chat: ChatFormat, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Cut:
-    """Cut every trace whose example is longer than `max_length` tokens.
+    """Cut every trace whose example is longer than `max_length` tokens, and leave out those that stay longer.
 
     Raises:
-        DataError: see `ChatFormat.document`.
+        DataError: more than half stay longer; see `ChatFormat.document`.
         ModelError: likewise.
     """
     chat = chat.resolved(tokenizer)
@@ -65,9 +65,13 @@ def cut_traces(traces: Sequence[Trace], chat: ChatFormat, tokenizer: PreTrainedT
         if whole > max_length and (shorter := _fitting(trace, chat, tokenizer, max_length)):
             trace, n_tokens = shorter[0].model_copy(update={"n_tokens_whole": whole}), shorter[1]
             n_cut += 1
-        n_too_long += n_tokens > max_length
+        before += whole
+        if n_tokens > max_length:
+            n_too_long += 1  # whole it would outweigh all others wherever tokens are read
+            continue
         made.append(trace)
-        after, before = after + n_tokens, before + whole
+        after += n_tokens
+    refuse_most_left_out(n_too_long, len(traces), max_length)
     return Cut(tuple(made), n_cut, n_too_long, after, before)
 
 

@@ -36,15 +36,16 @@ _BANDS = ((0.0, 0.01), (0.01, 0.1), (0.1, 1.0))
 class JudgeRow:
     """One measure of how far a judge can be believed.
 
-    `verdict`: how many of all planted features got the right grade, and in words whether that is more than a judge gets
-    that gives all of them the same grade. `planted`: how planted features of a kind were graded, one row per outcome, with the range of their densities;
-    `density`: how many of a range of densities were graded rightly; `confusion`: planted grade against the one given;
-    `error`: sensitivity and specificity for grade 0, by which the grades report corrects its shares. `agreement`: kappa
-    between the first grading and those made again (Fleiss; Cohen for another judge), failures as a class of their own.
-    `right class`: explanations of features that are of one ground-truth class, by what they name. `categories again`:
-    adjusted Rand index of the categories of a re-run with other explanations; 1 is the same partition, 0 is chance.
-    `n_top` and `value_top` are of the grade on the highest contexts alone; `purity` and `recall` are means over the
-    planted features.
+    `verdict`: how many of all planted features got the right grade; in words, whether that is more than a judge
+    gets that gives all of them the same grade (`blind`: on which share that one would be right). `planted`: how
+    planted features of a kind were graded, one row per outcome, with the range of their densities; `density`: how
+    many of a range of densities were graded rightly; `confusion`: planted grade against the one given; `error`:
+    sensitivity and specificity for grade 0, by which the grades report corrects its shares. `agreement`: kappa
+    between the first grading and those made again (Fleiss; Cohen for another judge), failures as a class of their
+    own. `right class`: explanations of features that are of one ground-truth class, by what they name. `categories
+    again`: adjusted Rand index of the categories of a re-run with other explanations; 1 is the same partition, 0 is
+    chance. `n_top` and `value_top` are of the grade on the highest contexts alone; `purity` and `recall` are means
+    over the planted features.
     """
 
     interpreter: str
@@ -61,6 +62,7 @@ class JudgeRow:
     value_top: Estimate | None = None
     purity: Estimate | None = None
     recall: Estimate | None = None
+    blind: float | None = None
 
 
 def judge(connection: Connection, run_id: int) -> list[JudgeRow]:
@@ -120,20 +122,21 @@ def _planted(interpreter: str, planted: Sequence[PlantedGrade]) -> Iterator[tupl
 
 
 def _verdict(interpreter: str, planted: Sequence[PlantedGrade]) -> JudgeRow:
-    """All planted features, failed gradings among them: is the judge right more often than one that does not look?"""
-    n, n_failed = len(planted), sum(p.status in ("failed", "unparsed") for p in planted)
-    blind = max(Counter(p.right for p in planted).values()) / n
+    """All planted features; a grading that failed is a wrong one."""
+    n, blind = len(planted), max(Counter(p.right for p in planted).values()) / len(planted)
     hits = None if all(p.status == "top-only" for p in planted) else sum(p.grade == p.right for p in planted)
     hits_top = sum(p.explained.grade_top == p.right for p in planted)
     value, value_top = (None if h is None else stats.share(h, n) for h in (hits, hits_top))
-    best = value or value_top
-    assert best is not None
-    better = best.low is not None and best.low > blind
-    words = f"{interpreter} is {'right more often than' if better else 'NOT TO BE BELIEVED: no better than'} one grade "
-    words += f"for all, which is right on {percent(blind)}"
-    words += f" ({n_failed:,} gradings failed)" if n_failed else ""
-    return JudgeRow(interpreter, "verdict", "all planted", "the right grade", True, hits, n, value, "share", words,
-                    hits_top, value_top)  # fmt: skip
+    return JudgeRow(interpreter, "verdict", "all planted", "the right grade", True, hits, n, value, "share", None,
+                    hits_top, value_top, blind=blind)  # fmt: skip
+
+
+def _in_words(row: JudgeRow) -> str:
+    """Whether a judge is right more often than one that does not look at the features."""
+    share = row.value or row.value_top
+    better = share is not None and share.low is not None and row.blind is not None and share.low > row.blind
+    words = "is right more often than" if better else "is NOT TO BE BELIEVED: not shown to be right more often than"
+    return f"{row.interpreter} {words} one grade for all ({percent(row.blind)})"
 
 
 def _outcomes(
@@ -277,8 +280,7 @@ _MEASURES = {
 
 def _blocks(rows: Sequence[JudgeRow]) -> list[Block[JudgeRow]]:
     blocks = [Block(title, [r for r in rows if r.measure == measure]) for measure, title in _MEASURES.items()]
-    verdicts = "; ".join(r.reason for r in blocks[0].rows if r.reason)
-    blocks[0] = Block(f"{blocks[0].title}: {verdicts}", blocks[0].rows)
+    blocks[0] = Block(f"{blocks[0].title}: {'; '.join(map(_in_words, blocks[0].rows))}", blocks[0].rows)
     return [block for block in blocks if block.rows]
 
 

@@ -28,7 +28,7 @@ def study_traces(plan: Plan) -> list[Trace]:
     """The study's traces, cut where `data.cut` says so; the share of tokens that stayed is logged.
 
     Raises:
-        DataError: see `load_traces`.
+        DataError: see `load_traces` and `cut_traces`.
     """
     study = plan.study
     traces = load_traces(study.data)
@@ -39,8 +39,8 @@ def study_traces(plan: Plan) -> list[Trace]:
 
     cut = cut_traces(traces, study.chat, load_tokenizer(study.model), study.data.cut_tokens)
     _log.warning(
-        "data.cut=%s: %d of %d traces were cut at paragraphs, %d are too long however they are cut; %.1f %% of the "
-        "tokens stay (%d of %d)",
+        "data.cut=%s: %d of %d traces were cut at paragraphs, %d are too long however they are cut and left out; "
+        "%.1f %% of the tokens stay (%d of %d)",
         study.data.cut, cut.n_cut, len(traces), cut.n_too_long, 100 * cut.kept_share, cut.n_tokens, cut.n_tokens_before,
     )  # fmt: skip
     return list(cut.traces)

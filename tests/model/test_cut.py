@@ -71,14 +71,15 @@ def test_spans_move_with_the_text(tiny_subject: Subject) -> None:
     assert {cut.trace[a:b] for a, b, _ in cut.spans["trace"]} == {"Step"}
 
 
-def test_a_trace_without_paragraphs_is_cut_at_lines_and_one_without_lines_is_left(tiny_subject: Subject) -> None:
+def test_a_trace_without_paragraphs_is_cut_at_lines_and_one_without_lines_is_left_out(tiny_subject: Subject) -> None:
     lines = LONG.model_copy(update={"trace": LONG.trace.replace("\n\n", "\n"), "spans": {}})
     block = LONG.model_copy(update={"id": "b", "trace": LONG.trace.replace("\n\n", " "), "spans": {}})
     cut = cut_traces([lines, block], ChatFormat(), tiny_subject.tokenizer, 120)
     assert n_tokens(tiny_subject, cut.traces[0]) <= 120
     assert set(cut.traces[0].trace.split("\n")) <= set(PARAGRAPHS)
-    assert cut.traces[1] == block
-    assert (cut.n_cut, cut.n_too_long) == (1, 1)
+    assert (len(cut.traces), cut.n_cut, cut.n_too_long) == (1, 1, 1)
+    with pytest.raises(DataError, match="2 of 3 examples are longer than max_length=120"):
+        cut_traces([lines, block, block], ChatFormat(), tiny_subject.tokenizer, 120)
 
 
 def test_more_than_half_left_out_is_an_error_that_names_the_cures(tiny_subject: Subject) -> None:

@@ -241,10 +241,9 @@ def test_a_bad_judge_looks_bad(judged: Ran, places: list[str]) -> None:
     report = harness("report", "judge", *places[:2])
     assert report.code == 0, report.said
     said = " ".join(report.said.split())
-    assert "autointerp is NOT TO BE BELIEVED: no better than one grade for all" in said, report.said
-    rows = json.loads(harness("report", "judge", "--format", "json", *places[:2]).said)
-    text = json.dumps(rows)
-    assert '"verdict"' in text
+    assert "autointerp is NOT TO BE BELIEVED: not shown to be right more often than one grade for all" in said, (
+        report.said
+    )
 
 
 def test_constrained_to_its_schema_every_reply_is_read(judged: Ran, ask: Callable[[str], list[Any]]) -> None:

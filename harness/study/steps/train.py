@@ -36,8 +36,10 @@ def _cost(step: Step, model: CostModel) -> Cost:
     if "epochs" not in config:
         return Cost(disk_bytes=4.0 * (model.size.adapter_parameters(1, PROJECTIONS) if model.size else 0))
     kept = [n for n in model.lengths if n <= config["max_length"]]
-    tokens = sum(kept) * config["epochs"]
-    n_updates = len(kept) * config["epochs"] / config["batch_size"]
+    study = model.plan.study
+    trained_share = 1.0 - study.data.held_out * study.settings(EvaluateConfig).reads_held_out
+    tokens = sum(kept) * trained_share * config["epochs"]
+    n_updates = len(kept) * trained_share * config["epochs"] / config["batch_size"]
     adapter = "rank" in config
     # A checkpoint holds float32 weights and AdamW's two moments; there are two while one is being replaced.
     flops = sizes.training_flops(
