@@ -50,6 +50,11 @@ class Config(BaseModel):
         """Whether a probe of these settings reads the base model alone, so that it needs no adapter."""
         return False
 
+    def shared_pass(self) -> tuple[object, ...] | None:
+        """How a probe of these settings runs the model; probes that give the same and have the same inputs share one
+        pass (`harness.activations.capture.SharesPass`). None for a probe that runs it by itself."""
+        return None
+
     def reads(self) -> tuple[str, ...]:
         """Folders from outside the study that a result depends on: what is in them is part of the step's key."""
         return ()

@@ -1,4 +1,4 @@
-"""Capture: documents through the model's backbone once, what the tap reads into shards.
+"""Capture: documents through the model's backbone once, what the tap reads into shards, of one set or of several.
 
 The head is never run (it makes a third of a small model's time and all of its memory). Batches are made of documents of
 similar length, within one shard: the batches, and so the bytes, are the same whether a capture was interrupted or not.
@@ -6,13 +6,14 @@ similar length, within one shard: the batches, and so the bytes, are the same wh
 
 from __future__ import annotations
 
+import itertools
 import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +37,42 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Capture:
+    """What one activation set takes from a pass.
+
+    Attributes:
+        sites: what to read; columns in the writer's order.
+        writer: where to; its `numerics` say how the model is run.
+        adapter_on: False reads the unadapted base (the adapter is disabled for the while).
+        batch_tokens: tokens of a batch, padding included; a longer document is a batch of its own.
+    """
+
+    sites: tuple[Site, ...]
+    writer: ActivationWriter
+    adapter_on: bool
+    batch_tokens: int = 4096
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of all sites."""
+        return sum(site.width for site in self.sites)
+
+    @property
+    def model_pass(self) -> tuple[object, ...]:
+        """What captures have in common that can be made in one pass: the same batches through the same model."""
+        header = self.writer.header
+        return self.adapter_on, header.numerics, self.batch_tokens, header.shard_tokens
+
+
+class SharesPass(Protocol):
+    """A probe whose config has a `shared_pass`: the harness may capture its set together with those of others."""
+
+    def capture(self, subject: Subject, run: RunContext) -> Capture:
+        """What `read` would capture, and where to; `read` then finds all of it there."""
+        ...
+
+
 def capture(
     subject: Subject,
     traces: Sequence[Trace],
@@ -46,53 +83,94 @@ def capture(
     adapter_on: bool,
     batch_tokens: int = 4096,
 ) -> ActivationSet:
-    """Run the traces through the model once and write what the sites read, in the writer's unit.
-
-    Documents longer than the model's context are split at it, logged, and counted in the manifest. Documents that an
-    interrupted attempt left in whole shards are not read again.
+    """Run the traces through the model once and write what the sites read: `capture_together` of a single set.
 
     Args:
         subject: model, tokenizer and chat format.
         traces: the documents, in an order that every attempt shares.
-        sites: what to read; columns in the writer's order.
-        writer: where to; its `numerics` say how the model is run.
+        sites: see `Capture`.
+        writer: see `Capture`.
         run: progress, and the executor whose workers read a shard's documents each.
-        adapter_on: False reads the unadapted base (the adapter is disabled for the while).
-        batch_tokens: tokens of a batch, padding included; a longer document is a batch of its own.
+        adapter_on: see `Capture`.
+        batch_tokens: see `Capture`.
 
     Raises:
         DataError: no traces, or other traces than those of the interrupted attempt.
         HarnessError: an activation is NaN or infinite.
         ModelError: the model never runs through a site.
     """
+    capture_together(subject, traces, [Capture(tuple(sites), writer, adapter_on, batch_tokens)], run)
+    return writer.finish()
+
+
+def capture_together(subject: Subject, traces: Sequence[Trace], captures: Sequence[Capture], run: RunContext) -> None:
+    """Run the traces through the model once and write the shards of all captures, each in its writer's unit.
+
+    Documents longer than the model's context are split at it, logged, and counted in the manifest. Documents that an
+    interrupted attempt left in whole shards of every set are not read again. In memory is one shard of each set.
+
+    Args:
+        subject: model, tokenizer and chat format.
+        traces: the documents, in an order that every attempt shares.
+        captures: of one `model_pass`.
+        run: progress, and the executor whose workers read a shard's documents each.
+
+    Raises:
+        DataError: no traces, or other traces than those of the interrupted attempt.
+        HarnessError: an activation is NaN or infinite.
+        ModelError: the model never runs through a site.
+    """
+    first = captures[0]
+    assert all(c.model_pass == first.model_pass for c in captures), "captures of several passes"
+    sources = " and ".join(c.writer.header.source for c in captures)
     if not traces:
-        raise DataError(f"{writer.header.source}: there is no trace to read")
-    done = writer.documents_done
-    read = list(dict.fromkeys(map(trace_id, done)))
-    if [t.id for t in traces[: len(read)]] != read:
-        raise DataError(
-            f"{writer.path} holds shards of other documents than these traces; delete it to capture them again"
-        )
+        raise DataError(f"{sources}: there is no trace to read")
+    for writer in (c.writer for c in captures):
+        read = list(dict.fromkeys(map(trace_id, writer.documents_done)))
+        if [t.id for t in traces[: len(read)]] != read:
+            raise DataError(
+                f"{writer.path} holds shards of other documents than these traces; delete it to capture them again"
+            )
+    done = min((c.writer.documents_done for c in captures), key=len)
     run.progress.start(len(traces), "documents")
-    run.progress.advance(len(read))
-    scale = np.array(writer.header.scale, dtype=np.float32) if writer.header.scale else None
+    run.progress.advance(len(set(map(trace_id, done))))
+    windows = _windows(_left(subject, traces, done), first.writer.header.shard_tokens)
+    begun = next(windows, None)
+    if begun is None:  # all is there: no worker has to load a model
+        return
     n_parts: Counter[str] = Counter()
-    windows = _windows(_left(subject, traces, done), writer.header.shard_tokens)
-    reader = Reader(subject, tuple(sites), adapter_on, writer.header.numerics == "in-place", batch_tokens)
+    sites = tuple(site for c in captures for site in c.sites)
+    in_place = first.writer.header.numerics == "in-place"
+    reader = Reader(subject, sites, first.adapter_on, in_place, first.batch_tokens)
     with run.executor.open(reader) as workers:
-        for window, values in workers.map(Reader.read, windows, run.progress):
-            for part, value in zip(window, values, strict=True):
-                split = part.n_parts > 1
-                writer.append(part.document, value if scale is None else value * scale, split=split and not part.index)
-                if split:
-                    n_parts[trace_id(part.document.id)] = part.n_parts
+        for window, values in workers.map(Reader.read, itertools.chain([begun], windows), run.progress):
+            _append(captures, window, values)
+            n_parts |= Counter({trace_id(p.document.id): p.n_parts for p in window if p.n_parts > 1})
+    for c in captures:
+        c.writer.flush()
     if n_parts:
         logger.warning(
             "%s: %d of %d documents are longer than the model's context (%s tokens) and were read in %d parts, each a "
             "context of its own",
-            writer.header.source, len(n_parts), len(traces), context_length(subject.model), n_parts.total(),
+            sources, len(n_parts), len(traces), context_length(subject.model), n_parts.total(),
         )  # fmt: skip
-    return writer.finish()
+
+
+def _append(
+    captures: Sequence[Capture], window: Sequence[Part], values: Sequence[Float[np.ndarray, "token column"]]
+) -> None:
+    """A shard's documents, to each set that does not have that shard yet."""
+    start = 0
+    for c in captures:
+        columns = slice(start, start + c.n_columns)
+        start += c.n_columns
+        if window[0].document.id in c.writer.documents_done:
+            continue
+        scale = np.array(c.writer.header.scale, dtype=np.float32) if c.writer.header.scale else None
+        for part, value in zip(window, values, strict=True):
+            own = value[:, columns]
+            first_part = part.n_parts > 1 and not part.index
+            c.writer.append(part.document, own if scale is None else own * scale, split=first_part)
 
 
 def prepare(subject: Subject, trace: Trace) -> tuple[Part, ...]:

@@ -121,6 +121,15 @@ class ActivationWriter:
         if self._n_tokens >= self.header.shard_tokens:
             self._close_shard()
 
+    def flush(self) -> None:
+        """Write the documents that are left as the last shard.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        if self._documents:
+            self._close_shard()
+
     def finish(self, item: str = "activations") -> ActivationSet:
         """Write what is left and the manifest; return the record.
 
@@ -128,8 +137,7 @@ class ActivationWriter:
             DataError: no document was written.
             StorageError: the disk is full.
         """
-        if self._documents:
-            self._close_shard()
+        self.flush()
         if not self._shards:
             raise DataError(f"{self.header.source}: no document was captured; the data set is empty")
         manifest = Manifest(

@@ -7,7 +7,7 @@ the seed has the key of seed 0, so that the runs of all seeds share it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness import __version__
@@ -43,6 +43,8 @@ class StepKind:
         n_features: how many features a step makes, where it makes some.
         in_worker: whether the worker process can do it: it reads artefacts and not the database.
         asks_llm: whether the harness itself asks an LLM for it. Where its plugin asks one, it does so anyway.
+        shared_pass: the pass through the model that a step makes, or None; steps of the run that make the same one are
+            companions: the first one makes it for all that are pending (`RunState.companions`).
         on_executor: whether its passes through the model run in the executor's workers.
         memory_bytes: what its weights need on the device; None where it loads no model.
         seeded: whether the harness's own part of it draws with the seed; else its plugin says.
@@ -57,6 +59,7 @@ class StepKind:
     n_features: Callable[[Step, CostModel], int] | None = None
     in_worker: bool = False
     asks_llm: bool = False
+    shared_pass: Callable[[Step], Hashable | None] | None = None
     on_executor: bool = False
     seeded: bool = True
     memory_bytes: Callable[[Step, Plan, ModelSize], float] | None = None

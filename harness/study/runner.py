@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,6 +121,7 @@ class Runner:
         self._compared: set[str] = set()
         self._noted: set[str] = set()
         self._waiting: dict[int, Step] = {}
+        self._captured_by: dict[str, str] = {}
         self._ended: dict[str, str] = {}
         self.executor: Executor = FreeingGPUs(executor, self.state) if executor else LocalExecutor()
 
@@ -227,8 +229,35 @@ class Runner:
         return RunSummary(run_id, len(ends), ends.count("reused"), wall_s, left, "waiting" in ends, failed)
 
     def _next(self) -> int | None:
-        """The first step whose inputs have all ended."""
-        return next((p for p, s in self._waiting.items() if all(name in self._ended for name in s.inputs)), None)
+        """The first step whose inputs, and the step that makes its pass, have all ended."""
+        return next((p for p, s in self._waiting.items() if all(n in self._ended for n in self._awaited(s))), None)
+
+    def _awaited(self, step: Step) -> Iterator[str]:
+        """The steps that must have ended before this one begins."""
+        yield from step.inputs
+        if step.name in self._captured_by:
+            yield self._captured_by[step.name]
+
+    def _find_companions(self, run_id: int, step: Step) -> None:
+        """Have a step that begins make its pass for all pending steps that need the same one.
+
+        They are stored as interrupted, so that they go on from what it captured, in this run or the next.
+        """
+        kind = kind_of(step)
+        shared = kind.shared_pass(step) if kind.shared_pass else None
+        if shared is None or step.name in self.state.companions or step.name in self._captured_by:
+            return
+        companions = {
+            position: other
+            for position, other in self._waiting.items()
+            if kind_of(other) is kind and kind.shared_pass and kind.shared_pass(other) == shared
+            and other.name not in self._captured_by and self._outputs_before(other) is None
+        }  # fmt: skip
+        for position, other in companions.items():
+            step_id, _, _ = self._take_up(run_id, position, other)
+            self.store.finish_step(step_id, status="interrupted", reason=f"its pass is made by {step.name}", wall_s=0.0)
+            self._captured_by[other.name] = step.name
+        self.state.companions[step.name] = tuple(other.name for other in companions.values())
 
     # the worker process
 
@@ -250,6 +279,7 @@ class Runner:
             return
         for position, step in reversed(self._waiting.items()):
             ready = all(self._ended.get(name) in ("done", "reused") for name in step.inputs)
+            ready = ready and all(name in self._ended for name in self._awaited(step))
             if not ready or not self._suits_worker(step):
                 continue
             if self._outputs_before(step) is not None:
@@ -257,7 +287,8 @@ class Runner:
             del self._waiting[position]
             self._in_worker = running = self._begin(run_id, position, step)
             outputs = {name: self.state.outputs[name] for name in step.inputs}
-            self._worker.start(Job(step.name, running.run.done, outputs))
+            companions = self.state.companions.get(step.name, ())
+            self._worker.start(Job(step.name, running.run.done, outputs, companions))
             return
 
     def _poll_worker(self, run_id: int, *, block: bool = False) -> None:
@@ -337,18 +368,24 @@ class Runner:
         return 2 * n_free >= len(left) > 0 or (not left and "failed" in self._ended.values())
 
     def _begin(self, run_id: int, position: int, step: Step) -> _RunningStep:
+        step_id, folder, done = self._take_up(run_id, position, step)
+        self._find_companions(run_id, step)
+        progress = self.display.begin(step.name, position + 1, len(self.plan.steps))
+        run = self._context(step, step_id, folder, done, progress)
+        self.manager.notify(self.manager.pm.hook.harness_step_started, StepStarted(step.name, step.key, len(done)))
+        return _RunningStep(position, step, step_id, run, time.monotonic())
+
+    def _take_up(self, run_id: int, position: int, step: Step) -> tuple[int, Path, frozenset[str]]:
+        """A step's row, its folder, and the items that an interrupted attempt stored."""
         stale = self.store.find_step(step.key)
-        redo = stale is not None and (self.force or stale.status == "done")
+        forced = self.force and step.name not in self._captured_by
+        redo = stale is not None and (forced or stale.status == "done")
         # LLM calls are in the journal: a step that asks one starts again, replays them, and repeats those that failed.
         again = redo or (stale is not None and self._asks_llm(step))
         step_id, done = self.store.begin_step(
             run_id, position, **self._describe(step), provenance=self.provenance, restart=again
         )
-        folder = prepare_folder(self.folders[step.name], keep=bool(stale) and not redo)
-        progress = self.display.begin(step.name, position + 1, len(self.plan.steps))
-        run = self._context(step, step_id, folder, done, progress)
-        self.manager.notify(self.manager.pm.hook.harness_step_started, StepStarted(step.name, step.key, len(done)))
-        return _RunningStep(position, step, step_id, run, time.monotonic())
+        return step_id, prepare_folder(self.folders[step.name], keep=bool(stale) and not redo), done
 
     def _finish(self, running: _RunningStep, status: str, reason: str, wall_s: float) -> None:
         step = running.step

@@ -49,6 +49,7 @@ class RunState:
         stored: the records of a class that a step stored; only in the process that has the database.
         outputs: step name -> artefact records by type name, also of steps that were done before.
         providers: name -> provider, of those that were asked for.
+        companions: step name -> pending steps that its pass through the model is made for, too.
     """
 
     plan: Plan
@@ -57,6 +58,7 @@ class RunState:
     stored: StoredOf
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     providers: dict[str, Provider] = field(default_factory=dict)
+    companions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _traces: list[Trace] | None = None
     _subject: tuple[object, Subject] | None = None
     _engines: Engines | None = None

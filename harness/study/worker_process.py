@@ -44,11 +44,13 @@ class Job:
         step: its name.
         done: items that are stored already.
         outputs: artefact records of its inputs, by step.
+        companions: steps that its pass through the model is made for, too.
     """
 
     step: str
     done: frozenset[str]
     outputs: Mapping[str, Mapping[str, Any]]
+    companions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,7 @@ def _work(
 
 
 def _send_records(job: Job, step: Step, state: RunState, send: Callable[[Any], None]) -> int:
+    state.companions[step.name] = job.companions
     state.outputs.update({name: dict(records) for name, records in job.outputs.items()})
     run = RunContext(
         out_dir=state.folders[step.name], seed=step.seed, done=job.done, progress=_SendingProgress(send),

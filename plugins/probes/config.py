@@ -21,3 +21,7 @@ class ReadingConfig(Config):
     numerics: Literal["modules", "in-place"] = "modules"
     """How an adapter that is on is run: by PEFT's own modules, or in place: faster, rounding in another order. Recorded
     with the activations."""
+
+    def shared_pass(self) -> tuple[object, ...]:
+        """See `Config`."""
+        return self.numerics, self.batch_tokens, self.shard_tokens

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from harness.activations.capture import Capture
 from harness.contract.context import RunContext
 from harness.contract.stages import Probe
 from harness.model.components import Component
@@ -15,7 +16,7 @@ from harness.model.taps import Site, component_sites
 from harness.records import ActivationSet, Trace
 
 from .config import ReadingConfig
-from .reading import Columns, Reading, layers_and_projections, require_adapter
+from .reading import Columns, Reading, layers_and_projections, read_capture, require_adapter
 
 
 class ControlDirections(Probe):
@@ -41,6 +42,14 @@ class ControlDirections(Probe):
             ModelError: the subject has no adapter.
             DataError: no traces.
         """
+        return read_capture(self.capture(subject, run), subject, traces, run)
+
+    def capture(self, subject: Subject, run: RunContext) -> Capture:
+        """See `harness.activations.capture.SharesPass`.
+
+        Raises:
+            ModelError: the subject has no adapter.
+        """
         require_adapter(subject, self.name)
         generator = run.generator()
         components, sites, start = subject.components, [], 0
@@ -50,8 +59,8 @@ class ControlDirections(Probe):
             sites.append(Site(site.module, "input", site.width, project=torch.stack(vectors, dim=1)))
         names = tuple(f"{c.name}.{self.label}" for c in components)
         columns = Columns(tuple(sites), names, *layers_and_projections(components))
-        reading = Reading(self.name, columns, self.site, subject, traces, run, self.config, adapter_on=True)
-        return reading.read(run.out_dir / "activations")
+        reading = Reading(self.name, columns, self.site, subject, self.config, adapter_on=True)
+        return reading.capture(run.out_dir / "activations")
 
     def vector(self, subject: Subject, component: Component, generator: torch.Generator) -> torch.Tensor:
         """The control vector of a component: [d_in], float32, on the CPU."""

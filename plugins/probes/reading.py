@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.activations.capture import capture
+from harness.activations.capture import Capture, capture_together
 from harness.activations.store import ActivationWriter
 from harness.contract.context import RunContext
 from harness.errors import ModelError
@@ -38,8 +38,6 @@ class Reading:
         columns: what is read.
         site: the same in words, for the record.
         subject: the model.
-        traces: the documents.
-        run: the step's.
         config: batching, dtype, shards.
         adapter_on: whether the adapter is on.
     """
@@ -48,8 +46,6 @@ class Reading:
     columns: Columns
     site: str
     subject: Subject
-    traces: Sequence[Trace]
-    run: RunContext
     config: ReadingConfig
     adapter_on: bool
 
@@ -71,21 +67,20 @@ class Reading:
             **affine,
         )
 
-    def read(self, folder: Path, *, unit: str = "raw", **affine: Any) -> ActivationSet:
-        """Run the traces through the model and store the columns in `folder`.
+    def capture(self, folder: Path, *, unit: str = "raw", **affine: Any) -> Capture:
+        """What is captured, and that it is stored in `folder`."""
+        writer = self.writer(folder, unit=unit, **affine)
+        return Capture(self.columns.sites, writer, self.adapter_on, self.config.batch_tokens)
 
-        Raises:
-            DataError: no traces.
-        """
-        return capture(
-            self.subject,
-            self.traces,
-            self.columns.sites,
-            self.writer(folder, unit=unit, **affine),
-            self.run,
-            adapter_on=self.adapter_on,
-            batch_tokens=self.config.batch_tokens,
-        )
+
+def read_capture(capture: Capture, subject: Subject, traces: Sequence[Trace], run: RunContext) -> ActivationSet:
+    """Run the traces through the model and store the columns.
+
+    Raises:
+        DataError: no traces.
+    """
+    capture_together(subject, traces, [capture], run)
+    return capture.writer.finish()
 
 
 def layers_and_projections(

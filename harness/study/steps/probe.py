@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from harness.config import Config
 from harness.contract.context import RunContext
+from harness.errors import HarnessError
 from harness.model.chat import WRITTEN, Written
 from harness.records import ActivationSet, Feature, Record, Trace
 from harness.study import sizes
@@ -17,6 +20,12 @@ from harness.study.machine import EXEMPLAR_S
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.state import RunState
 from harness.study.step import Step
+
+if TYPE_CHECKING:
+    from harness.activations.capture import SharesPass
+    from harness.model.subject import Subject
+
+_log = logging.getLogger(__name__)
 
 
 class FeaturesConfig(Config):
@@ -66,9 +75,38 @@ def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     probe = state.implementation(step)
     segments = state.plan.study.settings(FeaturesConfig).segments
     subject = replace(state.reading_subject(step, run.device), ranked=segments)
+    _capture_companions(step, probe, subject, state, run)
     activations = probe.read(subject, documents(state), run)
     yield activations
     yield from select_features(activations, state, run)
+
+
+def _capture_companions(step: Step, probe: SharesPass, subject: Subject, state: RunState, run: RunContext) -> None:
+    """Capture this step's set and, in the same pass, those of its companions, each into its own step's folder.
+
+    The steps go on from there as from an attempt that was interrupted. What one set cannot hold is no fault of the
+    others: then each is read alone.
+    """
+    from harness.activations.capture import capture_together
+
+    companions = [state.plan.step(name) for name in state.companions.get(step.name, ())]
+    if not companions:
+        return
+    captures = [probe.capture(subject, run)]
+    try:
+        for other in companions:
+            context = replace(run, out_dir=state.folders[other.name], seed=other.seed)
+            captures.append(state.implementation(other).capture(subject, context))
+        capture_together(subject, documents(state), captures, run)
+    except HarnessError as error:
+        names = ", ".join(other.name for other in companions)
+        _log.warning("%s is read without %s, whose pass it could not share: %s", step.name, names, error)
+
+
+def _shared_pass(step: Step) -> Hashable | None:
+    """The pass that a probe makes; probes with the same one are companions."""
+    settings = step.config.shared_pass()
+    return None if settings is None else (step.inputs, *settings)
 
 
 def select_features(activations: ActivationSet, state: RunState, run: RunContext) -> Iterator[Feature]:
@@ -89,9 +127,12 @@ def select_features(activations: ActivationSet, state: RunState, run: RunContext
 
 
 def _cost(step: Step, model: CostModel) -> Cost:
+    """The first of the plan's probes that share a pass pays for it, also where it alone is done."""
     tokens = read_tokens(model)
     dtype = step.config.model_dump().get("dtype", "float16")
-    read = model.forward(tokens, sizes.activation_bytes(n_columns(step, model), tokens, dtype))
+    shared, probes = _shared_pass(step), (s for s in model.plan.steps if s.kind == step.kind)
+    first = shared is None or step == next(s for s in probes if _shared_pass(s) == shared)
+    read = model.forward(tokens if first else 0.0, sizes.activation_bytes(n_columns(step, model), tokens, dtype))
     return with_exemplars(read, 2 * n_columns(step, model), model)
 
 
@@ -115,6 +156,6 @@ def n_columns(step: Step, model: CostModel) -> int:
 
 PROBE = StepKind(
     "probe", "probe", _execute, cost=_cost, in_worker=True, on_executor=True, seeded=False, memory_bytes=model_bytes,
-    n_features=lambda step, model: 2 * n_columns(step, model),  # both signs
+    shared_pass=_shared_pass, n_features=lambda step, model: 2 * n_columns(step, model),  # both signs
 )  # fmt: skip
 STEPS = StageSteps((PROBE,), _plan, {"features": FeaturesConfig})

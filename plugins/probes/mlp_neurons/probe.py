@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from harness.activations.capture import Capture
 from harness.contract.context import RunContext
 from harness.contract.stages import Probe
 from harness.errors import ModelError
@@ -15,7 +16,7 @@ from harness.model.subject import Subject
 from harness.model.taps import Site
 from harness.records import ActivationSet, Trace
 
-from ..reading import Columns, Reading, require_adapter
+from ..reading import Columns, Reading, read_capture, require_adapter
 from . import MlpNeuronsConfig
 
 
@@ -32,6 +33,14 @@ class MlpNeurons(Probe):
             ModelError: no module has one of the configured endings, or there is no adapter to switch on.
             DataError: no traces.
         """
+        return read_capture(self.capture(subject, run), subject, traces, run)
+
+    def capture(self, subject: Subject, run: RunContext) -> Capture:
+        """See `harness.activations.capture.SharesPass`.
+
+        Raises:
+            ModelError: no module has one of the configured endings, or there is no adapter to switch on.
+        """
         if self.config.adapter:
             require_adapter(subject, "mlp-neurons with adapter=true")
         where = {
@@ -41,10 +50,8 @@ class MlpNeurons(Probe):
         }[self.config.site]
         site = f"{where}, adapter {'on' if self.config.adapter else 'off'}"
         columns = self._columns(subject.model)
-        reading = Reading(
-            "mlp-neurons", columns, site, subject, traces, run, self.config, adapter_on=self.config.adapter
-        )
-        return reading.read(run.out_dir / "activations")
+        reading = Reading("mlp-neurons", columns, site, subject, self.config, adapter_on=self.config.adapter)
+        return reading.capture(run.out_dir / "activations")
 
     def _columns(self, model: torch.nn.Module) -> Columns:
         kind = self.config.site
