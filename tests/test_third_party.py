@@ -37,7 +37,7 @@ def test_its_record_its_report_and_its_observer_work_in_both_processes(tiny_stud
     for row in rows:
         assert row["both_ci_low"] <= row["both_nats"] <= row["both_ci_high"]
         assert row["attention_nats"] > 0
-    assert "Attention and MLP together" in harness("report")
+    assert "Attention and MLP together" in harness("report", "--all")
     harness("report", "--export", "out")
     assert json.loads((folder / "out" / "tables" / "synergy.json").read_text()) == rows
     schema = harness("db", "schema")

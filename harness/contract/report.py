@@ -73,6 +73,7 @@ class Report(Generic[Row]):
         preview: connection and run id -> the rows that people see, where that is much quicker than all of them.
         before: names of reports shown with it, above it, to people.
         after: names of reports shown with it, below it, to people.
+        unasked: connection and run id -> whether it is among all reports; None: always. By its name it always is.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Report(Generic[Row]):
     preview: Callable[[Connection, int], Sequence[Row]] | None = None
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    unasked: Callable[[Connection, int], bool] | None = None
 
     def parts(self, rows: Sequence[Row]) -> list[Block[Row]]:
         """The rows that people see, grouped."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import click
 from harness.errors import HarnessError, UnknownName, UsageError
 from harness.records.segments import HEADLINE, TOKENS_OF, TokensOf
 from harness.render.formats import FORMATS
-from harness.render.terminal import make_console
+from harness.render.terminal import make_console, paged
 from harness.reports import load_reports, report_names
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ DB_OPTION = click.option(
 @click.command(
     epilog="""\b
 Examples:
-  harness report
+  harness report                     # one screen: recovery, where the effect sits, features, controls
+  harness report --all               # every table
   harness report recovery groups
   harness report components --format json | jq '.[] | select(.projection == null)'
   harness report components sweep --segment all
@@ -61,6 +62,9 @@ Examples:
     type=click.Path(path_type=Path),
     help="Write all tables, formats and figures to a folder.",
 )
+@click.option(
+    "--all", "everything", is_flag=True, help="Every table, through a pager on a terminal (NO_PAGER=1: none)."
+)
 @click.option("--watch", is_flag=True, help="Follow a run that another process is doing; the tables when it ends.")
 @click.option(
     "--across", metavar="RUNS", help="Runs of several seeds as one, e.g. 1-5: spread between seeds, and what holds."
@@ -75,14 +79,24 @@ def report(
     run_id: str,
     form: str,
     export: Path | None,
+    everything: bool,
     watch: bool,
     across: str | None,
     compare: tuple[str, str] | None,
     segment: TokensOf,
     db: str,
 ) -> None:
-    """Tables of a run; all of them where none is named. Every number has its n and an interval or a unit."""
+    """A run on one screen, or its tables: the named ones, or --all. Numbers have their n and an interval or a unit."""
     console = make_console()
+    if names and everything:
+        raise UsageError(f"--all is every table: leave it out, or {' '.join(names)}")
+    of_tables = names or everything or form != "table" or segment != HEADLINE
+    if not (of_tables or across or compare or export or watch):
+        from harness.render.render import render_summary
+
+        with _no_collection():
+            render_summary(db=db, run=run_id, console=console)
+        return
     reports = find_reports(names, settings["registry"])
     if segment != HEADLINE:
         _check_segment([reports[name] for name in names or reports], bool(across or compare) or watch)
@@ -104,9 +118,9 @@ def report(
 
         follow(names or ("overview",), db=db, run=run_id, console=console, reports=reports)
         return
-    with _no_collection():
-        from harness.render.render import render
+    from harness.render.render import render
 
+    with _no_collection(), paged(console) if everything else nullcontext():
         render(names, db=db, run=run_id, form=form, console=console, reports=reports, segment=segment)
 
 

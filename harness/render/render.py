@@ -14,6 +14,7 @@ from harness.errors import UnknownName, UsageError
 from harness.records.segments import HEADLINE, TokensOf
 from harness.render.formats import DATA_FORMATS, find_format
 from harness.render.loading import load_report, run_title
+from harness.render.summary import print_summary, summary
 from harness.reports import load_reports
 from harness.reports.common.run import open_results, resolve_run
 from harness.reports.overview import overview
@@ -32,7 +33,7 @@ def render(
     """Print reports of a run.
 
     Args:
-        names: of `reports`, all of them if empty; JSON and CSV take one.
+        names: of `reports`; if empty, all but those that are shown by name only; JSON and CSV take one.
         db: path or URL of the database; it is not created.
         run: `latest` or an id.
         form: one of `harness.render.formats.FORMATS`.
@@ -50,7 +51,6 @@ def render(
         if name not in reports:
             raise UnknownName("report", name, reports)
     formatted = find_format(form)
-    names = names or list(reports)
     if form in DATA_FORMATS and len(names) != 1:
         raise UsageError(f"--format {form} prints one report: name it, for example: harness report recovery")
     with open_results(db) as connection:
@@ -61,10 +61,24 @@ def render(
             if not loaded.rows:
                 Console(stderr=True).print(Text(loaded.footer), soft_wrap=True)
             return
+        names = names or [n for n, r in reports.items() if r.unasked is None or r.unasked(connection, run_id)]
         formatted.print_header(run_title(overview(connection, run_id)[0]), console)
         for name in _with_companions(names, reports):
             loaded = load_report(connection, run_id, reports[name], preview=True, segment=segment)
             formatted.print_report(loaded, console)
+
+
+def render_summary(*, db: str | Path, run: str | int = "latest", console: Console) -> None:
+    """Print a run on one screen.
+
+    Raises:
+        ResultsError: no such database or run.
+    """
+    with open_results(db) as connection:
+        run_id = resolve_run(connection, run)
+        (row,) = overview(connection, run_id)
+        title = f"Run {row.run_id}: {row.study} on {row.model or 'an unknown model'}, {row.status}"
+        print_summary(title, summary(connection, run_id), console)
 
 
 def _with_companions(names: Sequence[str], reports: Mapping[str, Report[Any]]) -> list[str]:

@@ -14,6 +14,7 @@ from harness.contract.report import Block, Column, Report
 from harness.paper.claims import Setting, paper
 from harness.reports.common.ablations import ablation_scores
 from harness.reports.common.rows import run_steps
+from harness.reports.common.run import of_papers_model
 from harness.store.schema import Checkpoint, LLMCall, RunStep, Step, StudyRun
 
 SAME, DIFFERS, UNKNOWN = "as in the paper", "differs", "cannot be known"
@@ -151,4 +152,5 @@ REPORT = Report[DeviationRow](
         "paper's text is silent, the value is its released code's."
     ),
     blocks=_blocks,
+    unasked=of_papers_model,
 )

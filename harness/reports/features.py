@@ -155,6 +155,19 @@ def _rows(
     return rows
 
 
+def context_of_highest(connection: Connection, run_id: int, source: str, feature: str) -> str | None:
+    """The context of a feature's highest exemplar, the target between « and »; None where it has none."""
+    f, e = Feature, Exemplar
+    top = connection.execute(
+        select(e.tokens_json, e.target)
+        .join(f, f.id == e.feature_id)
+        .where(f.step_id.in_(run_steps(run_id)), f.source == source, f.feature == feature)
+        .where(e.quantile.is_(None), e.rank == 0)
+        .order_by(e.id.desc())
+    ).first()
+    return _context(top.tokens_json, top.target) if top else None
+
+
 def _context(tokens: Sequence[str], target: int) -> str:
     """The tokens round the target, the target between « and »."""
     before = "".join(tokens[max(0, target - CONTEXT_TOKENS) : target])

@@ -105,6 +105,29 @@ def grades(connection: Connection, run_id: int) -> list[GradeRow]:
     )
 
 
+@dataclass(frozen=True)
+class ShareRow:
+    """The share of a source's features with grade 0 beside its control's."""
+
+    source: str
+    interpreter: str
+    share: Estimate
+    control: str | None = None
+    above_control: Estimate | None = None
+
+
+@cached_query
+def monosemantic_shares(connection: Connection, run_id: int) -> list[ShareRow]:
+    """Of each source and interpreter, without what the whole report has beside it."""
+    rows = []
+    for (interpreter, source), graded in gradings(connection, run_id).items():
+        alive = [g for g in graded if g.status != "dead"]
+        if alive:
+            hits = [outcome(g) == (0, "graded") for g in alive]
+            rows.append(ShareRow(source, interpreter, stats.clustered_share(hits, [g.layer for g in alive])))
+    return beside_controls(rows, controls(connection, run_id), same=lambda r: r.interpreter, number=lambda r: r.share)
+
+
 def _lead(rows: Sequence[GradeRow]) -> str:
     """In words whether more features are monosemantic than of the controls."""
     return " ".join(filter(None, (sentence(r, r.share, "features are monosemantic") for r in rows if r.grade == 0)))

@@ -22,6 +22,7 @@ from harness.reports.card.verdicts import (
     judge_direction,
     verdict_cell,
 )
+from harness.reports.common.run import of_papers_model
 from harness.store.schema import StudyRun
 
 CONTROL = "control"
@@ -220,4 +221,5 @@ REPORT = Report[PaperRow](
     blocks=_blocks,
     lead=_model_sentence,
     after=("paper-numbers", "deviations"),
+    unasked=of_papers_model,
 )

@@ -16,6 +16,7 @@ from harness.records.base import Estimate, Flat
 from harness.reports.card.clauses import ATTENTION, marked
 from harness.reports.card.verdicts import judge_number, verdict_cell
 from harness.reports.common.rows import paper_names, run_steps
+from harness.reports.common.run import of_papers_model
 from harness.reports.grades import grades
 from harness.reports.groups import groups
 from harness.reports.recovery import recovery
@@ -229,4 +230,5 @@ REPORT = Report[PaperNumberRow](
         "computed from its counts, unpaired."
     ),
     blocks=_blocks,
+    unasked=of_papers_model,
 )

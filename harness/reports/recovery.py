@@ -64,7 +64,7 @@ def recovery(connection: Connection, run_id: int) -> list[RecoveryRow]:
     printed, names = claims(connection), paper_names(connection, run_id)
     graded = graded_items(connection, run_id)
     rows = []
-    for benchmark, variants in item_scores(connection, run_id).items():
+    for benchmark, variants in item_scores(connection, run_id, VARIANTS).items():
         trio = {v: variants[v] for v in VARIANTS if v in variants}
         if trio:
             by_llm = {v: graded[benchmark, v] for v in trio if (benchmark, v) in graded}

@@ -72,6 +72,35 @@ def scores(connection: Connection, run_id: int) -> list[ScoreRow]:
     )
 
 
+@dataclass(frozen=True)
+class DetectionRow:
+    """Mean balanced accuracy of a source's explanations in detection beside its control's."""
+
+    source: str
+    interpreter: str
+    balanced_accuracy: Estimate | None
+    control: str | None = None
+    above_control: Estimate | None = None
+
+
+def detection(connection: Connection, run_id: int) -> list[DetectionRow]:
+    """Of each source and interpreter, without what the whole report has beside it."""
+    s = ExplanationScore
+    columns = (s.source, s.feature, s.interpreter, s.balanced_accuracy)
+    of_run = (s.step_id.in_(run_steps(run_id)), s.kind == "detection")
+    newest = {r[:3]: r for r in connection.execute(select(*columns).where(*of_run).order_by(s.id))}
+    groups: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for r in newest.values():
+        groups[r.source, r.interpreter].append(r)
+    layers = {name: f.layer for name, f in stored_features(connection, run_id).items()}
+    return beside_controls(
+        [DetectionRow(*name, _mean(group, "balanced_accuracy", layers)) for name, group in groups.items()],
+        controls(connection, run_id),
+        same=lambda r: r.interpreter,
+        number=lambda r: r.balanced_accuracy,
+    )
+
+
 def _row(
     source: str, interpreter: str, kind: str, group: Sequence[Any], layers: dict[FeatureName, int | None]
 ) -> ScoreRow:

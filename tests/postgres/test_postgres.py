@@ -140,8 +140,9 @@ def test_two_runs_at_once_share_the_work_and_report_what_sqlite_reports(url: str
         volatile = {"run_id", "step_id", "wall_s"}
         kept = [[{k: v for k, v in r.items() if k not in volatile} for r in found] for found in (ours, theirs)]
         assert kept[0] == kept[1], section
-    done = harness(tmp_path, "report", "--db", url)
-    assert done.returncode == 0, done.stderr
+    for asked_for in ((), ("--all",)):
+        done = harness(tmp_path, "report", *asked_for, "--db", url)
+        assert done.returncode == 0, done.stderr
     asked = harness(tmp_path, "sql", "SELECT count(*) AS n FROM sample", "--db", url, "--format", "json")
     assert json.loads(asked.stdout)[0]["n"] > 0
     refused = harness(tmp_path, "sql", "DELETE FROM sample", "--db", url)

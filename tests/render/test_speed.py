@@ -1,7 +1,8 @@
 """How long `harness report` takes, in a process of its own: user time, which other work on the machine leaves alone.
 
-The goal is 1 s for a demonstration and 3 s for 50,000 features; the ceilings here leave slack, and are higher by
-as much as loading the libraries takes longer than on the machine that they were set on.
+The goal is 0.6 s for the screen of a demonstration, 1 s for all its tables and 3 s for those of 50,000 features; the
+ceilings here leave slack, and are higher by as much as loading the libraries takes longer than on the machine that
+they were set on.
 """
 
 from __future__ import annotations
@@ -65,19 +66,24 @@ def slowness() -> float:
     return max(1.0, (resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before) / 3 / LOADING_S)
 
 
-def report_s(db: Path) -> float:
+def report_s(db: Path, *options: str) -> float:
     """User time of `harness report`, start of the interpreter included."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    command = [sys.executable, "-c", "from harness.cli import main; main()", "report", "--db", str(db)]
+    command = [sys.executable, "-c", "from harness.cli import main; main()", "report", *options, "--db", str(db)]
     out = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout
-    assert "mlp-neurons, explained by lexical: 10 of" in out
+    assert ("mlp-neurons, explained by lexical: 10 of" if options else "Features worth seeing") in out
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
 
 
-@pytest.mark.parametrize(("n_features", "ceiling_s"), [(1_000, 2.5), pytest.param(50_000, 6.0, marks=pytest.mark.slow)])
-def test_a_report_is_there_at_once(store: Store, synthetic: ModuleType, n_features: int, ceiling_s: float) -> None:
+@pytest.mark.parametrize(
+    ("n_features", "screen_s", "all_s"), [(1_000, 1.0, 2.5), pytest.param(50_000, 3.0, 6.0, marks=pytest.mark.slow)]
+)
+def test_a_report_is_there_at_once(
+    store: Store, synthetic: ModuleType, n_features: int, screen_s: float, all_s: float
+) -> None:
     fill_with_features(store, synthetic, n_features)
     assert store.engine.url.database is not None
-    measured = report_s(Path(store.engine.url.database))
-    slower = 1.0 if measured < ceiling_s else slowness()
-    assert measured < ceiling_s * slower, f"{measured:.2f} s, {n_features:,} features, slowness {slower:.2f}"
+    for options, ceiling_s in (((), screen_s), (("--all",), all_s)):
+        measured = report_s(Path(store.engine.url.database), *options)
+        slower = 1.0 if measured < ceiling_s else slowness()
+        assert measured < ceiling_s * slower, f"{measured:.2f} s, {n_features:,} features, slowness {slower:.2f}"

@@ -94,7 +94,7 @@ def test_a_module_of_the_folder_is_in_report_and_export(
 ) -> None:
     (tmp_path / "longest_words.py").write_text(WORDS)
     monkeypatch.setattr(reports, "__path__", [*reports.__path__, str(tmp_path)])
-    out = harness("report", "--db", str(database)).stdout
+    out = harness("report", "--all", "--db", str(database)).stdout
     assert out.index("Latents switched off") < out.index("The longest words") < out.index("Grades: how"), "by its order"
     row = {"word": "interpretability", "share": 0.5, "share_ci_low": 0.25, "share_ci_high": 0.75}
     assert json.loads(harness("report", "longest-words", "--db", str(database), "--format", "json").stdout) == [row]
@@ -126,7 +126,7 @@ def test_hook_harness_reports(database: Path, tmp_path: Path, monkeypatch: pytes
         return harness("--registry", str(registry), "report", *arguments, "--db", str(database)).stdout
 
     assert json.loads(call("longest-words", "--format", "json"))[0]["word"] == "interpretability"
-    assert "The longest words" in call()
+    assert "The longest words" in call("--all")
     call("overview", "longest-words", "--export", str(tmp_path / "out"))
     assert "longest-words" in (tmp_path / "out" / "index.md").read_text()
     assert (tmp_path / "out" / "tables" / "longest-words.csv").exists()
@@ -135,7 +135,7 @@ def test_hook_harness_reports(database: Path, tmp_path: Path, monkeypatch: pytes
 def test_a_plugin_that_cannot_be_loaded_does_not_take_the_harnesss_reports(database: Path, tmp_path: Path) -> None:
     registry = tmp_path / "registry.yaml"
     registry.write_text(REGISTRY % "no_such_module")
-    done = harness("--registry", str(registry), "report", "--db", str(database))
+    done = harness("--registry", str(registry), "report", "--all", "--db", str(database))
     assert "Grades: how monosemantic" in done.stdout
     assert "reports of plugins are left out: 'nothing'" in done.stderr
     assert "no module 'no_such_module'" in done.stderr

@@ -1,4 +1,4 @@
-"""The overview: the run, and the tables of `harness report` with their numbers, notes and legends."""
+"""The overview: the run on one screen, then all tables of `harness report` with their numbers, notes and legends."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from harness.contract.cells import lines, visible
 from harness.contract.report import Report
 from harness.render.loading import load_report, notes
+from harness.render.summary import summary
 from harness.reports.overview import overview
 from harness.reports.steps import steps
 
@@ -19,9 +20,12 @@ LEFT_OUT = ("overview", "features")
 
 
 def run_data(connection: Connection, run_id: int) -> dict[str, Any]:
-    """The run and its steps."""
+    """The run, its steps, and what `harness report` says of it on one screen."""
     (row,) = overview(connection, run_id)
-    return asdict(row) | {"steps": [asdict(s) for s in steps(connection, run_id)]}
+    return asdict(row) | {
+        "steps": [asdict(s) for s in steps(connection, run_id)],
+        "summary": [section.as_data() for section in summary(connection, run_id)],
+    }
 
 
 def overview_data(

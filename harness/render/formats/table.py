@@ -49,35 +49,36 @@ def _print_rows(report: Report[Any], rows: Sequence[Any], console: Console) -> N
         print_prose(console, note, "yellow")
 
 
-def print_columns(columns: Sequence[TextColumn], console: Console) -> None:
-    """Print a table as it fits into the console."""
+def print_columns(columns: Sequence[TextColumn], console: Console, *, compact: bool = False) -> None:
+    """Print a table as it fits into the console; a compact one has no rule and does not name what left it."""
     fitted = fit(columns, console.width)
     if not fitted.columns:
         print_blocks(as_blocks(columns, console.width), console)
         return
     head, body = printed(fitted)
     rule = "─" * (sum(fitted.widths) + GAP * (len(fitted.widths) - 1))
-    _print_lines(console, "\n".join(head), "bold")
-    _print_lines(console, rule)
+    print_lines(console, "\n".join(head), "dim" if compact else "bold")
+    if not compact:
+        print_lines(console, rule)
     if body:
-        _print_lines(console, "\n".join(body))
-    if fitted.left_out:
+        print_lines(console, "\n".join(body))
+    if fitted.left_out and not compact:
         print_prose(console, f"No room for: {', '.join(fitted.left_out)} (a wider terminal, or --format json).", "dim")
 
 
 def print_blocks(blocks: Iterable[tuple[list[str], list[str]]], console: Console) -> None:
     """Print rows as blocks of lines."""
     for title, body in blocks:
-        _print_lines(console, "\n".join(title), "bold")
+        print_lines(console, "\n".join(title), "bold")
         if body:
-            _print_lines(console, "\n".join(body))
+            print_lines(console, "\n".join(body))
 
 
 def print_prose(console: Console, text: str, style: str = "") -> None:
     """Print text wrapped between words."""
-    _print_lines(console, paragraph(text, console.width), style)
+    print_lines(console, paragraph(text, console.width), style)
 
 
-def _print_lines(console: Console, text: str, style: str = "") -> None:
+def print_lines(console: Console, text: str, style: str = "") -> None:
     """Print lines as they are: rich would break what is too long."""
     console.print(Text(text, style=style), no_wrap=True, overflow="ignore", crop=False)

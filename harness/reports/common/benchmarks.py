@@ -73,17 +73,21 @@ def of_answers(benchmark: str) -> bool:
 
 
 @cached_query
-def item_scores(connection: Connection, run_id: int) -> dict[str, dict[str, ItemScores]]:
+def item_scores(
+    connection: Connection, run_id: int, variants: tuple[str, ...] | None = None
+) -> dict[str, dict[str, ItemScores]]:
     """Benchmark -> variant -> scores, in the order in which they were stored; a later evaluation replaces another.
+    Of all variants, or of some.
 
     A second grading of the same answers is a benchmark of its own, named BENCHMARK + `FLEXIBLE`, after the first.
     """
     e = Evaluation
     columns = (e.id, e.benchmark, e.variant, e.engine, e.chat_hash, e.metric, e.unit, Sample.doc_id)
+    of_variants = [e.variant.in_(variants)] if variants else []
     rows = connection.execute(
         select(*columns, func.avg(Sample.score), func.avg(Sample.score_flexible))
         .join(Sample, Sample.evaluation_id == e.id)
-        .where(e.step_id.in_(run_steps(run_id)))
+        .where(e.step_id.in_(run_steps(run_id)), *of_variants)
         .group_by(*columns)
         .order_by(e.id, Sample.doc_id)
     )
@@ -92,11 +96,11 @@ def item_scores(connection: Connection, run_id: int) -> dict[str, dict[str, Item
     for evaluation, benchmark, variant, engine, chat_hash, metric, unit, doc_id, score, flexible in rows:
         names = [benchmark] if flexible is None else [benchmark, benchmark + FLEXIBLE]
         for name, value in zip(names, (score, flexible), strict=False):
-            variants = by_benchmark.setdefault(name, {})
+            of_benchmark = by_benchmark.setdefault(name, {})
             if newest.get((name, variant)) != evaluation:
                 newest[name, variant] = evaluation
-                variants[variant] = ItemScores({}, engine, chat_hash, metric, unit)
-            variants[variant].scores[doc_id] = float(value)
+                of_benchmark[variant] = ItemScores({}, engine, chat_hash, metric, unit)
+            of_benchmark[variant].scores[doc_id] = float(value)
     return by_benchmark
 
 

@@ -94,6 +94,10 @@ def sentence(row: Compared, share: Estimate, what: str) -> str:
     above = row.above_control
     if above is None:
         return ""
-    told = "more than its control" if above.low > 0 else "fewer than its control" if above.high < 0 else ""
-    verdict = told or "not told apart from its control"
-    return f"{row.source}: {percent(share.value)} of {what}, {points(above)} points against {row.control}: {verdict}."
+    told = f"{percent(share.value)} of {what}, {points(above)} points against {row.control}: {verdict(above)}"
+    return f"{row.source}: {told}."
+
+
+def verdict(above: Estimate) -> str:
+    """In words whether a number exceeds its control's."""
+    return "above it" if above.low > 0 else "below it" if above.high < 0 else "not told apart"

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from harness.errors import ResultsError
+from harness.paper.claims import paper
 from harness.reports.common.rows import one_report
 from harness.store.database import open_database, translate_db_errors
 from harness.store.schema import StudyRun
@@ -47,3 +48,9 @@ def resolve_run(connection: Connection, run: str | int) -> int:
         return int(run)
     last = ", ".join(map(str, ids[-5:]))
     raise ResultsError(f"no run {str(run)!r}; the last ones are {last} (or: latest)")
+
+
+def of_papers_model(connection: Connection, run_id: int) -> bool:
+    """Whether the run is of the paper's model: of another, the paper's claims are shown by name only."""
+    model = connection.execute(select(StudyRun.model).where(StudyRun.id == run_id)).scalar_one()
+    return paper().is_model(model)

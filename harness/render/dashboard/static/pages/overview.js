@@ -52,6 +52,50 @@
     );
   }
 
+  // What `harness report` prints: recovery, where the effect sits, features worth seeing, controls.
+  function summary({ heading: title, columns, rows, heat, items }) {
+    return h(
+      "section",
+      { class: "summary" },
+      h("h2", {}, visible(title)),
+      rows.length > 0 && table({ title: null, columns, rows }),
+      heat && heatTable(heat),
+      items.map((item) => {
+        const head = item.feature
+          ? h("a", { href: place.feature(...item.feature) }, visible(item.head))
+          : paragraph(item.head);
+        return h("div", { class: "item" }, head, item.below.map((line) => h("div", { class: "small muted" }, visible(line))));
+      }),
+    );
+  }
+
+  function heatTable({ title, layers, rows }) {
+    const box = ({ text, share }) => {
+      const cell = h("span", {}, text ?? "–");
+      if (share !== null) cell.style.setProperty("--strength", share.toFixed(3));
+      if (share > 0.55) cell.classList.add("strong");
+      return h("td", {}, cell);
+    };
+    return h(
+      "div",
+      { class: "scroll", tabindex: 0, role: "region", "aria-label": visible(title) },
+      h(
+        "table",
+        { class: "heatmap" },
+        h(
+          "thead",
+          {},
+          h("tr", {}, h("td", {}), h("th", { scope: "col" }, "mean"), layers.map((x) => h("th", { scope: "col" }, `L${x}`))),
+        ),
+        h(
+          "tbody",
+          {},
+          rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.name), h("td", {}, row.mean), row.cells.map(box))),
+        ),
+      ),
+    );
+  }
+
   // How many features of a source have each grade, as one bar; each part leads to those features.
   function source(catalogue, { source, n_features, reason }) {
     const all = catalogue.select({ source });
@@ -149,6 +193,7 @@
           "div",
           { class: "column" },
           header(run),
+          run.run.summary.map(summary),
           run.sources.length > 0 &&
             h(
               "section",
