@@ -75,6 +75,15 @@ class StoredDocument:
             return self.activations.csr()
         return csr_array(widened(self.activations))
 
+    def active(self) -> tuple[Int[np.ndarray, " value"], Float[np.ndarray, " value"]]:
+        """Column and value, float32, of every activation of a ranked token that is not 0."""
+        if isinstance(self.activations, SparseRows):
+            found = self.activations
+            ranked = self.ranked[found.row_of_value()]
+            return found.columns[found.span][ranked].astype(np.int64), widened(found.values[found.span][ranked])
+        rows = self.activations[self.ranked]
+        return np.nonzero(rows)[1], widened(rows[rows != 0])
+
     def window(self, start: int, stop: int, column: int) -> Float[np.ndarray, " token"]:
         """One column of the tokens start..stop, float32."""
         if isinstance(self.activations, SparseRows):

@@ -40,6 +40,12 @@ def test_values_and_csr_read_the_same_from_both_kinds(tmp_path: Path, dtype: str
         np.testing.assert_array_equal(a.values, b.values)
         np.testing.assert_array_equal(a.csr.toarray(), b.csr.toarray())
         np.testing.assert_array_equal(a.csr.toarray(), a.values.astype(np.float32))
+        ranked = a.values[a.ranked].astype(np.float32)
+        assert not a.ranked.all()
+        for document in (a, b):
+            columns, values = document.active()
+            np.testing.assert_array_equal(columns, np.nonzero(ranked)[1])
+            np.testing.assert_array_equal(values, ranked[ranked != 0])
         for column in range(0, 40, 7):
             np.testing.assert_array_equal(a.window(3, 8, column), b.window(3, 8, column))
 

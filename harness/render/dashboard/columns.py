@@ -72,10 +72,10 @@ class Columns:
         counts = np.zeros(n * BINS, dtype=np.int64)
         progress.start(len(self.stored.document_ids), "documents")
         for document in self.stored.documents():
-            active = document.csr[np.flatnonzero(document.ranked)]
-            share = (active.data / safe[active.indices] - low) / (1 - low)
+            columns, values = document.active()
+            share = (values / safe[columns] - low) / (1 - low)
             bins = np.clip(share * BINS, 0, BINS - 1).astype(np.int64)
-            counts += np.bincount(active.indices * BINS + bins, minlength=n * BINS)
+            counts += np.bincount(columns * BINS + bins, minlength=n * BINS)
             progress.advance()
         return counts.reshape(n, BINS)
 

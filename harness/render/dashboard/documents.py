@@ -156,7 +156,7 @@ class _Best:
 def _text_data(stored: StoredActivations, document: str) -> dict[str, Any]:
     stored_document = stored.document(document)
     words = Vocabulary()
-    ids = [words(t) for t in token_texts(stored_document, 0, len(stored_document.ids))]
+    ids = words.numbers(token_texts(stored_document, 0, len(stored_document.ids)))
     cuts = np.flatnonzero(np.diff(stored_document.segments)) + 1
     starts = [0, *cuts.tolist()] if len(ids) else []
     return {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,15 @@ class Vocabulary:
     """Numbers strings in order of first use."""
 
     def __init__(self) -> None:
-        self._index: dict[str, int] = {}
+        self._index: defaultdict[str, int] = defaultdict(count().__next__)
 
     def __call__(self, text: str) -> int:
         """The string's number."""
-        return self._index.setdefault(text, len(self._index))
+        return self._index[text]
+
+    def numbers(self, texts: Iterable[str]) -> list[int]:
+        """Each string's number."""
+        return list(map(self._index.__getitem__, texts))
 
     @property
     def words(self) -> list[str]:
@@ -72,7 +76,7 @@ class Catalogue:
             "scale": short(scale_of(row, columns)),
             "column": column,
             "n_contexts": len(highest),
-            "tokens": [self._tokens(t) for t in strong_tokens(highest)],
+            "tokens": self._tokens.numbers(strong_tokens(highest)),
             "explanations": [
                 [
                     self._interpreters(e.interpreter),
@@ -108,7 +112,7 @@ def strong_tokens(contexts: Sequence[ContextRow]) -> list[str]:
     top = max((max(c.activations, default=0.0) for c in contexts), default=0.0)
     counts: Counter[str] = Counter()
     for c in contexts:
-        counts.update(t for t, v in zip(c.tokens, c.activations, strict=True) if v > 0 and v >= STRONG * top)
+        counts.update([t for t, v in zip(c.tokens, c.activations, strict=True) if v >= STRONG * top and v > 0])
         if c.activations[c.target] < STRONG * top:
             counts[c.tokens[c.target]] += 1
     return [token for token, _ in counts.most_common()]
@@ -131,13 +135,12 @@ def contexts_of(
     column = columns.column(row.feature) if columns else None
     scale = scale_of(row, columns)
     negative = row.feature.endswith("-")  # without the stored set, only the name tells the polarity
-    values: list[int] = []
-    for c in contexts:
-        if columns is not None and column is not None and columns.signed:
-            activations = columns.window(c.document, c.start, c.start + len(c.tokens), column)
-        else:
-            activations = np.array(c.activations, dtype=np.float32) * (-1 if negative else 1)
-        values += quantise(activations, scale).tolist()
+    if columns is not None and column is not None and columns.signed:
+        windows = [columns.window(c.document, c.start, c.start + len(c.tokens), column) for c in contexts]
+        activations = np.concatenate(windows) if windows else np.zeros(0, dtype=np.float32)
+    else:
+        activations = np.array([v for c in contexts for v in c.activations], dtype=np.float32)
+        activations *= -1 if negative else 1
     return {
         "document": [documents(c.document) for c in contexts],
         "documents": documents.words,
@@ -148,12 +151,12 @@ def contexts_of(
         "n_identical": [c.n_identical for c in contexts],
         "quantile": [short(c.quantile) for c in contexts],
         "length": [len(c.tokens) for c in contexts],
-        "tokens": [words(t) for c in contexts for t in c.tokens],
-        "values": values,
+        "tokens": words.numbers(chain.from_iterable(c.tokens for c in contexts)),
+        "values": quantise(activations, scale).tolist(),
         "both_signs": column is not None and columns is not None and columns.signed,
     }
 
 
 def explanation_data(explained: Sequence[ExplanationRow]) -> list[dict[str, Any]]:
     """Explanations as JSON, every field."""
-    return [asdict(e) for e in explained]
+    return [dict(vars(e)) for e in explained]

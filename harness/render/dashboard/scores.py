@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from harness import stats
@@ -29,7 +28,7 @@ def score_data(row: ScoreRow) -> dict[str, Any]:
     """A score as JSON, with the interval of its balanced accuracy or, of a simulation, of its correlation."""
     found = row.correlation
     low, high = accuracy_interval(row) if found is None else (finite(found.low), finite(found.high))
-    values = asdict(row)
+    values = dict(vars(row))
     del values["ratings"]
     return values | {
         "balanced_accuracy": short(row.balanced_accuracy),
@@ -66,4 +65,4 @@ def accuracy_interval(row: ScoreRow) -> tuple[float | None, float | None]:
 def event_data(events: Sequence[EventRow]) -> list[dict[str, Any]]:
     """The kinds of token that a feature's activity goes with, the surest first."""
     names = ("activation_share", "odds_ratio", "ci_low", "ci_high", "q_value")
-    return [asdict(e) | {name: short(getattr(e, name)) for name in names} for e in events[:TOP_EVENTS]]
+    return [vars(e) | {name: short(getattr(e, name)) for name in names} for e in events[:TOP_EVENTS]]
