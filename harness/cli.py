@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 from harness import __version__
 from harness.errors import HarnessError, UsageError, masked_url
+from harness.render.card import card
 from harness.render.commands import figures, report, sql
 from harness.render.dashboard.command import dashboard
 from harness.render.dictionary_command import dictionary
@@ -277,7 +278,7 @@ def plugins_hooks() -> None:
 
 plugins.add_command(new_plugin)
 
-for _command in (report, figures, sql, dashboard, dictionary):
+for _command in (report, figures, sql, dashboard, dictionary, card):
     cli.add_command(_command)
 
 

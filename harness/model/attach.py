@@ -20,7 +20,7 @@ from torch import nn
 
 from harness.errors import HarnessError, ModelError
 from harness.files import reason_of
-from harness.model.lora_folder import PLAIN_INITS, load_lora
+from harness.model.lora_folder import PLAIN_INITS, Lora, load_lora
 from harness.model.plain_lora import as_plain_lora
 
 if TYPE_CHECKING:
@@ -39,7 +39,20 @@ def attach_adapter(model: PreTrainedModel, path: str) -> Any:
         ModelError: not a PEFT folder, weights that are not finite, of other shapes, or for modules that the base lacks,
             an adapter that also replaces weights of the base, or one whose initial values cannot be computed again.
     """
-    lora = load_lora(Path(path))
+    return attach_lora(model, load_lora(Path(path)), path)
+
+
+def attach_lora(model: PreTrainedModel, lora: Lora, path: str) -> Any:
+    """`attach_adapter`, of what was read already.
+
+    Args:
+        model: the base.
+        lora: the adapter.
+        path: what messages call it.
+
+    Raises:
+        ModelError: as `attach_adapter`.
+    """
     base = model.config._name_or_path
     try:
         with warnings.catch_warnings():

@@ -71,10 +71,14 @@ class Lora:
     tensors: dict[str, torch.Tensor]
 
 
-def load_lora(path: Path) -> Lora:
+def load_lora(path: Path, *, finite: bool = True) -> Lora:
     """Read an adapter's folder; nothing in it is executed.
 
     Names lose what a wrapper of the trained model put in (`_orig_mod.` of torch.compile, FSDP's, DDP's).
+
+    Args:
+        path: the folder.
+        finite: refuse numbers that are not; False is for looking for faults.
 
     Raises:
         ModelError: it is no PEFT folder, a file is damaged or missing, the adapter is no plain LoRA, or a number in it
@@ -98,7 +102,7 @@ def load_lora(path: Path) -> Lora:
         name = _WRAPPERS.sub("", key)
         if name in tensors:
             raise ModelError(f"{file} holds {name} twice, under names that differ in a wrapper's prefix")
-        if not bool(tensor.isfinite().all()):
+        if finite and not bool(tensor.isfinite().all()):
             raise ModelError(
                 f"{file}: {key} is not finite (NaN or infinity; it overflowed in training?); use a checkpoint from "
                 "before that, or train it again"
