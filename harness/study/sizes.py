@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from harness.model.folders import is_gguf
 
 EFFECTIVE_TFLOPS = 400.0
 """What one H200 does in bfloat16 on long sequences, half of its peak: training, capture, sweeps."""
@@ -78,6 +81,32 @@ class ModelSize:
             context=config.get("max_position_embeddings"),
         )
 
+    @classmethod
+    def from_gguf(cls, file: Path) -> ModelSize:
+        """The shape in the header of a GGUF file: widths are those of the first block's matrices, [inputs, outputs].
+
+        Raises:
+            KeyError: a matrix of the Llama family is not there; the family is another one.
+            ValueError: the file is no GGUF file.
+        """
+        from gguf import GGUFReader
+
+        reader = GGUFReader(file)
+        shapes = {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors}
+        architecture = reader.fields["general.architecture"].contents()
+        context = reader.get_field(f"{architecture}.context_length")
+        return cls(
+            n_layers=int(reader.fields[f"{architecture}.block_count"].contents()),
+            hidden=shapes["token_embd.weight"][0],
+            intermediate=shapes["blk.0.ffn_up.weight"][1],
+            query=shapes["blk.0.attn_q.weight"][1],
+            key=shapes["blk.0.attn_k.weight"][1],
+            vocab=shapes["token_embd.weight"][1],
+            tied="output.weight" not in shapes,
+            bias="blk.0.attn_q.bias" in shapes,
+            context=None if context is None else int(context.contents()),
+        )
+
     @property
     def n_parameters(self) -> int:
         """All weights."""
@@ -97,7 +126,10 @@ class ModelSize:
 
 
 def model_size(path: str, folder: Path) -> ModelSize | None:
-    """The shape of a model: from its folder, the hub's local cache or `known_sizes.yaml`; None if none has it."""
+    """The shape of a model: from its folder or GGUF file, the hub's local cache or `known_sizes.yaml`; None if none
+    has it, or the package that reads a GGUF file is not installed."""
+    if is_gguf(folder) and folder.is_file():
+        return _gguf_size(folder, folder.stat().st_mtime_ns) if find_spec("gguf") else None
     config = folder / "config.json"
     if not config.is_file():
         config = _cached_config(path) or config
@@ -151,6 +183,15 @@ def activation_bytes(n_columns: int, n_tokens: float, dtype: str = "float16") ->
 def memory_bytes(n_parameters: int, dtype: str, *, trained: int = 0) -> float:
     """Of weights, and of the float32 weights, gradients and AdamW moments of `trained` parameters. No activations."""
     return n_parameters * {"float32": 4, "float16": 2, "bfloat16": 2}.get(dtype, 4) + 16.0 * trained
+
+
+@cache
+def _gguf_size(file: Path, _: int) -> ModelSize | None:
+    """Read once: the header has the tokenizer's words, which takes seconds. A file may change: `_` is its time."""
+    try:
+        return ModelSize.from_gguf(file)
+    except (KeyError, ValueError):
+        return None
 
 
 @cache

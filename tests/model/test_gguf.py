@@ -17,6 +17,7 @@ from harness.model.subject import load_base, load_subject, load_tokenizer
 from harness.model.traces import resolve
 from harness.records import ModelRef
 from harness.study.fingerprint import model_fingerprint
+from harness.study.sizes import model_size
 from harness.testing import tiny_adapter, tiny_traces
 from harness.testing.tiny import tiny_tokenizer
 from harness_plugins.trainers.full_finetune import FullFinetuneConfig
@@ -167,3 +168,13 @@ def test_bfloat16_warns_once_on_a_cpu_without_it(
         load_base(base)
         load_base(base)
         assert caplog.text.count("--set model.dtype=float32") == n
+
+
+def test_a_plan_knows_the_size_of_a_file(file: Path, original: Path) -> None:
+    from_file = model_size(str(file), file)
+    assert from_file == model_size(str(original), original)
+    assert from_file is not None
+    assert from_file.n_parameters == sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(original).parameters())
+    torn = file.with_name("torn.gguf")
+    torn.write_bytes(file.read_bytes()[:2])
+    assert model_size(str(torn), torn) is None
