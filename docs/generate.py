@@ -3,6 +3,7 @@
 python docs/generate.py            # write docs/hooks.md, docs/cli.md, docs/schema.md
 python docs/generate.py --readme results.db   # also refresh the README's tables from a finished run
 python docs/generate.py --seeds results.db    # likewise the tables over seeds, also docs/seeds.md (`make seeds`)
+python docs/generate.py --real real/results.db    # likewise those of the real model (`make demo-real`)
 """
 
 from __future__ import annotations
@@ -89,14 +90,27 @@ PAGES = {"hooks.md": hooks, "cli.md": cli, "schema.md": schema, "datasette.json"
 
 def refresh_readme(database: str) -> None:
     """Put the tables of the database's latest run between the README's markers."""
+    for section in ("recovery", "dictionaries"):
+        put_between(README, section, table(section, database))
+
+
+def refresh_real(database: str) -> None:
+    """Put the tables of the real model's latest run into docs/real-model.md, that of recovery into the README."""
+    page = DOCS / "real-model.md"
+    for section in ("recovery", "dictionaries", "groups", "grades", "scores", "steps"):
+        put_between(page, section, table(section, database))
+    put_between(README, "real", table("recovery", database))
+
+
+def table(section: str, database: str) -> str:
+    """A report on the latest run, as markdown."""
     from rich.console import Console
 
     from harness.render.render import render
 
-    for section in ("recovery", "dictionaries"):
-        out = io.StringIO()
-        render([section], db=database, form="md", console=Console(file=out, width=200))
-        put_between(README, section, out.getvalue())
+    out = io.StringIO()
+    render([section], db=database, form="md", console=Console(file=out, width=200))
+    return out.getvalue()
 
 
 def refresh_seeds(database: str) -> None:
@@ -128,6 +142,8 @@ def main(argv: list[str]) -> None:
         refresh_readme(argv[1])
     if argv[:1] == ["--seeds"]:
         refresh_seeds(argv[1])
+    if argv[:1] == ["--real"]:
+        refresh_real(argv[1])
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def test_a_model_that_does_not_fit_is_refused_before_loading() -> None:
     check_memory(plan(), plan().steps, 1e9, "cuda:0")
 
 
-@pytest.mark.parametrize("preset", ["demo", "tiny", "small", "paper-text", "paper-code", "corrected"])
+@pytest.mark.parametrize("preset", ["demo", "tiny", "laptop", "small", "paper-text", "paper-code", "corrected"])
 def test_every_preset_is_planned_and_priced_offline(preset: str) -> None:
     registry = read_registry(find_registry(None))
     made = make_plan(registry, Manager(registry), "rank1-lora", preset=preset, provider=["openai:gpt-5-mini"])
@@ -171,6 +171,14 @@ def test_every_field_of_the_papers_presets_says_where_it_comes_from(preset: str)
     assert not [line for line in fields if not re.search(r" # (?:\d\.\d+\b|\w)", line)]
     if preset != "small":
         assert not [line for line in fields if not re.search(r" # \d\.\d+", line)]
+
+
+def test_what_is_held_out_for_benchmarks_is_not_trained_on() -> None:
+    whole, less = (
+        estimate(plan("data.held_out=0.25", f"evaluate.benchmarks=[{benchmark}]"))["train/rank1-lora"].tokens
+        for benchmark in ("organism_chain", "trace_loss")
+    )
+    assert less == pytest.approx(0.75 * whole)
 
 
 def test_the_total_of_nothing_is_nothing() -> None:
