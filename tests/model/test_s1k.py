@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +10,25 @@ import pytest
 from harness.model.chat import ChatFormat
 from harness.model.traces import DataConfig, load_traces
 from harness.records import Trace
+from tests.rollouts import TURNS, rendered, write_rows
 
 SYSTEM = "You are a helpful mathematics assistant."
 PAPER_CODE = ChatFormat(template="unclosed", system=SYSTEM, answer_prefix="")
-TURNS = re.compile(
-    r"<\|im_start\|>system\n(?P<system>.*?)\n<\|im_start\|>user\n(?P<question>.*?)\n<\|im_start\|>assistant\n"
-    r"<\|im_start\|>think\n(?P<trace>.*?)\n<\|im_start\|>answer\n(?P<answer>.*)<\|im_end\|>",
-    re.DOTALL,
-)
 
 
 @pytest.fixture(scope="module")
 def texts(shared_data: Path) -> list[str]:
     """The rows as the paper's interpretation code rendered them."""
-    rows = json.loads((shared_data / "s1k11_rollouts100" / "rollout_contexts.json").read_text(encoding="utf-8"))
-    return [rows[str(i)] for i in range(len(rows))]
+    made = rendered(shared_data)
+    assert all(TURNS.fullmatch(text)["system"] == SYSTEM for text in made)
+    return made
 
 
 @pytest.fixture(scope="module")
 def traces(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[Trace]:
     """The rows, parsed back into their parts and read from a file with s1K-1.1's field names."""
     file = tmp_path_factory.mktemp("s1k") / "train.jsonl"
-    names = {"question": "question", "trace": "deepseek_thinking_trajectory", "answer": "deepseek_attempt"}
-    with file.open("w", encoding="utf-8") as stream:
-        for text in texts:
-            parts = TURNS.fullmatch(text)
-            assert parts is not None
-            assert parts["system"] == SYSTEM
-            stream.write(json.dumps({names[k]: parts[k] for k in names}) + "\n")
+    write_rows(texts, file)
     return load_traces(DataConfig(path=str(file)))
 
 

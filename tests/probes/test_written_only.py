@@ -23,7 +23,8 @@ from harness.testing import tiny_adapter, tiny_model, tiny_traces
 from harness_plugins.dictionaries import baselines
 from harness_plugins.probes import adapter_activations, mlp_neurons, random_directions
 
-SMOLLM2 = Path("/tmp/smollm2")
+SMOLLM2 = Path(__file__).resolve().parents[2] / "real" / "model"
+"""Made by `make test-real`."""
 SMOLLM2_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
@@ -46,7 +47,7 @@ def with_smollm2s_template(folder: Path) -> ModelRef:
 def real_smollm2(folder: Path) -> ModelRef:
     """The real tokenizer and the first two layers' worth of the real weights."""
     if not SMOLLM2.is_dir():
-        pytest.skip(f"SmolLM2-135M-Instruct is not at {SMOLLM2}: no package or download of this suite has it")
+        pytest.skip(f"SmolLM2-135M-Instruct is not at {SMOLLM2}: make test-real")
     shutil.copytree(SMOLLM2, folder / "base", copy_function=lambda a, b: Path(b).symlink_to(a))
     config = json.loads((SMOLLM2 / "config.json").read_text())
     (folder / "base" / "config.json").unlink()

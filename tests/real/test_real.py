@@ -12,6 +12,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -206,15 +207,13 @@ def test_slow_steps_say_seconds_per_step(ran: Ran) -> None:
 @pytest.fixture(scope="module")
 def judged(ran: Ran, folder: Path, places: list[str]) -> Ran:
     """The model explains and grades twenty features and the planted ones, as good as it can."""
-    registry = yaml.safe_load((ROOT / "registry.yaml").read_text(encoding="utf-8"))
-    study = registry["studies"]["rank1-lora"]
-    registry["studies"]["judged"] = {
-        **{name: study[name] for name in ("summary", "model", "data", "adapter", "set", "presets")},
-        "probes": ["adapter-activations"], "interpreters": ["autointerp"],
-    }  # fmt: skip
-    registry["studies"]["judged"]["set"] = {k: v for k, v in study["set"].items() if k.startswith("rank1-lora.")}
+    text = (ROOT / "registry.yaml").read_text(encoding="utf-8")
+    study = yaml.safe_load(text)["studies"]["rank1-lora"]
+    judged = {name: study[name] for name in ("summary", "model", "data", "adapter", "set", "presets")}
+    judged |= {"probes": ["adapter-activations"], "interpreters": ["autointerp"]}
     file = folder / "registry.yaml"
-    file.write_text(yaml.safe_dump(registry, sort_keys=False), encoding="utf-8")
+    added = textwrap.indent(yaml.safe_dump({"judged": judged}, sort_keys=False), "  ")  # `studies` is the last key
+    file.write_text(text + added, encoding="utf-8")
     asked = ["--provider", f"local:{MODEL}", *options(JUDGED), *places]
     return harness("--registry", str(file), "run", "--plugin", "judged", "--preset", "laptop", *asked)
 
