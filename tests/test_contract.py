@@ -35,6 +35,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "identity": DICTIONARY,
     "groups": {"benchmark_groups": "none"},
     "group-search": {"methods": ["greedy"]},
+    "attribute": {"n_documents": 3, "exact_top": 2, "exact_random": 1},
     "leave-one-out": {"scopes": ["adapter", "layer"]},
 }
 """What makes a plugin's run a tiny one."""

@@ -44,6 +44,25 @@ def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return made
 
 
+@pytest.fixture(scope="session")
+def double(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """GPT-2 in float64 throughout: the RMSNorms of the other architectures compute in float32, whatever the weights."""
+    made = make_subject(tmp_path_factory.mktemp("double"), "gpt2", layers=3)
+    made.model.double()
+    return made
+
+
+@pytest.fixture(scope="session")
+def gentle(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """The same with an adapter at a twentieth of its strength: few nodes leave little of a path that hardly bends."""
+    made = make_subject(tmp_path_factory.mktemp("gentle"), "gpt2", layers=3)
+    made.model.double()
+    with torch.no_grad():
+        for c in made.components:
+            made.model.get_submodule(c.module).lora_B[c.adapter].weight.mul_(0.05)
+    return made
+
+
 class BruteForce:
     """Weights zeroed, whole passes of one document at a time, log-softmax in float64.
 

@@ -241,6 +241,37 @@ def test_a_document_is_coloured_by_any_feature_and_tells_what_is_strong_on_a_tok
     assert set(page.texts(".picks .line-name")) == expected
 
 
+def test_an_attributed_token_shows_its_sources_over_tokens_and_components(page: Any) -> None:
+    page.open("#/document/trace-0003")
+    assert page.js("return [...document.querySelectorAll('.text .t.attributed')].map(t => t.dataset.at)") == ["90"]
+    page.click(".text .t[data-at='90']")
+    assert page.texts(".reader-side h2")[0].startswith("Where ")
+    assert page.texts(".picks .line-name") == [
+        "L1.down_proj", "L1.up_proj", "L1.q_proj", "L0.down_proj", "L0.up_proj", "L0.q_proj", "batch-topk latent7",
+    ]  # fmt: skip
+    assert page.texts(".picks .num")[:2] == ["−6.00", "+5.00"]
+    lines = page.texts(".picks .line-text")
+    assert lines[5] == "+0.750 lost when it alone is switched off"
+    assert lines[0] == "not switched off"
+    assert "not attributed +0.250" in page.texts(".about")[0]
+
+    def coloured() -> dict[str, int]:
+        found: dict[str, int] = page.js(
+            "return Object.fromEntries([...document.querySelectorAll('.text .t')]"
+            ".filter(t => t.dataset.level !== '0').map(t => [t.dataset.at, Number(t.dataset.level)]))"
+        )
+        return found
+
+    assert coloured() == {"10": 167, "17": -333, "24": 500, "31": -667, "38": 833, "45": -1000}
+    page.click(".picks li:nth-child(2) button")
+    assert coloured() == {"38": 833}
+    page.click(".picks li:nth-child(7) button")
+    assert coloured() == {"12": 250}
+    page.click(".text .t[data-at='17']")
+    page.until(lambda: "Strongest on" in page.texts(".reader-side h2")[0], "the features of another token")
+    assert page.js("return document.querySelector('.text .t[data-at=\"90\"]').classList.contains('attributed')")
+
+
 def test_a_component_has_its_numbers_and_leads_to_its_latents(page: Any) -> None:
     page.open("#/components")
     page.click(".heatmap a[aria-label^='L1.down_proj']")

@@ -20,6 +20,7 @@ from harness.contract.report import Report
 from harness.errors import UsageError
 from harness.files import replaced_folder
 from harness.render.dashboard import stored
+from harness.render.dashboard.attributions import attribution_data, attributions_of
 from harness.render.dashboard.columns import Columns, open_columns
 from harness.render.dashboard.components import adapter_norms, component_data, latents_that_write
 from harness.render.dashboard.documents import Coverage, Texts, block_columns, full_document, write_document
@@ -39,6 +40,9 @@ MARK = "harness-dashboard.txt"
 
 COMPONENTS = "adapter-activations"
 """The source whose columns are the adapter's components."""
+
+_ATTRIBUTED = 3
+"""Documents with attributed tokens that are kept whole beside the others."""
 
 _COVERING = 8
 """Contexts of a feature whose documents count for choosing the documents that are kept whole."""
@@ -212,7 +216,9 @@ class _Site:
             column = columns.column(row.feature) if columns else None
             if columns is not None and column is not None:
                 index[list(self.by_source).index(row.source), column, columns.sign(row.feature)] = i
-        chosen = self.coverage.choose(n_documents)
+        attributed = attributions_of(self.connection, self.run_id)
+        shown = [d for d in attributed if any(d in c.stored.document_ids for c in sources.values())]
+        chosen = [*dict.fromkeys([*self.coverage.choose(n_documents), *shown[: min(n_documents, _ATTRIBUTED)]])]
         bar.start(len(chosen), "documents")
         for document in chosen:
             held = {i: c for i, c in sources.items() if document in c.stored.document_ids}
@@ -220,10 +226,12 @@ class _Site:
                 first = next(iter(held.values())).stored
                 number = self.texts.number(first, document)
                 write_document(number, document, held, index, self.scripts)
+                if document in attributed:
+                    self.scripts.write(f"documents/{number}/sources", attribution_data(attributed[document]))
                 n_tokens = first.n_tokens([document])
                 self.whole_documents.append(
                     {"number": number, "document": document, "n_tokens": n_tokens, "sources": list(held),
-                     "block_columns": block_columns(n_tokens)}
+                     "block_columns": block_columns(n_tokens), "n_attributed": len(attributed.get(document, []))}
                 )  # fmt: skip
             bar.advance()
 

@@ -60,6 +60,9 @@ def _cost(step: Step, model: CostModel) -> Cost:
         answers = [answer_tokens(model)] * min(wanted, 2)
         answers += [answer_tokens(model, config.get("projection_items"))] * max(wanted - 2, 0)
         return total([model.forward(tokens * cells), *map(model.generated, answers)])
+    if "own_nodes" in config:  # backward passes, which count three; those of single components run half of the layers
+        n_single = min(config["exact_top"] + config["exact_random"], model.n_components)
+        return model.forward(tokens * (6 + 3 * config["nodes"] + n_single * (1 + 3 * config["own_nodes"]) / 2))
     cells = model.n_components + model.n_layers + int(config.get("n_blocks") or 0) + len(PROJECTIONS) + 1
     screened = config.get("method") == "screen" or (
         config.get("method") == "auto" and model.n_components > int(config.get("exact_up_to", 0))

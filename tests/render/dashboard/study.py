@@ -19,6 +19,7 @@ from harness.activations.writer import ActivationWriter
 from harness.model.chat import Document
 from harness.records import (
     ActivationSet,
+    Attribution,
     Category,
     CategoryAssignment,
     Checkpoint,
@@ -184,12 +185,30 @@ def _store(
                 for i, (layer, p) in enumerate(zip(components.layers, components.projections, strict=True))
             ],
         ),
+        ("ablate/attribute", "ablate", "attribute", [_attribution("trace-0003", 90, components.columns)]),
     ]
     for position, (name, stage, plugin, records) in enumerate(steps):
         step, _ = store.begin_step(run, position, **made.step_values(name, stage, plugin))
         store.write_many(step, records)
         store.finish_step(step, status="done", wall_s=1.0, output={})
     store.finish_run(run, status="done")
+
+
+def _attribution(document: str, position: int, columns: tuple[str, ...]) -> Attribution:
+    """A token whose contributions are 1, -2, 3 ... of the components, at one earlier token each, and of one latent."""
+    values = {name: float((-1) ** i * (i + 1)) for i, name in enumerate(columns)}
+    by_token = [0.0] * position
+    sources: list[tuple[str, str, int, float]] = []
+    for i, (name, value) in enumerate(values.items()):
+        by_token[10 + 7 * i] = value
+        sources.append(("", name, 10 + 7 * i, value))
+    return Attribution(
+        item=f"{document}:{position}", document=document, outcome="log-probability", span="written", position=position,
+        token="</script>", n_tokens=1, with_adapter=-0.5, without_adapter=-0.5 - sum(values.values()) - 0.25, n_nodes=4,
+        first_order=values, integrated=values, own={}, left_out={columns[0]: 0.75}, drawn=(), by_token=tuple(by_token),
+        latents={"batch-topk": {"latent7": 1.5}}, unexplained={"batch-topk": 0.1},
+        sources=(*sources, ("batch-topk", "latent7", 12, 1.5)),
+    )  # fmt: skip
 
 
 def _checkpoint(artifacts: Path) -> Checkpoint:

@@ -196,7 +196,8 @@ def test_a_kept_document_has_every_feature(site: Path, study: Any) -> None:
         1: open_set(study.artifacts / "learn-batch-topk" / "latents"),
     }
     scales = {(e, n): d["scale"] for (e, n), d in details(site).items()}
-    assert len(run["documents"]) == 4
+    assert len(run["documents"]) == 4 + 1, "four that show most features, and one with an attributed token"
+    assert {d["document"]: d["n_attributed"] for d in run["documents"] if d["n_attributed"]} == {"trace-0003": 1}
     for kept in run["documents"]:
         top = read(site, f"documents/{kept['number']}/top")
         for source, activations in stored.items():

@@ -61,8 +61,8 @@
     for (const old of container.querySelectorAll(".t")) {
       const at = Number(old.dataset.at);
       const fresh = token("", levels[at] ?? 0, at, { uncounted: old.classList.contains("uncounted") });
-      if (old.classList.contains("space")) fresh.classList.add("space");
-      if (old.classList.contains("chosen")) fresh.classList.add("chosen");
+      for (const kept of ["space", "chosen", "attributed"])
+        if (old.classList.contains(kept)) fresh.classList.add(kept);
       old.className = fresh.className;
       old.dataset.level = fresh.dataset.level;
       old.style.setProperty("--strength", fresh.style.getPropertyValue("--strength") || "0");

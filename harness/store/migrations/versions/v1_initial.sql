@@ -164,6 +164,33 @@ CREATE TABLE answer_verdict (
     CONSTRAINT uq_answer_verdict_step_id_item UNIQUE (step_id, item),
     CONSTRAINT fk_answer_verdict_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
 );
+CREATE TABLE attribution (
+    id INTEGER NOT NULL,
+    step_id INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    document TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    span TEXT NOT NULL,
+    position INTEGER,
+    token TEXT NOT NULL,
+    n_tokens BIGINT NOT NULL,
+    with_adapter DOUBLE NOT NULL,
+    without_adapter DOUBLE NOT NULL,
+    n_nodes BIGINT NOT NULL,
+    first_order_json JSON NOT NULL,
+    integrated_json JSON NOT NULL,
+    own_json JSON NOT NULL,
+    left_out_json JSON NOT NULL,
+    drawn_json JSON NOT NULL,
+    by_token_json JSON NOT NULL,
+    latents_json JSON DEFAULT '{}' NOT NULL,
+    unexplained_json JSON DEFAULT '{}' NOT NULL,
+    sources_json JSON DEFAULT '[]' NOT NULL,
+    CONSTRAINT pk_attribution PRIMARY KEY (id),
+    CONSTRAINT uq_attribution_step_id_item UNIQUE (step_id, item),
+    CONSTRAINT fk_attribution_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_attribution_document ON attribution (document);
 CREATE TABLE category (
     id INTEGER NOT NULL,
     step_id INTEGER NOT NULL,

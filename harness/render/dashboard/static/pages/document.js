@@ -29,7 +29,11 @@
                 "li",
                 {},
                 h("a", { href: place.document(d.document) }, visible(d.document)),
-                h("span", { class: "num muted" }, `${count(d.n_tokens)} tokens`),
+                h(
+                  "span",
+                  { class: "num muted" },
+                  `${count(d.n_tokens)} tokens${d.n_attributed ? `, ${count(d.n_attributed)} attributed` : ""}`,
+                ),
               ),
             ),
           )
@@ -87,9 +91,10 @@
           `The document ${visible(route.parts[0] ?? "")} is not among those kept whole; harness dashboard --documents N keeps more.`,
         ),
       };
-    const [text, top] = await Promise.all([
+    const [text, top, attributed] = await Promise.all([
       dashboard.data.load(`documents/${kept.number}/text`),
       dashboard.data.load(`documents/${kept.number}/top`),
+      kept.n_attributed ? dashboard.data.load(`documents/${kept.number}/sources`) : [],
     ]);
     const tokens = text.tokens.map((t) => text.vocabulary[t]);
     const ranking = strongest(top);
@@ -100,10 +105,13 @@
       levels: tokens.map(() => 0),
       at: -1,
       peaks: [],
+      target: null,
     };
 
     const body = h("div", { class: "text", tabindex: 0, role: "region", "aria-label": "The document" });
     replace(body, wholeText(tokens, state.levels, { segments: text.segments, uncounted: new Set(text.uncounted) }));
+    const targets = new Map(attributed.map((a) => [a.position, a]));
+    for (const at of targets.keys()) body.querySelector(`.t[data-at="${at}"]`)?.classList.add("attributed");
     const stripe = h("div", { class: "strip-box" });
     const about = h("div", { class: "about", role: "status" });
     const panel = h("ul", { class: "picks" });
@@ -125,7 +133,33 @@
       found.scrollIntoView({ block: "center" });
     }
 
+    function colour(levels) {
+      state.levels = levels;
+      state.peaks = peaks(levels);
+      state.at = -1;
+      recolour(body, levels);
+      replace(stripe, strip(levels, jump));
+    }
+
+    // The sources of an attributed token: all of them, or those of one component or latent (a row of `listed`).
+    function attribute(target, row = null) {
+      state.target = target;
+      const of = row === null ? null : target.listed[row];
+      const levels = tokens.map((_, at) => target.by_token[at] ?? 0);
+      if (of !== null) {
+        levels.fill(0);
+        for (const [source, name, at, value] of target.sources)
+          if (source === of[0] && name === of[1])
+            levels[at] = Math.round(LEVELS * Math.max(-1, Math.min(1, value / (target.scale || 1))));
+      }
+      colour(levels);
+      replace(about, dashboard.attribution.summary(target, tokens, of));
+      replace(panelTitle, `Where “${visible(tokens[target.position])}” comes from`);
+      replace(panel, dashboard.attribution.list(target, row, (chosen) => attribute(target, chosen)));
+    }
+
     function list() {
+      state.target = null;
       if (state.token !== null) {
         replace(panelTitle, `Strongest on “${visible(tokens[state.token])}”`);
         const rows = Object.values(top).map((rows) => rows[state.token] ?? []);
@@ -160,11 +194,7 @@
     async function choose(i, { say = true } = {}) {
       const levels = i === null ? null : await levelsOf(run, kept, catalogue, i);
       state.feature = i;
-      state.levels = levels ?? tokens.map(() => 0);
-      state.peaks = peaks(state.levels);
-      state.at = -1;
-      recolour(body, state.levels);
-      replace(stripe, strip(state.levels, jump));
+      colour(levels ?? tokens.map(() => 0));
       replace(about, i === null ? "" : summary(i, levels));
       list();
       if (say) dashboard.go(place.document(kept.document, catalogue.source(i), catalogue.name(i)), { quiet: true });
@@ -199,9 +229,15 @@
       body.querySelectorAll(".t.chosen").forEach((t) => t.classList.remove("chosen"));
       token.classList.add("chosen");
       state.token = Number(token.dataset.at);
-      list();
+      const target = targets.get(state.token);
+      if (target) attribute(target);
+      else if (state.target) choose(state.feature, { say: false });
+      else list();
     });
-    explainOnHover(body, (level) => (state.feature === null ? 0 : catalogue.value(state.feature, level)));
+    explainOnHover(body, (level) => {
+      if (state.target) return (level * state.target.scale) / LEVELS;
+      return state.feature === null ? 0 : catalogue.value(state.feature, level);
+    });
     await choose(state.feature, { say: false });
 
     return {
@@ -217,6 +253,8 @@
             { class: "trail" },
             h("a", { href: "#/documents" }, "Documents"),
             h("span", { class: "muted" }, `${count(kept.n_tokens)} tokens`),
+            targets.size > 0 &&
+              h("span", { class: "muted" }, "click a token with a double line to see which components it comes from"),
           ),
           heading(visible(kept.document)),
           h("div", { class: "reader-strip" }, about, stripe),
@@ -224,12 +262,22 @@
         ),
         h("aside", { class: "reader-side", "aria-label": "Features" }, search, panelTitle, panel),
       ),
-      shown: () => route.query.has("at") && jump(Number(route.query.get("at"))),
+      shown: () => {
+        if (!route.query.has("at")) return;
+        const at = Number(route.query.get("at"));
+        jump(at);
+        if (targets.has(at)) attribute(targets.get(at));
+      },
       keys: {
         n: step(1),
         p: step(-1),
         "/": () => (search.focus(), search.select()),
-        Escape: () => ((state.token = null), (search.value = ""), list()),
+        Escape: () => {
+          state.token = null;
+          search.value = "";
+          if (state.target) choose(state.feature, { say: false });
+          else list();
+        },
       },
     };
   };
