@@ -91,6 +91,14 @@ test-dashboard: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/browser -m "not slow"
 
+# Every report in LaTeX, in one column and in two: no error and no overfull box. Debian's texlive, installed where there is
+# none (as root; minutes).
+.PHONY: test-latex
+test-latex: install
+	{ command -v pdflatex && kpsewhich threeparttable.sty; } >/dev/null || \
+		{ apt-get update && apt-get install -y --no-install-recommends texlive-latex-extra texlive-fonts-recommended; }
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q tests/latex
+
 # A dashboard of 5,000 features with 64 contexts each: its size, and how fast it opens and moves.
 .PHONY: test-dashboard-speed
 test-dashboard-speed: test-dashboard
