@@ -22,7 +22,7 @@
       h("span", { class: "muted num" }, `not attributed ${signed(target.remainder)}`),
       h(
         "span",
-        { class: "muted about-text" },
+        { class: "muted" },
         of === null
           ? "coloured by what all components contributed at each token"
           : `coloured by what ${visible(called(of))} contributed, where it is among the largest`,
