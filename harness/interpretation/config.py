@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
 from harness.config import Config
 
@@ -75,25 +77,28 @@ class CoverageConfig(Config):
     """Tokens that thresholds are found on, of documents drawn at random; what they lead to is measured on all."""
 
 
+def _compiled(patterns: dict[str, str]) -> dict[str, str]:
+    import re
+
+    for name, pattern in patterns.items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}") from error
+    return patterns
+
+
+Patterns = Annotated[dict[str, str], AfterValidator(_compiled)]
+"""Name -> regular expression."""
+
+
 class EnrichmentConfig(Config):
     """Which kinds of tokens features are held against, without an interpreter."""
 
-    events: dict[str, str] = EVENTS
+    events: Patterns = EVENTS
     """Name -> regular expression over a document's text; a token is an event where it overlaps a match."""
     active_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     """A feature is active on a token where it exceeds this share of its maximum."""
     class_words: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Ground-truth class of the corpus -> words by which an explanation names it; the class's name where none are
     given. Used to say how many explanations name the right class."""
-
-    @field_validator("events")
-    @classmethod
-    def _compile(cls, events: dict[str, str]) -> dict[str, str]:
-        import re
-
-        for name, pattern in events.items():
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}") from error
-        return events

@@ -8,7 +8,7 @@ values shared across layers, routing), that does not hold; `prefix_reuse_error` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,36 @@ class Blocks:
             finally:
                 handle.remove()
         return kept[0]
+
+    def streams(
+        self, inputs: Inputs, positions: Sequence[int]
+    ) -> tuple[Float[torch.Tensor, "token hidden"], Float[torch.Tensor, "block position hidden"]]:
+        """The last hidden states of one document, and what leaves every block at some positions: float32, on the CPU.
+
+        Raises:
+            ModelError: the model's list of blocks was not found.
+        """
+        if not self.n:
+            raise ModelError("the model's list of decoder blocks was not found")
+        kept: list[torch.Tensor] = []
+
+        def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            self._in_tuples = isinstance(output, tuple)
+            kept.append((output[0] if self._in_tuples else output)[0, list(positions)].float().cpu())
+
+        handles = [block.register_forward_hook(keep) for block in self._blocks]
+        try:
+            last = self._forward(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return last[0], torch.stack(kept)
+
+    def normed(self, leaving: Float[torch.Tensor, "row hidden"]) -> Float[torch.Tensor, "row hidden"]:
+        """The backbone's final norm of vectors as they leave the last block. A pass has run before."""
+        ids = torch.zeros(1, len(leaving), dtype=torch.long, device=leaving.device)
+        with self._only(range(0)), self._put_in(self.n - 1, leaving[None]):
+            return self._forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0]
 
     @torch.no_grad()
     def prefix_reuse_error(self, inputs: Inputs) -> str | None:

@@ -17,6 +17,11 @@ from harness.records.base import Part as Part
 from harness.records.base import Record as Record
 from harness.records.base import References as References
 from harness.records.base import Source as Source
+from harness.records.differences import Divergence as Divergence
+from harness.records.differences import DocumentDivergence as DocumentDivergence
+from harness.records.differences import KindDivergence as KindDivergence
+from harness.records.differences import PartingToken as PartingToken
+from harness.records.differences import ResidualChange as ResidualChange
 from harness.records.evaluate import GRADER as GRADER
 from harness.records.evaluate import AnswerVerdict as AnswerVerdict
 from harness.records.evaluate import EvaluationResult as EvaluationResult

@@ -22,7 +22,7 @@ from harness.study.steps.probe import documents
 def _plan(planner: Planner) -> None:
     evaluate = planner.study.settings(EvaluateConfig).model_dump(exclude={"batch_size"})
     for name in planner.study.ablations:
-        inputs = (planner.adapter, *_read(planner, name))
+        inputs = tuple(dict.fromkeys((planner.adapter, *_read(planner, name))))
         planner.plugin(ABLATE, name, inputs, [planner.data, planner.benchmarks, evaluate])
 
 

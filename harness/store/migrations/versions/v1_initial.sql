@@ -372,6 +372,49 @@ CREATE TABLE dictionary_score (
     CONSTRAINT uq_dictionary_score_step_id_item UNIQUE (step_id, item),
     CONSTRAINT fk_dictionary_score_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
 );
+CREATE TABLE divergence (
+    id INTEGER NOT NULL,
+    step_id INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    pair TEXT NOT NULL,
+    kl_nats DOUBLE,
+    kl_ci_low DOUBLE,
+    kl_ci_high DOUBLE,
+    kl_shuffled_nats DOUBLE,
+    kl_shuffled_ci_low DOUBLE,
+    kl_shuffled_ci_high DOUBLE,
+    top_share DOUBLE,
+    top_share_ci_low DOUBLE,
+    top_share_ci_high DOUBLE,
+    top_share_shuffled DOUBLE,
+    top_share_shuffled_ci_low DOUBLE,
+    top_share_shuffled_ci_high DOUBLE,
+    correlation DOUBLE,
+    correlation_ci_low DOUBLE,
+    correlation_ci_high DOUBLE,
+    correlation_shuffled DOUBLE,
+    correlation_shuffled_ci_low DOUBLE,
+    correlation_shuffled_ci_high DOUBLE,
+    n_tokens BIGINT DEFAULT 0 NOT NULL,
+    n_documents BIGINT DEFAULT 0 NOT NULL,
+    reason TEXT,
+    CONSTRAINT pk_divergence PRIMARY KEY (id),
+    CONSTRAINT uq_divergence_step_id_item UNIQUE (step_id, item),
+    CONSTRAINT fk_divergence_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
+);
+CREATE TABLE document_divergence (
+    id INTEGER NOT NULL,
+    step_id INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    chat_hash TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    kl_nats_json JSON NOT NULL,
+    kl_full_nats_json JSON,
+    reason TEXT,
+    CONSTRAINT pk_document_divergence PRIMARY KEY (id),
+    CONSTRAINT uq_document_divergence_step_id_item UNIQUE (step_id, item),
+    CONSTRAINT fk_document_divergence_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
+);
 CREATE TABLE enrichment (
     id INTEGER NOT NULL,
     step_id INTEGER NOT NULL,
@@ -492,6 +535,25 @@ CREATE TABLE judge_trial (
     CONSTRAINT fk_judge_trial_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_judge_trial_source_feature ON judge_trial (source, feature);
+CREATE TABLE kind_divergence (
+    id INTEGER NOT NULL,
+    step_id INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    pair TEXT NOT NULL,
+    family TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    n_kind BIGINT NOT NULL,
+    n_tokens BIGINT NOT NULL,
+    kl_share DOUBLE,
+    ratio DOUBLE,
+    ratio_ci_low DOUBLE,
+    ratio_ci_high DOUBLE,
+    p_value DOUBLE,
+    reason TEXT,
+    CONSTRAINT pk_kind_divergence PRIMARY KEY (id),
+    CONSTRAINT uq_kind_divergence_step_id_item UNIQUE (step_id, item),
+    CONSTRAINT fk_kind_divergence_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
+);
 CREATE TABLE latent_effect (
     id INTEGER NOT NULL,
     step_id INTEGER NOT NULL,
@@ -563,6 +625,27 @@ CREATE TABLE llm_call (
 );
 CREATE INDEX ix_llm_call_batch ON llm_call (batch);
 CREATE INDEX ix_llm_call_step_id ON llm_call (step_id);
+CREATE TABLE parting_token (
+    id INTEGER NOT NULL,
+    step_id INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    document TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    "before" TEXT NOT NULL,
+    "after" TEXT NOT NULL,
+    kl_nats DOUBLE NOT NULL,
+    kl_full_nats DOUBLE,
+    base_tokens_json JSON NOT NULL,
+    base_probabilities_json JSON NOT NULL,
+    adapter_tokens_json JSON NOT NULL,
+    adapter_probabilities_json JSON NOT NULL,
+    full_tokens_json JSON,
+    full_probabilities_json JSON,
+    reason TEXT,
+    CONSTRAINT pk_parting_token PRIMARY KEY (id),
+    CONSTRAINT uq_parting_token_step_id_item UNIQUE (step_id, item),
+    CONSTRAINT fk_parting_token_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
+);
 CREATE TABLE planted_feature (
     id INTEGER NOT NULL,
     step_id INTEGER NOT NULL,
@@ -575,6 +658,40 @@ CREATE TABLE planted_feature (
     CONSTRAINT pk_planted_feature PRIMARY KEY (id),
     CONSTRAINT uq_planted_feature_step_id_item UNIQUE (step_id, item),
     CONSTRAINT fk_planted_feature_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
+);
+CREATE TABLE residual_change (
+    id INTEGER NOT NULL,
+    step_id INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    pair TEXT NOT NULL,
+    layer INTEGER NOT NULL,
+    relative_norm DOUBLE NOT NULL,
+    relative_norm_ci_low DOUBLE NOT NULL,
+    relative_norm_ci_high DOUBLE NOT NULL,
+    relative_norm_shuffled DOUBLE NOT NULL,
+    relative_norm_shuffled_ci_low DOUBLE NOT NULL,
+    relative_norm_shuffled_ci_high DOUBLE NOT NULL,
+    shares_json JSON NOT NULL,
+    shares_shuffled_json JSON NOT NULL,
+    common_share DOUBLE NOT NULL,
+    common_share_swapped DOUBLE NOT NULL,
+    first_common_share DOUBLE,
+    first_common_share_swapped DOUBLE,
+    promoted_json JSON DEFAULT '[]' NOT NULL,
+    suppressed_json JSON DEFAULT '[]' NOT NULL,
+    cosine DOUBLE,
+    cosine_ci_low DOUBLE,
+    cosine_ci_high DOUBLE,
+    cosine_shuffled DOUBLE,
+    cosine_shuffled_ci_low DOUBLE,
+    cosine_shuffled_ci_high DOUBLE,
+    n_tokens BIGINT NOT NULL,
+    n_first BIGINT NOT NULL,
+    n_documents BIGINT NOT NULL,
+    reason TEXT,
+    CONSTRAINT pk_residual_change PRIMARY KEY (id),
+    CONSTRAINT uq_residual_change_step_id_item UNIQUE (step_id, item),
+    CONSTRAINT fk_residual_change_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
 );
 CREATE TABLE run_step (
     run_id INTEGER NOT NULL,
