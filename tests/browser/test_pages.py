@@ -352,3 +352,32 @@ def weak_contrasts(page: Any) -> list[Any]:
         return weak.slice(0, 5);
         """
     )
+
+
+def test_a_document_is_coloured_by_how_far_the_models_are_apart_after_each_token(page: Any) -> None:
+    def levels() -> dict[int, int]:
+        pairs = page.js(
+            "return [...document.querySelectorAll('.whole .t, .text .t')].map(t => [t.dataset.at, t.dataset.level])"
+        )
+        return {int(at): int(level) for at, level in pairs if int(level)}
+
+    page.open("#/document/trace-0001?source=batch-topk&feature=latent7")
+    assert page.texts(".kls button") == ["KL of adapter and base", "KL of full fine-tune and base"]
+    page.click(".kls button")
+    page.frame()
+    assert levels() == {30: 1000, 31: 250}
+    assert page.address == "#/document/trace-0001?kl=adapter"
+    assert (
+        "mean 0.0250 nats over 100 tokens from token 20, largest 2.00; 80 % of it in the top 1 % of tokens"
+        in page.texts(".about")[0]
+    )
+    page.open("#/document/trace-0001?kl=full")
+    assert levels() == {109: 1000, 108: 250}
+    assert (
+        page.js("return document.querySelector('.kls [aria-pressed=true]').textContent")
+        == "KL of full fine-tune and base"
+    )
+    page.open("#/document/trace-0002")
+    assert page.texts(".kls button") == ["KL of adapter and base"], "no full fine-tune was measured"
+    page.open("#/document/trace-0003")
+    assert page.texts(".kls button") == [], "it was not measured"

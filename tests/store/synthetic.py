@@ -20,6 +20,8 @@ from harness.records import (
     Coverage,
     Dictionary,
     DictionaryScore,
+    Divergence,
+    DocumentDivergence,
     Enrichment,
     Estimate,
     EvaluationResult,
@@ -29,14 +31,17 @@ from harness.records import (
     ExplanationScore,
     Feature,
     JudgeTrial,
+    KindDivergence,
     LatentEffect,
     LLMCall,
     LLMReply,
     LLMRequest,
     ModelRef,
+    PartingToken,
     PlantedFeature,
     RatedContext,
     Record,
+    ResidualChange,
     Sample,
 )
 from harness.store.writer import Store
@@ -188,6 +193,7 @@ def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None
         ("enrich/features", "enrich", None, _enrichment(lora)),
         ("ablate/leave-one-out", "ablate", "leave-one-out", _leave_one_out(rng, n_layers)),
         ("ablate/groups", "ablate", "groups", _groups(rng)),
+        ("ablate/differences", "ablate", "differences", differences()),
         *[(f"verify/{v}", "verify", None, _verdicts(own)) for v, own in evaluations.items()],
     ]
 
@@ -252,6 +258,43 @@ def _leave_one_out(rng: random.Random, n_layers: int) -> list[Record]:
             found = ablation("component", kl, layer=layer, projection=p)
             made.append(found.model_copy(update={"group": block, **measured(kl, layer)}))
     return made
+
+
+def differences() -> list[Record]:
+    """What `differences` stores in a study without a full fine-tune."""
+    why = "the study has no full fine-tune"
+    kl, null = Estimate(0.2, 0.1, 0.35), Estimate(15.0, 14.0, 16.0)
+    return [
+        Divergence(
+            item="adapter-base", pair="adapter-base", kl_nats=kl, kl_shuffled_nats=null,
+            top_share=Estimate(0.4, 0.2, 0.6), top_share_shuffled=Estimate(0.02, 0.01, 0.03), n_tokens=900,
+            n_documents=8, reason="nothing to correlate with",
+        ),
+        Divergence(item="full-base", pair="full-base", reason=why),
+        DocumentDivergence(item="trace-1", chat_hash="c", first=2, kl_nats=(0.0, 1.5, 0.25), reason=why),
+        PartingToken(
+            item="0000", document="trace-1", position=3, before=f"so{HOSTILE}", after="=\n3", kl_nats=1.5,
+            base_tokens=(HOSTILE, "."), base_probabilities=(0.9, 0.1), adapter_tokens=(" =", "."),
+            adapter_probabilities=(0.8, 0.2), reason=why,
+        ),
+        KindDivergence(
+            item="adapter-base/class:number", pair="adapter-base", family="class", kind="number", n_kind=90,
+            n_tokens=900, kl_share=0.3, ratio=Estimate(3.9, 2.0, 7.5), p_value=0.001,
+        ),
+        KindDivergence(
+            item="adapter-base/event:wait", pair="adapter-base", family="event", kind="wait", n_kind=0, n_tokens=900,
+            kl_share=0.0, reason="no such token",
+        ),
+        *(
+            ResidualChange(
+                item=f"adapter-base/layer:{layer}", pair="adapter-base", layer=layer, relative_norm=kl,
+                relative_norm_shuffled=Estimate(1.3, 1.2, 1.4), shares=(0.4, 0.2), shares_shuffled=(0.15, 0.1),
+                common_share=0.1, common_share_swapped=0.02, first_common_share=0.3, first_common_share_swapped=0.05,
+                promoted=(" Wait", HOSTILE), suppressed=("\n",), n_tokens=900, n_first=40, n_documents=8,
+            )
+            for layer in range(2)
+        ),
+    ]  # fmt: skip
 
 
 def measured(kl: float, layer: int) -> dict[str, object]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from harness.activations.store import StoredActivations, token_texts
+from harness.records import DocumentDivergence
 from harness.records.segments import SEGMENTS
 from harness.render.dashboard.columns import Columns
 from harness.render.dashboard.features import Vocabulary
@@ -71,16 +72,16 @@ class Coverage:
         for document in documents:
             self._features[document].add(feature)
 
-    def choose(self, n: int) -> list[str]:
+    def choose(self, n: int, first: Collection[str] = ()) -> list[str]:
         """Up to `n` documents, each the one that shows most features that the earlier ones do not; ties by name.
 
-        Once all features are shown, the ones that show most.
+        Once all features are shown, the ones that show most. All documents of `first` come before others.
         """
         left = dict(sorted(self._features.items()))
         covered: set[int] = set()
         chosen: list[str] = []
         while left and len(chosen) < n:
-            best = max(left, key=lambda d: (len(left[d] - covered), len(left[d])))
+            best = max(left, key=lambda d: (d in first, len(left[d] - covered), len(left[d])))
             covered |= left.pop(best)
             chosen.append(best)
         return chosen
@@ -116,6 +117,23 @@ def write_document(
             best.add(start, levels)
         tops[str(source)] = best.data(source, index)
     scripts.write(f"documents/{number}/top", tops)
+
+
+def divergence_data(measured: DocumentDivergence, n_tokens: int) -> dict[str, Any]:
+    """The KL of every token of a document as integers, each pair against its own largest; 0 before the first measured.
+
+    Args:
+        measured: what the run stored of it.
+        n_tokens: tokens of the document.
+    """
+    pairs = {"adapter": measured.kl_nats, "full": measured.kl_full_nats}
+    data: dict[str, Any] = {"first": measured.first, "n_measured": len(measured.kl_nats)}
+    for name, kl in pairs.items():
+        values = np.zeros(n_tokens)
+        values[measured.first : measured.first + len(kl or ())] = kl or ()
+        scale = float(values.max(initial=0.0))
+        data[name] = None if kl is None else {"scale": scale, "levels": quantise(values, scale).tolist()}
+    return data
 
 
 def _blocks(columns: Columns, document: str, width: int) -> Iterator[tuple[int, np.ndarray]]:

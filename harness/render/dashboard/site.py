@@ -19,11 +19,19 @@ from harness.contract.progress import Progress
 from harness.contract.report import Report
 from harness.errors import UsageError
 from harness.files import replaced_folder
+from harness.records import DocumentDivergence
 from harness.render.dashboard import stored
 from harness.render.dashboard.attributions import attribution_data, attributions_of
 from harness.render.dashboard.columns import Columns, open_columns
 from harness.render.dashboard.components import adapter_norms, component_data, latents_that_write
-from harness.render.dashboard.documents import Coverage, Texts, block_columns, full_document, write_document
+from harness.render.dashboard.documents import (
+    Coverage,
+    Texts,
+    block_columns,
+    divergence_data,
+    full_document,
+    write_document,
+)
 from harness.render.dashboard.features import SHARD_FEATURES, Catalogue, Vocabulary, contexts_of, explanation_data
 from harness.render.dashboard.overview import overview_data, run_data
 from harness.render.dashboard.pictures import write_pictures
@@ -33,6 +41,7 @@ from harness.render.loading import why_empty
 from harness.reports import load_reports
 from harness.reports.common.run import open_results, resolve_run
 from harness.reports.components import components
+from harness.store.read import records_of
 from harness.study.display import Display, Quiet
 
 MARK = "harness-dashboard.txt"
@@ -216,9 +225,10 @@ class _Site:
             column = columns.column(row.feature) if columns else None
             if columns is not None and column is not None:
                 index[list(self.by_source).index(row.source), column, columns.sign(row.feature)] = i
+        parted = {d.item: d for d in records_of(self.connection, DocumentDivergence, run_id=self.run_id)}
         attributed = attributions_of(self.connection, self.run_id)
         shown = [d for d in attributed if any(d in c.stored.document_ids for c in sources.values())]
-        chosen = [*dict.fromkeys([*self.coverage.choose(n_documents), *shown[: min(n_documents, _ATTRIBUTED)]])]
+        chosen = [*dict.fromkeys([*self.coverage.choose(n_documents, parted), *shown[: min(n_documents, _ATTRIBUTED)]])]
         bar.start(len(chosen), "documents")
         for document in chosen:
             held = {i: c for i, c in sources.items() if document in c.stored.document_ids}
@@ -229,9 +239,15 @@ class _Site:
                 if document in attributed:
                     self.scripts.write(f"documents/{number}/sources", attribution_data(attributed[document]))
                 n_tokens = first.n_tokens([document])
+                measured = parted.get(document)
+                if measured is not None and measured.chat_hash != first.set.chat_hash:
+                    measured = None  # it was measured on text of another format
+                if measured is not None:
+                    self.scripts.write(f"documents/{number}/divergence", divergence_data(measured, n_tokens))
                 self.whole_documents.append(
                     {"number": number, "document": document, "n_tokens": n_tokens, "sources": list(held),
-                     "block_columns": block_columns(n_tokens), "n_attributed": len(attributed.get(document, []))}
+                     "block_columns": block_columns(n_tokens), "n_attributed": len(attributed.get(document, [])),
+                     "divergence": measured is not None}
                 )  # fmt: skip
             bar.advance()
 

@@ -54,6 +54,8 @@ def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
 def _cost(step: Step, model: CostModel) -> Cost:
     config = step.config.model_dump()
     tokens = _tokens(config, model)
+    if "residual_tokens" in config:  # base, adapter and full fine-tune, once each
+        return model.forward(3 * tokens)
     if "benchmark_groups" in config:
         cells = 2 + len(PROJECTIONS)
         wanted = {"all": cells, "blocks": 2, "none": 0}[config["benchmark_groups"]]

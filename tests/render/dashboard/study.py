@@ -24,6 +24,7 @@ from harness.records import (
     CategoryAssignment,
     Checkpoint,
     Dictionary,
+    DocumentDivergence,
     Enrichment,
     Estimate,
     EventAssociation,
@@ -186,6 +187,12 @@ def _store(
             ],
         ),
         ("ablate/attribute", "ablate", "attribute", [_attribution("trace-0003", 90, components.columns)]),
+        (
+            "ablate/differences",
+            "ablate",
+            "differences",
+            [_divergence("trace-0001", full=True), _divergence("trace-0002")],
+        ),
     ]
     for position, (name, stage, plugin, records) in enumerate(steps):
         step, _ = store.begin_step(run, position, **made.step_values(name, stage, plugin))
@@ -208,6 +215,15 @@ def _attribution(document: str, position: int, columns: tuple[str, ...]) -> Attr
         first_order=values, integrated=values, own={}, left_out={columns[0]: 0.75}, drawn=(), by_token=tuple(by_token),
         latents={"batch-topk": {"latent7": 1.5}}, unexplained={"batch-topk": 0.1},
         sources=(*sources, ("batch-topk", "latent7", 12, 1.5)),
+    )  # fmt: skip
+
+
+def _divergence(document: str, *, full: bool = False) -> DocumentDivergence:
+    """A KL of 2 nats after token 30 and of 0.5 after token 31, measured from token 20 on."""
+    kl = tuple({30: 2.0, 31: 0.5}.get(i, 0.0) for i in range(20, 120))
+    return DocumentDivergence(
+        item=document, chat_hash="c", first=20, kl_nats=kl, kl_full_nats=kl[::-1] if full else None,
+        reason=None if full else "no full fine-tune",
     )  # fmt: skip
 
 

@@ -8,6 +8,8 @@
   const { LEVELS } = dashboard.catalogue;
   const { wholeText, recolour, strip, peaks, explainOnHover } = dashboard.tokens;
   const SHOWN = 40; // features listed beside a document
+  // How far two models' distributions after each token are apart: chosen like a feature, by these names.
+  const KLS = { adapter: "KL of adapter and base", full: "KL of full fine-tune and base" };
 
   dashboard.pages.documents = async (run) => ({
     title: "Documents",
@@ -91,16 +93,19 @@
           `The document ${visible(route.parts[0] ?? "")} is not among those kept whole; harness dashboard --documents N keeps more.`,
         ),
       };
-    const [text, top, attributed] = await Promise.all([
+    const [text, top, attributed, parted] = await Promise.all([
       dashboard.data.load(`documents/${kept.number}/text`),
       dashboard.data.load(`documents/${kept.number}/top`),
       kept.n_attributed ? dashboard.data.load(`documents/${kept.number}/sources`) : [],
+      kept.divergence ? dashboard.data.load(`documents/${kept.number}/divergence`) : {},
     ]);
+    const isKL = (i) => Boolean(KLS[i] && parted[i]);
     const tokens = text.tokens.map((t) => text.vocabulary[t]);
     const ranking = strongest(top);
     const asked = catalogue.find(route.query.get("source"), route.query.get("feature"));
+    const askedKL = isKL(route.query.get("kl")) ? route.query.get("kl") : null;
     const state = {
-      feature: asked ?? ranking[0]?.[0] ?? null,
+      feature: askedKL ?? asked ?? ranking[0]?.[0] ?? null,
       token: null,
       levels: tokens.map(() => 0),
       at: -1,
@@ -115,6 +120,7 @@
     const stripe = h("div", { class: "strip-box" });
     const about = h("div", { class: "about", role: "status" });
     const panel = h("ul", { class: "picks" });
+    const kls = h("ul", { class: "kls" });
     const panelTitle = h("h2", {});
     const search = h("input", {
       type: "search",
@@ -160,6 +166,22 @@
 
     function list() {
       state.target = null;
+      replace(
+        kls,
+        Object.keys(KLS)
+          .filter(isKL)
+          .map((name) =>
+            h(
+              "li",
+              {},
+              h(
+                "button",
+                { type: "button", "aria-pressed": name === state.feature, on: { click: () => choose(name) } },
+                KLS[name],
+              ),
+            ),
+          ),
+      );
       if (state.token !== null) {
         replace(panelTitle, `Strongest on “${visible(tokens[state.token])}”`);
         const rows = Object.values(top).map((rows) => rows[state.token] ?? []);
@@ -192,15 +214,38 @@
     }
 
     async function choose(i, { say = true } = {}) {
-      const levels = i === null ? null : await levelsOf(run, kept, catalogue, i);
+      const levels = i === null ? null : isKL(i) ? parted[i].levels : await levelsOf(run, kept, catalogue, i);
       state.feature = i;
       colour(levels ?? tokens.map(() => 0));
       replace(about, i === null ? "" : summary(i, levels));
       list();
-      if (say) dashboard.go(place.document(kept.document, catalogue.source(i), catalogue.name(i)), { quiet: true });
+      if (!say) return;
+      const address = isKL(i)
+        ? `${place.document(kept.document)}?kl=${i}`
+        : place.document(kept.document, catalogue.source(i), catalogue.name(i));
+      dashboard.go(address, { quiet: true });
+    }
+
+    function summaryOfKL(name) {
+      const { first, n_measured } = parted;
+      const all = parted[name].levels.slice(first, first + n_measured);
+      const sum = (values) => values.reduce((a, b) => a + b, 0);
+      const top = [...all].sort((a, b) => b - a).slice(0, Math.ceil(all.length / 100));
+      const share = sum(all) ? percent(sum(top) / sum(all)) : "none";
+      return [
+        h("span", { class: "about-text" }, KLS[name]),
+        h("span", { class: "muted" }, "of the distribution after each token"),
+        h(
+          "span",
+          { class: "muted num" },
+          `mean ${number((sum(all) / all.length / LEVELS) * parted[name].scale)} nats over ${count(all.length)} tokens ` +
+            `from token ${first}, largest ${number(parted[name].scale)}; ${share} of it in the top 1 % of tokens`,
+        ),
+      ];
     }
 
     function summary(i, levels) {
+      if (isKL(i)) return summaryOfKL(i);
       if (levels === null)
         return empty(`The activations of ${visible(catalogue.name(i))} on this document are not in the dashboard.`);
       const active = levels.filter((l) => l !== 0).length;
@@ -236,6 +281,7 @@
     });
     explainOnHover(body, (level) => {
       if (state.target) return (level * state.target.scale) / LEVELS;
+      if (isKL(state.feature)) return (level / LEVELS) * parted[state.feature].scale;
       return state.feature === null ? 0 : catalogue.value(state.feature, level);
     });
     await choose(state.feature, { say: false });
@@ -260,7 +306,7 @@
           h("div", { class: "reader-strip" }, about, stripe),
           body,
         ),
-        h("aside", { class: "reader-side", "aria-label": "Features" }, search, panelTitle, panel),
+        h("aside", { class: "reader-side", "aria-label": "Features" }, kls, search, panelTitle, panel),
       ),
       shown: () => {
         if (!route.query.has("at")) return;
