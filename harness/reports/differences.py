@@ -27,8 +27,8 @@ def _said(tokens: Sequence[str] | None, probabilities: Sequence[float] | None) -
 
 
 def quoted(token: str) -> str:
-    """A token between quotation marks, its spaces and line breaks visible."""
-    return f"“{visible(token)}”"
+    """A token between quotation marks, its spaces and line breaks visible; a long one is cut."""
+    return f"“{short(visible(token), 16)}”"
 
 
 def _context(row: PartingToken) -> str:
