@@ -8,8 +8,7 @@
   const { LEVELS } = dashboard.catalogue;
   const { wholeText, recolour, strip, peaks, explainOnHover } = dashboard.tokens;
   const SHOWN = 40; // features listed beside a document
-  // How far two models' distributions after each token are apart: chosen like a feature, by these names.
-  const KLS = { adapter: "KL of adapter and base", full: "KL of full fine-tune and base" };
+  const { divergence } = dashboard;
 
   dashboard.pages.documents = async (run) => ({
     title: "Documents",
@@ -97,9 +96,9 @@
       dashboard.data.load(`documents/${kept.number}/text`),
       dashboard.data.load(`documents/${kept.number}/top`),
       kept.n_attributed ? dashboard.data.load(`documents/${kept.number}/sources`) : [],
-      kept.divergence ? dashboard.data.load(`documents/${kept.number}/divergence`) : {},
+      divergence.load(kept),
     ]);
-    const isKL = (i) => Boolean(KLS[i] && parted[i]);
+    const isKL = (i) => divergence.has(parted, i);
     const tokens = text.tokens.map((t) => text.vocabulary[t]);
     const ranking = strongest(top);
     const asked = catalogue.find(route.query.get("source"), route.query.get("feature"));
@@ -166,22 +165,7 @@
 
     function list() {
       state.target = null;
-      replace(
-        kls,
-        Object.keys(KLS)
-          .filter(isKL)
-          .map((name) =>
-            h(
-              "li",
-              {},
-              h(
-                "button",
-                { type: "button", "aria-pressed": name === state.feature, on: { click: () => choose(name) } },
-                KLS[name],
-              ),
-            ),
-          ),
-      );
+      replace(kls, divergence.buttons(parted, state.feature, choose));
       if (state.token !== null) {
         replace(panelTitle, `Strongest on “${visible(tokens[state.token])}”`);
         const rows = Object.values(top).map((rows) => rows[state.token] ?? []);
@@ -226,26 +210,8 @@
       dashboard.go(address, { quiet: true });
     }
 
-    function summaryOfKL(name) {
-      const { first, n_measured } = parted;
-      const all = parted[name].levels.slice(first, first + n_measured);
-      const sum = (values) => values.reduce((a, b) => a + b, 0);
-      const top = [...all].sort((a, b) => b - a).slice(0, Math.ceil(all.length / 100));
-      const share = sum(all) ? percent(sum(top) / sum(all)) : "none";
-      return [
-        h("span", { class: "about-text" }, KLS[name]),
-        h("span", { class: "muted" }, "of the distribution after each token"),
-        h(
-          "span",
-          { class: "muted num" },
-          `mean ${number((sum(all) / all.length / LEVELS) * parted[name].scale)} nats over ${count(all.length)} tokens ` +
-            `from token ${first}, largest ${number(parted[name].scale)}; ${share} of it in the top 1 % of tokens`,
-        ),
-      ];
-    }
-
     function summary(i, levels) {
-      if (isKL(i)) return summaryOfKL(i);
+      if (isKL(i)) return divergence.summary(parted, i);
       if (levels === null)
         return empty(`The activations of ${visible(catalogue.name(i))} on this document are not in the dashboard.`);
       const active = levels.filter((l) => l !== 0).length;
@@ -281,7 +247,7 @@
     });
     explainOnHover(body, (level) => {
       if (state.target) return (level * state.target.scale) / LEVELS;
-      if (isKL(state.feature)) return (level / LEVELS) * parted[state.feature].scale;
+      if (isKL(state.feature)) return divergence.value(parted, state.feature, level);
       return state.feature === null ? 0 : catalogue.value(state.feature, level);
     });
     await choose(state.feature, { say: false });
