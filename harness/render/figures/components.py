@@ -1,5 +1,6 @@
-"""The paper's figure 3: what switching off layers (bars) and single components (heat map) does, on one colour scale.
+"""The paper's figure 3: what switching off layers (bars) and single components (heat map) does.
 
+The heat map has a scale of its own, logarithmic where its cells span decades: whole layers would drown them.
 Cells below the null floor, the KL that rounding noise alone makes at their layer, are hatched.
 """
 
@@ -11,17 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from harness.render.figures.style import Theme, clean, light_grid, new_figure, sequential
+from harness.contract.cells import significant
+from harness.render.figures.style import Theme, clean, light_grid, new_figure, sequential, series_colour
 from harness.reports.common.ablations import per_token
+from harness.reports.common.heat import Scale
 from harness.reports.components import ComponentRow, projection_rank
 
 MOST_TICKS = 9
 """Up to so many layers are all numbered; of more layers, some."""
+
+LOGARITHMIC_TICKS = 5
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,10 @@ def components_figure(rows: Sequence[ComponentRow], theme: Theme, *, mode: str) 
         return None
     figure = new_figure(height_in=2.75)
     bars, cells = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.25))
-    top = float(np.nanmax(np.concatenate([grid.cells.ravel(), grid.bars])))
-    norm, colours = Normalize(0, top or 1.0), sequential(theme)
-    _bars(bars, grid, norm, colours, theme)
+    scale = Scale.over(float(v) for v in grid.cells.ravel() if np.isfinite(v))
+    norm = (LogNorm if scale.logarithmic else Normalize)(scale.low, scale.high, clip=True)
+    colours = sequential(theme)
+    _bars(bars, grid, theme)
     edges = np.arange(len(grid.layers) + 1) - 0.5
     mesh = cells.pcolormesh(edges, np.arange(len(grid.projections) + 1) - 0.5, grid.cells, norm=norm, cmap=colours)
     mesh.set_gid("heat-map")
@@ -96,18 +102,22 @@ def components_figure(rows: Sequence[ComponentRow], theme: Theme, *, mode: str) 
     cells.set_xlabel("layer")
     cells.tick_params(axis="y", length=0)
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=[bars, cells], fraction=0.045, pad=0.02, aspect=32)
-    bar.set_label(f"KL ({per_token(rows[0].segment)})")
+    bar.set_label(f"KL of a component ({per_token(rows[0].segment)})")
     bar.outline.set_visible(False)
-    bar.ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
+    if scale.logarithmic:
+        ends = np.geomspace(scale.low, scale.high, LOGARITHMIC_TICKS)
+        bar.set_ticks(list(ends), labels=[significant(float(v), 2) for v in ends])
+        bar.minorticks_off()
+    else:
+        bar.ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     return figure
 
 
-def _bars(axes: Axes, grid: Grid, norm: Normalize, colours: object, theme: Theme) -> None:
+def _bars(axes: Axes, grid: Grid, theme: Theme) -> None:
     measured = np.flatnonzero(np.isfinite(grid.bars))
     heights = grid.bars[measured]
-    shades = ScalarMappable(norm, colours).to_rgba(heights)  # type: ignore[arg-type]
     light_grid(axes, "y")
-    bars = axes.bar(measured, heights, width=0.86, color=shades, edgecolor=theme.ink, linewidth=0.3)
+    bars = axes.bar(measured, heights, width=0.86, color=series_colour(theme, 0), edgecolor=theme.ink, linewidth=0.3)
     for i, bar in zip(measured, bars, strict=True):
         bar.set_gid(f"layer-bar-{grid.layers[i]}")
     if grid.intervals.any():
