@@ -17,12 +17,11 @@ import torch
 
 from harness.contract.codec import Codec
 from harness.contract.context import RunContext
-from harness.errors import ModelError
-from harness.model.batching import length_batches, padded, ranked_mask
+from harness.model.batching import length_batches
 from harness.model.chat import Document
-from harness.model.kl import kl_nats
+from harness.model.own_runs import OwnRuns
 from harness.model.subject import Subject
-from harness.model.taps import component_sites, tap
+from harness.model.taps import tap
 from harness.records.segments import SEGMENTS
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class Without:
 
 @torch.no_grad()
 def latent_effects(
-    subject: Subject,
+    subject: Subject | OwnRuns,
     documents: Sequence[Document],
     codec: Codec,
     latents: Sequence[int],
@@ -69,32 +68,29 @@ def latent_effects(
     """One forward pass per latent and document on which it is active, side by side in batches.
 
     Args:
-        subject: an adapter on its base.
+        subject: an adapter on its base, or its runs, which several dictionaries share.
         documents: what to measure on.
         codec: of the subject's components, in their order.
         latents: which ones.
         rows: decoder rows of all latents (`decoder_rows`).
         run: progress.
-        batch_tokens: tokens of a batch; logits of twice as many are in memory.
+        batch_tokens: tokens of a batch.
 
     Raises:
         ModelError: the subject has no adapter.
     """
-    if not subject.components:
-        raise ModelError("latents act through an adapter's scalars, and the subject has no adapter")
-    sites = component_sites(subject.components)
-    directions = torch.from_numpy(rows[list(latents)]).float().to(subject.device)
+    runs = subject if isinstance(subject, OwnRuns) else OwnRuns(subject)
+    model, states = runs.subject.model, runs.states
+    directions = torch.from_numpy(rows[list(latents)]).float().to(runs.subject.device)
     nats = np.zeros((len(latents), len(documents), len(SEGMENTS)))
     n_active = np.zeros(nats.shape, dtype=np.int64)
     run.progress.start(len(documents), "documents")
     for batch in length_batches([len(d.ids) for d in documents], batch_tokens):
-        inputs = padded([documents[i] for i in batch], subject.tokenizer, subject.device)
-        with tap(subject.model, sites) as reading:
-            full = subject.model(**inputs, use_cache=False).logits
-            scalars = reading.values()
+        own = runs.of([documents[i] for i in batch])
+        inputs, scalars = own.inputs, own.scalars
         B, T, C = scalars.shape  # batch, token, component
         codes = codec.encode(scalars.reshape(B * T, C)).to(scalars.device)[:, list(latents)].reshape(B, T, -1)
-        codes = codes * ranked_mask([documents[i] for i in batch], T)[:, :, None].to(codes)
+        codes = codes * ~own.kept_at
         for row, index in enumerate(batch):
             n_active[:, index] = [documents[index].by_segment(active) for active in (codes[row] != 0).T.int().tolist()]
         pairs = [(j, b) for j in range(len(latents)) for b in range(B) if n_active[j, batch[b]].any()]
@@ -104,9 +100,9 @@ def latent_effects(
                 torch.tensor(side, device=scalars.device) for side in zip(*pairs[start : start + step], strict=True)
             )
             contribution = codes[b, :, j][:, :, None] * directions[j][:, None, :]
-            with tap(subject.model, sites, Without(contribution), read=False):
-                ablated = subject.model(**{name: value[b] for name, value in inputs.items()}, use_cache=False).logits
-            kl = kl_nats(full[b], ablated) * inputs["attention_mask"][b]
+            with tap(model, runs.sites, Without(contribution), read=False):
+                ablated = states.of({name: value[b] for name, value in inputs.items()})
+            kl = states.kl_nats(own.full[b], ablated) * inputs["attention_mask"][b]
             for (latent, row), of_tokens in zip(pairs[start : start + step], kl.tolist(), strict=True):
                 nats[latent, batch[row]] = documents[batch[row]].by_segment(of_tokens)
         run.progress.advance(len(batch))

@@ -20,6 +20,7 @@ from harness.contract.context import RunContext
 from harness.dictionaries.activity import Activity, activity, chunks
 from harness.dictionaries.effects import latent_effects
 from harness.dictionaries.stability import decoder_rows, matched_cosines
+from harness.model.own_runs import OwnRuns
 from harness.model.splice import SpliceSums, splice_kl
 from harness.model.subject import Subject
 from harness.records import Dictionary, DictionaryScore, LatentEffect
@@ -82,6 +83,7 @@ def score_dictionary(
     active: Activity | None = None,
     second: tuple[Dictionary, Codec] | None = None,
     splice_documents: int = 64,
+    runs: OwnRuns | None = None,
 ) -> DictionaryScore:
     """Score a dictionary.
 
@@ -94,6 +96,7 @@ def score_dictionary(
         active: its activity over the set; None counts it here.
         second: the same learner fitted with another seed; None leaves the stability out.
         splice_documents: most held-out documents that are run through the model; 0 leaves the KLs out.
+        runs: the subject's own runs, which several dictionaries share; None makes them here.
 
     Raises:
         DataError: the dictionary was fitted on other columns.
@@ -105,7 +108,7 @@ def score_dictionary(
     l0 = ratio_over_documents(sums.active, sums.n_tokens, seed=run.seed)
     active = active or activity(codec, stored, dictionary.n_latents)
     stability = _stability(dictionary, codec, active, stored, second, run.seed)
-    causal = _causal(codec, stored, ids[:splice_documents], subject, run)
+    causal = _causal(codec, stored, ids[:splice_documents], subject, run, runs)
     return DictionaryScore(
         name=dictionary.name,
         n_latents=dictionary.n_latents,
@@ -161,6 +164,7 @@ def score_latents(
     *,
     n_latents: int = 16,
     max_documents: int = 64,
+    runs: OwnRuns | None = None,
 ) -> list[LatentEffect]:
     """What the most active latents do to the model, one by one, on held-out documents (`latent_effects`).
 
@@ -173,13 +177,14 @@ def score_latents(
         run: seed of the bootstrap, and progress.
         n_latents: most latents.
         max_documents: most held-out documents.
+        runs: see `score_dictionary`.
     """
     if no_splice_reason(stored, subject) or not n_latents or not max_documents:
         return []
     documents = [d.document() for d in stored.documents(stored.split().held_out[:max_documents])]
     chosen = active.most_active(n_latents)
     raw = in_raw_units(codec, stored)
-    sums = latent_effects(subject, documents, raw, chosen, decoder_rows(raw, dictionary.n_latents), run)
+    sums = latent_effects(runs or subject, documents, raw, chosen, decoder_rows(raw, dictionary.n_latents), run)
     effects = []
     for row, latent in enumerate(chosen):
         kls = {
@@ -211,7 +216,12 @@ def no_splice_reason(stored: StoredActivations, subject: Subject | None) -> str 
 
 
 def _causal(
-    codec: Codec, stored: StoredActivations, ids: tuple[str, ...], subject: Subject | None, run: RunContext
+    codec: Codec,
+    stored: StoredActivations,
+    ids: tuple[str, ...],
+    subject: Subject | None,
+    run: RunContext,
+    runs: OwnRuns | None,
 ) -> Causal:
     if not ids:
         return Causal({}, reason="KL not measured (judging.splice_documents=0)")
@@ -219,7 +229,7 @@ def _causal(
     if reason is not None or subject is None:
         return Causal({}, reason=reason)
     documents = [d.document() for d in stored.documents(ids)]
-    sums: SpliceSums = splice_kl(subject, documents, in_raw_units(codec, stored), run)
+    sums: SpliceSums = splice_kl(runs or subject, documents, in_raw_units(codec, stored), run)
     fields: dict[str, Any] = {"n_splice_documents": len(ids)}
     for of in TOKENS_OF:
         splice, base, n_tokens = (_over(x, of) for x in (sums.splice_nats, sums.base_nats, sums.n_tokens))

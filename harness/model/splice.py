@@ -11,12 +11,11 @@ import torch
 
 from harness.contract.codec import Codec
 from harness.contract.context import RunContext
-from harness.errors import ModelError
-from harness.model.batching import length_batches, padded, ranked_mask
+from harness.model.batching import length_batches
 from harness.model.chat import Document
-from harness.model.kl import kl_nats
+from harness.model.own_runs import OwnRuns
 from harness.model.subject import Subject
-from harness.model.taps import SetTo, Site, component_sites, tap
+from harness.model.taps import SetTo, tap
 from harness.records.segments import SEGMENTS, places
 
 if TYPE_CHECKING:
@@ -51,30 +50,33 @@ class SpliceSums:
 
 
 def splice_kl(
-    subject: Subject, documents: Sequence[Document], codec: Codec, run: RunContext, *, batch_tokens: int = 1024
+    subject: Subject | OwnRuns,
+    documents: Sequence[Document],
+    codec: Codec,
+    run: RunContext,
+    *,
+    batch_tokens: int = 1024,
 ) -> SpliceSums:
-    """Two forward passes per batch: the adapter as it is, then side by side the splice and the adapter at 0 (the base).
+    """A forward pass per batch, and two more (the adapter as it is, and at 0: the base) where nobody made them before.
 
     The codes are those of the adapter's own run; every component at every ranked token is replaced at once.
 
     Args:
-        subject: an adapter on its base.
+        subject: an adapter on its base, or its runs, which several dictionaries share.
         documents: what to measure on (held-out documents, to mean anything).
         codec: of the subject's components, in their order.
         run: progress.
-        batch_tokens: tokens of a batch; logits of three times as many are in memory.
+        batch_tokens: tokens of a batch.
 
     Raises:
         ModelError: the subject has no adapter.
     """
-    if not subject.components:
-        raise ModelError("a splice needs an adapter, and the subject has none")
-    sites = component_sites(subject.components)
+    runs = subject if isinstance(subject, OwnRuns) else OwnRuns(subject)
     splice, base = (np.zeros((len(documents), len(SEGMENTS))) for _ in range(2))
     run.progress.start(len(documents), "documents")
     for batch in length_batches([len(d.ids) for d in documents], batch_tokens):
         chosen = [documents[i] for i in batch]
-        spliced_kl, base_kl = _batch(subject, chosen, sites, codec)
+        spliced_kl, base_kl = _batch(runs, chosen, codec)
         for row, index in enumerate(batch):
             splice[index] = documents[index].by_segment(spliced_kl[row].tolist())
             base[index] = documents[index].by_segment(base_kl[row].tolist())
@@ -85,18 +87,12 @@ def splice_kl(
 
 @torch.no_grad()
 def _batch(
-    subject: Subject, documents: Sequence[Document], sites: Sequence[Site], codec: Codec
+    runs: OwnRuns, documents: Sequence[Document], codec: Codec
 ) -> tuple[Float[torch.Tensor, "batch token"], Float[torch.Tensor, "batch token"]]:
-    inputs = padded(documents, subject.tokenizer, subject.device)
-    with tap(subject.model, sites) as reading:
-        full = subject.model(**inputs, use_cache=False).logits
-        scalars = reading.values()
-    B, T, C = scalars.shape  # batch, token, component
-    rebuilt = codec.decode(codec.encode(scalars.reshape(B * T, C))).reshape(B, T, C).to(scalars.device)
-    # Scalars of 0 add exactly 0 to every matrix: on these tokens the second half of the rows has no adapter.
-    kept_at = ~ranked_mask(documents, T).to(scalars.device)[:, :, None]
-    replacement = torch.cat([torch.where(kept_at, scalars, rebuilt), torch.where(kept_at, scalars, 0)])
-    doubled = {name: torch.cat([value, value]) for name, value in inputs.items()}
-    with tap(subject.model, sites, SetTo(replacement), read=False):
-        spliced, base = subject.model(**doubled, use_cache=False).logits.chunk(2)
-    return kl_nats(full, spliced).cpu(), kl_nats(full, base).cpu()
+    run = runs.of(documents)
+    B, T, C = run.scalars.shape  # batch, token, component
+    rebuilt = codec.decode(codec.encode(run.scalars.reshape(B * T, C))).reshape(B, T, C).to(run.scalars.device)
+    replacement = torch.where(run.kept_at, run.scalars, rebuilt)
+    with tap(runs.subject.model, runs.sites, SetTo(replacement), read=False):
+        spliced = runs.states.of(run.inputs)
+    return runs.states.kl_nats(run.full, spliced).cpu(), run.base_kl_nats.cpu()

@@ -25,6 +25,7 @@ from harness.study.step import Plan, Step
 if TYPE_CHECKING:
     from harness.benchmarks.answerer import Answerer
     from harness.benchmarks.engine import Engines
+    from harness.model.own_runs import OwnRuns
     from harness.model.subject import Subject
 
 R = TypeVar("R", bound=Record)
@@ -61,6 +62,7 @@ class RunState:
     companions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _traces: list[Trace] | None = None
     _subject: tuple[object, Subject] | None = None
+    _own_runs: OwnRuns | None = None
     _engines: Engines | None = None
 
     def registration(self, step: Step) -> Registration[Any]:
@@ -102,7 +104,7 @@ class RunState:
         self.engines.close()
         wanted, study = (checkpoint, device), self.plan.study
         if self._subject is None or self._subject[0] != wanted:
-            self._subject = None  # free the last one first: two 32B models do not fit
+            self._subject = self._own_runs = None  # free the last one first: two 32B models do not fit
             self._subject = (wanted, load_subject(study.model, study.chat, checkpoint, device=device))
         self._subject[1].model.to(device)  # it was moved to the CPU if an engine ran meanwhile
         return self._subject[1]
@@ -154,6 +156,14 @@ class RunState:
         if chat is None:
             return subject
         return replace(subject, chat=chat.resolved(subject.tokenizer), chat_hash=chat.hash(subject.tokenizer))
+
+    def own_runs(self, subject: Subject) -> OwnRuns:
+        """The adapter's own runs over documents, which the judges of one process share."""
+        from harness.model.own_runs import OwnRuns
+
+        if self._own_runs is None or self._own_runs.subject.model is not subject.model:
+            self._own_runs = OwnRuns(subject)
+        return self._own_runs
 
     def activations(self, step: Step) -> ActivationSet:
         """The activation set among a step's inputs.

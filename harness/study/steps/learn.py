@@ -139,6 +139,7 @@ def _judge(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     latents = state.outputs[learned].get("ActivationSet")
     active = activity_of_set(open_set(latents)) if latents else activity(codec, stored, dictionary.n_latents)
     subject = state.reading_subject(step, run.device)
+    runs = state.own_runs(subject)
     if "score" not in run.done:
         second = None
         if config.second_fit and state.registration(step).fits:
@@ -147,12 +148,12 @@ def _judge(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
             second = (other, learner.load(other))
         yield score_dictionary(
             dictionary, codec, stored, subject, run,
-            active=active, second=second, splice_documents=config.splice_documents,
+            active=active, second=second, splice_documents=config.splice_documents, runs=runs,
         )  # fmt: skip
     if _explained(step, state):
         yield from score_latents(
             dictionary, codec, stored, subject, active, run,
-            n_latents=config.ablated_latents, max_documents=config.splice_documents,
+            n_latents=config.ablated_latents, max_documents=config.splice_documents, runs=runs,
         )  # fmt: skip
 
 
@@ -192,12 +193,13 @@ def _n_latents(step: Step, model: CostModel) -> int:
 
 def _judge_cost(step: Step, model: CostModel) -> Cost:
     """Held-out documents, at most `splice_documents`: the adapter, the base and the splice are run on them, and where
-    the latents are explained once more each latent that is switched off."""
+    the latents are explained each latent that is switched off. Adapter and base are run for the first judge alone."""
     config = model.plan.study.settings(JudgingConfig)
     n_documents = min(config.splice_documents, HELD_OUT * model.n_traces)
     tokens = n_documents * model.n_tokens / max(model.n_traces, 1)
-    latents = config.ablated_latents + 1 if step.inputs[0] in model.plan.sources else 0
-    passes = model.forward(tokens * (3 + latents))
+    latents = config.ablated_latents if step.inputs[0] in model.plan.sources else 0
+    own = 2 if step == next(s for s in model.plan.steps if s.kind == step.kind) else 0
+    passes = model.forward(tokens * (own + 1 + latents))
     # A learner without settings of its own fitting costs next to nothing to fit once more.
     return total([passes, replace(_fit_cost(step, model), tokens=0.0)]) if config.second_fit else passes
 
