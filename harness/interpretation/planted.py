@@ -35,6 +35,8 @@ _SPARSEST_BELOW = 0.2
 activation."""
 _MOST_OF_A_CLASS = 0.6
 """Largest share of one token in a class, and of one successor in a context: otherwise it is that token."""
+_BROADEST_CLASS = 0.25
+"""Largest share of the tokens that a class may be: what covers more of the text explains nothing, and is no concept."""
 _MOST_TRIES = 1000
 CLASSES = ("", "digits", "single letters", "capitalised words", "words", "mathematical signs", "punctuation")
 """Classes of tokens that are planted; the first is none of them."""
@@ -228,7 +230,8 @@ def _candidates(corpus: _Corpus) -> dict[PlantedKind, list[tuple[str, Pattern]]]
         found[kind] = []  # type: ignore[index]
         for name, pattern in given:
             own = tokens.ids[pattern(tokens) & corpus.ranked]
-            if len(own) and np.bincount(own).max() <= _MOST_OF_A_CLASS * len(own):
+            vacuous = kind == "class" and corpus.share(pattern) > _BROADEST_CLASS
+            if len(own) and not vacuous and np.bincount(own).max() <= _MOST_OF_A_CLASS * len(own):
                 if corpus.contexts(pattern) >= corpus.wanted:
                     found[kind].append((name, pattern))  # type: ignore[index]
     return found

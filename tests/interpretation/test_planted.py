@@ -106,7 +106,7 @@ def test_densities_go_from_sparse_to_dense(by_kind):
     assert shares["random"][-1] == pytest.approx(0.6, abs=0.05)
     assert shares["peak"][0] == pytest.approx(0.2, abs=0.06)
     assert shares["peak"][-1] == pytest.approx(0.6, abs=0.06)
-    assert shares["class"][-1] > 0.15
+    assert 0.1 < shares["class"][-1] <= 0.25, "a class that is more of the text is no concept"
     for kind in ("token", "class", "position"):
         assert shares[kind][-1] > 2 * shares[kind][0], kind
 

@@ -1,11 +1,14 @@
 """The lexical interpreter on features whose reading is known (A21)."""
 
+import numpy as np
 import pytest
 
 from harness.records import Category, CategoryAssignment, ScoringContext, ScoringTest
 from harness_plugins.interpreters import lexical
-from harness_plugins.interpreters.lexical.rules import Background, Place, Rule, normal, quoted, tail
-from harness_plugins.interpreters.lexical.token_classes import PLURAL, ROLE_OF, ROLES, SINGULAR, classify
+from harness_plugins.interpreters.lexical.background import Background
+from harness_plugins.interpreters.lexical.rules import Place, Rule, normal, occurrences, quoted
+from harness_plugins.interpreters.lexical.search import Contexts, Search
+from harness_plugins.interpreters.lexical.token_classes import CLASSES, ROLES, SCRIPTS, Token, classes_of, classify
 
 
 def make(**settings):
@@ -26,16 +29,16 @@ def explained(batch, context):
 @pytest.mark.parametrize(
     ("feature", "grade", "says"),
     [
-        ("wait", 0, "token 'Wait'"),
-        ("arrow", 0, "token '→'"),
-        ("result", 0, "digits"),
+        ("wait", 0, "backtracking word 'Wait'"),
+        ("arrow", 0, "relation sign '→'"),
+        ("result", 1, "digits before '.'"),  # nothing else stands before it here: the neighbour alone tells it
         ("after_relation", 0, "digits after '='"),
         ("operator", 1, "operators"),
-        ("two_operators", 1, "'-', '+'"),
+        ("two_operators", 1, "operators '-', '+'"),
         ("digit", 1, "digits"),
         ("letter", 1, "single letters"),
         ("wait_and_plus", 2, "mixed: "),
-        ("two_words", 2, "mixed: words"),
+        ("two_words", 2, "mixed: "),
         ("random", 2, "mixed: "),
     ],
 )
@@ -49,7 +52,6 @@ def test_planted_features_get_their_grade(explained, feature, grade, says):
 
 def test_the_reason_gives_coverage_and_chance(explained):
     assert explained["wait"].reason.startswith("32 of 32 exemplars; expected ")
-    assert "." in explained["result"].explanation  # the sign that follows is what tells a result from an operand
     assert "no rule covers 90%" in explained["random"].reason
 
 
@@ -74,7 +76,7 @@ def test_one_huge_activation_does_not_make_a_rule(planting, batch, context):
     assert found.grade == 2
 
 
-def test_categories_occur_in_an_equal_sample_and_every_feature_is_assigned(batch, context):
+def test_every_role_that_occurs_is_a_category_and_every_feature_is_assigned(batch, context):
     neurons = [e.model_copy(update={"source": "mlp-neurons", "feature": f"n-{e.feature}"}) for e in batch.values()]
     sources = [list(batch.values()), neurons]
     pairs = [(x, e) for shown in sources for x, e in zip(make().explain(shown, context()), shown, strict=True)]
@@ -90,29 +92,50 @@ def test_categories_occur_in_an_equal_sample_and_every_feature_is_assigned(batch
     assert assigned["adapter-activations", "operator"].category == "computation"
     assert assigned["adapter-activations", "random"].category == "mixed"
     assert assigned["adapter-activations", "dead"].category == "uncategorised"
-    few = list(make(n_category_explanations=1).categorise(pairs, context(done=["mlp-neurons/n-wait"])))
-    assert sum(isinstance(r, Category) for r in few) <= 2
-    assert sum(isinstance(r, CategoryAssignment) for r in few) == len(pairs) - 1
-    assert any("does not occur in the sample" in str(getattr(r, "reason", "")) for r in few)
+    assert {r.category for r in assigned.values()} - {"uncategorised"} == categories, "every role that occurs is one"
+    assert all(r.reason.startswith("no explanation: ") for r in assigned.values() if r.category == "uncategorised")
+    rest = list(make().categorise(pairs, context(done=["mlp-neurons/n-wait"])))
+    assert sum(isinstance(r, CategoryAssignment) for r in rest) == len(pairs) - 1
 
 
 @pytest.mark.parametrize(
     ("token", "class_"),
     [
         (" 7", "digit"), ("42", "digit"), (" b", "letter"), (" =", "relation"), (" →", "relation"), ("×", "operator"),
-        (" -", "operator"), ("\n\n", "newline"), (" ", "space"), ("", "multibyte"), ("中", "multibyte"),
-        (").", "punctuation"),
-        ("<|im_start|>", "control"), ("</think>", "control"), (" answer", "control"), (" Wait", "verification"),
-        (" Therefore", "discourse"), (" lamp", "word"), (":=", "punctuation"),
+        (" -", "operator"), ("^", "operator"), ("∀", "operator"), ("\n\n", "newline"), (" ", "space"),
+        (").", "end"), ("。", "end"), (":=", "punctuation"), ("**", "markdown"), ("##", "markdown"),
+        ("<|im_start|>", "control"), ("</think>", "control"), (" answer", "answer"), (" think", "word"),
+        (" Wait", "backtracking"), (" Hmm", "backtracking"), ("But", "backtracking"), (" check", "verification"),
+        (" Therefore", "discourse"), (" lamp", "word"), (" Paris", "capital"), (" of", "function"),
+        (" three", "number"), (" a", "function"), (" I", "function"), (" α", "greek"), ("π", "greek"), ("θ", "greek"),
+        ("中", "cjk"), ("文字", "cjk"), (" под", "cyrillic"), ("ん", "hiragana"), ("한", "hangul"), ("مر", "arabic"),
+        ("\\", "latex"), ("_{", "latex"), ("^{", "latex"), ("$", "latex"), ("}$", "latex"), ("\\frac", "command"),
     ],
 )  # fmt: skip
 def test_classes(token, class_):
-    assert classify(token) == class_
+    (own,) = occurrences([token])
+    assert classify(own.target) == class_
 
 
-def test_every_class_has_names_and_a_role():
-    assert set(PLURAL) == set(SINGULAR) == set(ROLE_OF)
-    assert set(ROLE_OF.values()) | {"mixed"} == set(ROLES)
+def classes_in(*tokens):
+    return [classify(o.target) for o in occurrences(tokens)]
+
+
+def test_a_class_is_told_by_what_stands_beside_the_token():
+    assert classes_in(" under", "brace", " so", "lution", " so", ",") == [
+        "start", "continuation", "start", "continuation", "discourse", "punctuation",
+    ]  # fmt: skip
+    assert classes_in(" frac", " \\", "frac", "{")[::2] == ["word", "command"]
+    assert classes_in("(", "a", ")", " a", " cat") == ["open", "letter", "close", "function", "word"]
+    assert classes_in("\n", "-", " x", " -", " y")[1:4:2] == ["markdown", "operator"]
+
+
+def test_every_token_has_a_class_and_every_class_names_and_a_role():
+    assert len({c.name for c in CLASSES}) == len({c.plural for c in CLASSES}) == len(CLASSES)
+    assert {c.role for c in CLASSES} | {"mixed"} == set(ROLES)
+    assert set(SCRIPTS) <= {c.name for c in CLASSES}
+    for code in [*range(0x20, 0x3000), 0x1D465, 0x1F600, 0xFFFD]:
+        assert any(classes_of(Token(chr(code)))), hex(code)
 
 
 def test_background_counts_each_token_once(batch):
@@ -125,10 +148,37 @@ def test_background_counts_each_token_once(batch):
     assert Background(shown, 50).n_tokens < len(places)
 
 
-def test_binomial_tail():
-    assert tail(2, 3, 0.5) == pytest.approx(0.5)
-    assert tail(64, 64, 0.07) == pytest.approx(0.07**64)
-    assert (tail(0, 5, 0.3), tail(3, 5, 0.0), tail(3, 5, 1.0)) == (1.0, 0.0, 1.0)
+def test_a_rule_holds_in_the_background_as_often_as_on_its_tokens(batch):
+    """Counts by bits against one token at a time: places, classes, sets, neighbours."""
+    shown = list(batch.values())
+    background = Background(shown, 10**6)
+    texts = {(x.document, x.start + i): t for e in shown for x in e.exemplars for i, t in enumerate(x.tokens)}
+    runs, last = [], None
+    for document, position in sorted(texts):
+        if last != (document, position - 1):
+            runs.append([])
+        runs[-1].append(texts[document, position])
+        last = document, position
+    rules = [
+        Rule(Place(class_="digit"), previous=Place(("=", "→"))),
+        Rule(next=Place((".",))),
+        Rule(Place(("Wait", "So")), next=Place(class_="punctuation")),
+    ]
+    for rule in rules:
+        assert background.count(rule) == sum(rule.holds(o) for run in runs for o in occurrences(run)) > 0
+    assert background.count(Rule(Place(("nowhere",)))) == 0
+
+
+def test_no_class_that_is_much_of_the_text_is_part_of_a_rule(planting, batch):
+    places = planting.find(lambda t, p: t[p].strip() not in ("", "Wait"), 40)
+    contexts = [occurrences(planting.plant("x", places).exemplars[i].tokens) for i in range(40)]
+    targets = [o[e.target] for o, e in zip(contexts, planting.plant("x", places).exemplars, strict=True)]
+    background = Background(list(batch.values()), 10**6)
+    for found in Search(background, 4.0).best(Contexts(tuple(targets), np.full(40, 1 / 40))):
+        for side in ("target", "previous", "next"):
+            place = getattr(found.rule, side)
+            if place is not None and place.class_:
+                assert background.share(Rule(**{side: place})) <= 1 / 4
 
 
 def test_tokens_on_one_line():
@@ -186,7 +236,7 @@ def test_a_rule_of_the_highest_contexts_alone_gives_grade_top_and_not_the_grade(
         "all": 0, "most": 0, "half": 2, "none": 2, "not drawn": None,
     }  # fmt: skip
     assert {x.grade_top for x in found.values()} == {0}
-    assert {x.explanation for x in found.values()} == {"token 'Wait'"}
+    assert {x.explanation for x in found.values()} == {"backtracking word 'Wait'"}
     assert "10 of 20 contexts of all strengths" in found["half"].reason
     assert found["not drawn"].status == "top-only"
     assert "features.sampled" in found["not drawn"].reason

@@ -53,7 +53,7 @@ def _plan(planner: Planner) -> None:
     grading = study.settings(GradingConfig)
     planted: list[str] = []
     if study.interpreters and study.probes and grading.planted:
-        settings = [study.settings(FeaturesConfig).model_dump(), "2"]
+        settings = [study.settings(FeaturesConfig).model_dump(), "3"]
         planted = [planner.add("plant/planted", PLANT, None, grading, tuple(sources[:1]), settings)]
     for name in study.interpreters:
         _plan_interpreter(planner, name, (*sources, *planted))

@@ -1,17 +1,19 @@
-"""The lexical interpreter: the most specific rule that covers a feature's contexts and does not do so by chance.
+"""The lexical interpreter: the rule that tells a feature's contexts from chance, and covers them.
 
 Grades follow appendix B.1. 0: one token, or one class next to one certain token (`digits after '='`), covers the
-contexts. 1: a class, two or three tokens of one class, or one certain neighbour does. 2: nothing does. The rule is
-found among the highest contexts, which alone give `grade_top`. For `grade` it has to cover the sample over all
-strengths with them: its coverage is the mean of its coverage of both.
+contexts. 1: a class, a few tokens of one class, or a neighbour does. 2: no one rule does: the explanation is then up to
+three rules, each of what the others leave. The rule is found among the highest contexts, which alone give `grade_top`.
+For `grade` it has to cover the sample over all strengths with them: its coverage is the mean of its coverage of both.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from harness.contract.context import RunContext
 from harness.contract.stages import Interpreter, RuleReader, Scorer, TokenMasks
@@ -27,39 +29,19 @@ from harness.records import (
     Status,
 )
 
-from ..sampling import equal_sample, is_latent
+from ..sampling import is_latent
 from . import LexicalConfig
+from .background import Background
 from .rule_masks import RuleMasks
-from .rules import Background, Occurrence, Place, Rule, occurrence_of, quoted, tail, with_neighbour
+from .rules import Place, Rule, occurrence_of
 from .scoring import answer, written
-from .token_classes import PLURAL, ROLE_OF, ROLES, classify
+from .search import Contexts, Found, Search
+from .token_classes import CLASSES, INDEX, ROLES, Token, classify
 
 NAME = "lexical"
 UNCATEGORISED = "uncategorised"
-_MOST_CATEGORIES = 8
-
-
-@dataclass(frozen=True)
-class _Contexts:
-    """A feature's contexts: occurrences and their activations as weights that sum to 1."""
-
-    occurrences: tuple[Occurrence, ...]
-    weights: tuple[float, ...]
-
-    def hits(self, rule: Rule) -> int:
-        return sum(rule.holds(o) for o in self.occurrences)
-
-    def coverage(self, rule: Rule) -> float:
-        """Share of the contexts and share of the activation that the rule covers: the smaller of the two."""
-        weight = sum(w for o, w in zip(self.occurrences, self.weights, strict=True) if rule.holds(o))
-        return min(weight, self.hits(rule) / len(self.occurrences))
-
-    def ranked(self, values: Sequence[str]) -> list[str]:
-        """Distinct values, most activation first; ties by name."""
-        total: dict[str, float] = {}
-        for value, weight in zip(values, self.weights, strict=True):
-            total[value] = total.get(value, 0.0) + weight
-        return sorted(total, key=lambda v: (-total[v], v))
+_MOST_PARTS = 3
+_MOST_WORDS = 10
 
 
 class Lexical(Interpreter, Scorer, RuleReader):
@@ -72,41 +54,43 @@ class Lexical(Interpreter, Scorer, RuleReader):
     def explain(self, evidence: Sequence[Evidence], run: RunContext) -> Iterator[Explanation]:
         """One Explanation per feature; chance is counted over the contexts of all of `evidence`."""
         run.progress.start(len(evidence), "features")
-        background = self._background(evidence)
+        search = Search(self._background(evidence), self._config.min_lift)
         for feature in evidence:
             if feature.feature not in run.done:
-                yield self._explain(feature, background)
+                yield self._explain(feature, search)
             run.progress.advance()
 
     def categorise(
         self, explained: Sequence[tuple[Explanation, Evidence]], run: RunContext
     ) -> Iterator[Category | CategoryAssignment]:
-        """The roles that occur most in an equal sample of the sources, at most eight; then one role per feature.
+        """Every role that a feature has, in the order of `ROLES`; then one role per feature.
 
         Latents get a subcategory too: the class of the tokens that lead.
         """
-        config = self._config
-        sample = equal_sample(explained, config.category_sources, config.n_category_explanations, run.seed)
-        by_role: dict[str, list[str]] = defaultdict(list)
-        for explanation, evidence in sample:
-            by_role[role(explanation, evidence)].append(str(explanation.explanation))
-        leading = sorted(by_role, key=lambda string_id: -len(by_role[string_id]))[:_MOST_CATEGORIES]
-        sampled = " and ".join(dict.fromkeys(explanation.source for explanation, _ in sample)) or "no source"
-        absent = f"does not occur in the sample of {sampled} that categories were made from"
-        rare = f"is not among the {_MOST_CATEGORIES} commonest roles of the sample of {sampled}"
-        left_out = {string_id: rare if string_id in by_role else absent for string_id in ROLES}
-        examples = {string_id: list(dict.fromkeys(by_role[string_id])) for string_id in leading}
-        for string_id, (name, definition) in ROLES.items():
-            item = f"category:{string_id}"
-            if string_id in examples and item not in run.done:
-                chosen = tuple(examples[string_id][:5])
-                yield Category(item=item, category=string_id, name=name, definition=definition, examples=chosen)
-        yield from _subcategories(explained, examples, run.done)
+        background = self._background([e for _, e in explained])
+        roles = [_role(x, e, background, self._config.min_lift) for x, e in explained]
+        texts: dict[tuple[str, str], list[str]] = defaultdict(list)
+        below: list[str | None] = []
+        for (explanation, evidence), role in zip(explained, roles, strict=True):
+            divided = role in ROLES and role != "mixed" and is_latent(evidence)
+            below.append(_leading_class(_contexts_of(evidence.exemplars)) if divided else None)
+            if role in ROLES:
+                texts[role, ""].append(str(explanation.explanation))
+                texts[role, below[-1] or ""].append(str(explanation.explanation))
+        yield from (c for c in _categories(texts) if c.item not in run.done)
         run.progress.start(len(explained), "features")
-        for explanation, evidence in explained:
+        for (explanation, _), role, class_ in zip(explained, roles, below, strict=True):
             item = f"{explanation.source}/{explanation.feature}"
             if item not in run.done:
-                yield self._assign(item, explanation, evidence, examples, left_out)
+                known = role in ROLES
+                yield CategoryAssignment(
+                    item=item,
+                    source=explanation.source,
+                    feature=explanation.feature,
+                    category=role,
+                    reason=None if known else f"no explanation: {explanation.reason}",
+                    subcategory=class_,
+                )
             run.progress.advance()
 
     def answer(self, tests: Sequence[tuple[Explanation, ScoringTest]], run: RunContext) -> Iterator[ScoringAnswer]:
@@ -120,29 +104,6 @@ class Lexical(Interpreter, Scorer, RuleReader):
         """On which tokens of a document each rule holds."""
         return RuleMasks(rules)
 
-    def _assign(
-        self,
-        item: str,
-        explanation: Explanation,
-        evidence: Evidence,
-        roles: Collection[str],
-        left_out: Mapping[str, str],
-    ) -> CategoryAssignment:
-        category, reason = UNCATEGORISED, f"no explanation: {explanation.reason}"
-        if explanation.explanation is not None:
-            category = role(explanation, evidence)
-            reason = f"{category} {left_out[category]}"
-        in_sample = category in roles
-        divided = in_sample and is_latent(evidence) and category != "mixed"
-        return CategoryAssignment(
-            item=item,
-            source=explanation.source,
-            feature=explanation.feature,
-            category=category if in_sample else UNCATEGORISED,
-            reason=None if in_sample else reason,
-            subcategory=_leading_class(_contexts_of(evidence.exemplars)) if divided else None,
-        )
-
     def _background(self, evidence: Sequence[Evidence]) -> Background:
         """Chance over all contexts. Cached, because the same contexts are graded several times."""
         windows = frozenset((x.document, x.start, len(x.tokens)) for e in evidence for x in e.exemplars)
@@ -150,7 +111,7 @@ class Lexical(Interpreter, Scorer, RuleReader):
             self._last = (windows, Background(evidence, self._config.background_tokens))
         return self._last[1]
 
-    def _explain(self, evidence: Evidence, background: Background) -> Explanation:
+    def _explain(self, evidence: Evidence, search: Search) -> Explanation:
         n = len(evidence.exemplars)
         text: str | None = None
         rules: list[Rule] = []
@@ -162,14 +123,15 @@ class Lexical(Interpreter, Scorer, RuleReader):
             reason = f"too few contexts: {n}, and {self._config.n_min} are needed"
         else:
             contexts = _contexts_of(evidence.exemplars)
-            rule = self._rule(contexts, background)
-            if rule is None:
-                text, grade_top, reason = _mixture(contexts), 2, self._why_mixed(contexts)
-                rules = [Rule(place) for place in _parts(contexts)]
+            found = search.best(contexts)
+            whole = self._whole(found, contexts)
+            if whole is None:
+                rules = self._parts(found, contexts, search)
+                text, grade_top, reason = _mixture(rules), 2, self._why_mixed(found, n)
             else:
-                text, grade_top, rules = rule.phrase(), _grade(rule), [rule]
-                chance = 100 * background.share(rule)
-                reason = f"{contexts.hits(rule)} of {n} exemplars; expected {chance:.2g} % by chance"
+                rule = self._named(whole, contexts)
+                text, grade_top, rules = rule.phrase(), _grade(whole.rule), [rule]
+                reason = f"{int(whole.holds.sum())} of {n} exemplars; expected {100 * whole.chance:.2g} % by chance"
         status: Status = "graded" if n >= self._config.n_min else "too-few-contexts" if n else "dead"
         graded = {"grade": None, "status": status, "reason": reason}
         if grade_top is not None:
@@ -182,7 +144,7 @@ class Lexical(Interpreter, Scorer, RuleReader):
             explanation=text,
             grade_top=grade_top,
             reason_top=None if grade_top is None else reason,
-            rule=written(rules) if rules else None,
+            rule=None if grade_top is None else written(rules),
             n_exemplars=n,
             **graded,
         )
@@ -196,120 +158,116 @@ class Lexical(Interpreter, Scorer, RuleReader):
         if rule is None:
             return {"grade": 2, "reason": reason}
         both = (_contexts_of(evidence.exemplars).coverage(rule) + sample.coverage(rule)) / 2
-        covered = f"{sample.hits(rule)} of {len(sample.occurrences)} contexts of all strengths"
+        covered = f"{int(sample.holds(rule).sum())} of {len(sample.occurrences)} contexts of all strengths"
         return {"grade": grade_top if both >= self._config.coverage else 2, "reason": f"{reason}; {covered}"}
 
-    def _rule(self, contexts: _Contexts, background: Background) -> Rule | None:
-        """The first base rule, most specific first, that covers the contexts and, refined, beats chance."""
-        for base in self._bases(contexts, background):
-            if contexts.coverage(base) < self._config.coverage:
-                continue
-            rule = self._refine(base, contexts, background)
-            chance = background.share(rule)
-            unlikely = tail(contexts.hits(rule), len(contexts.occurrences), chance) < self._config.alpha
-            if unlikely and contexts.coverage(rule) >= self._config.min_lift * chance:
+    def _whole(self, found: Sequence[Found], contexts: Contexts) -> Found | None:
+        """The best rule that covers the contexts with one idea; one token before all else, since that is grade 0."""
+        covering = [
+            f
+            for f in found
+            if f.coverage >= self._config.coverage
+            and f.lift >= self._config.min_lift
+            and _words(f.rule.phrase()) <= _MOST_WORDS
+        ]
+        one = [f for f in covering if f.rule.target and len(f.rule.target.tokens) == 1]
+        unlike = False
+        for rule in one + covering:
+            target = rule.rule.target
+            # a few words that have nothing in common are not explained by being words
+            if self._of_one_idea(rule, contexts) and not (unlike and target and target.class_ in _WITHOUT_IDEA):
                 return rule
+            unlike = unlike or (target is not None and len(target.tokens) > 1)
         return None
 
-    def _bases(self, contexts: _Contexts, background: Background) -> Iterator[Rule]:
-        """Candidate rules: one token, a few tokens or a class, one neighbour alone."""
-        tokens = contexts.ranked([o.target for o in contexts.occurrences])
-        yield Rule(Place((tokens[0],)))
-        of_class = self._class_base(tokens, contexts, background)
-        if of_class is not None:
-            yield of_class
-        for side in ("previous", "next"):
-            neighbours = contexts.ranked([getattr(o, side) or "" for o in contexts.occurrences])
-            if neighbours[0]:
-                yield with_neighbour(Rule(), side, Place((neighbours[0],)))
+    def _of_one_idea(self, found: Found, contexts: Contexts) -> bool:
+        """Whether the tokens of every set have a class in common."""
+        held = [o for o, holds in zip(contexts.occurrences, found.holds, strict=True) if holds]
+        return all(
+            place is None or len(place.tokens) < 2 or _alike([getattr(o, side) for o in held])
+            for side, place in vars(found.rule).items()
+        )
 
-    def _class_base(self, tokens: Sequence[str], contexts: _Contexts, background: Background) -> Rule | None:
-        """Two or three tokens of the leading class, where they cover the contexts; else the class itself."""
-        class_ = contexts.ranked([classify(o.target) for o in contexts.occurrences])[0]
-        members = tuple(t for t in tokens if classify(t) == class_)
-        whole = Rule(Place(class_=class_))
-        for n in range(2, min(3, len(members)) + 1):
-            union = Rule(Place(members[:n]))
-            if contexts.coverage(union) >= self._config.coverage:
-                if background.count(union) >= 0.95 * background.count(whole):
-                    return whole  # these tokens are all of the class that occurs: name the class
-                # a few unrelated words have nothing in common to name
-                return None if class_ == "word" else union
-        return whole
+    def _named(self, found: Found, contexts: Contexts) -> Rule:
+        """The rule, saying what its tokens are: the class of those named, or of those that stand in a free place."""
+        target, held = found.rule.target, found.holds
+        own = Counter(classify(o.target) for o, holds in zip(contexts.occurrences, held, strict=True) if holds)
+        class_, n = own.most_common(1)[0]
+        if target is None and class_ not in _WITHOUT_IDEA:
+            named = replace(found.rule, target=Place(class_=class_))
+            return named if contexts.coverage(named) >= self._config.coverage else found.rule
+        if target is not None and target.tokens and n == held.sum():
+            return replace(found.rule, target=Place(target.tokens, class_))
+        return found.rule
 
-    def _refine(self, base: Rule, contexts: _Contexts, background: Background) -> Rule:
-        """Add the neighbours, at most one on each side, that narrow the rule by more than chance."""
-        rule = base
-        while base.target is not None:
-            options = [
-                (share, not place.tokens, side, narrower)
-                for side in ("previous", "next")
-                if getattr(rule, side) is None
-                for place in _places(contexts, side)
-                for narrower in [with_neighbour(rule, side, place)]
-                if (share := self._narrowing(rule, narrower, contexts, background)) is not None
-            ]
-            if not options:
+    def _parts(self, found: Sequence[Found], contexts: Contexts, search: Search) -> list[Rule]:
+        """Rules of a mixture: the best one, the best one of what it leaves, and so on, while they can be said."""
+        parts: list[Rule] = []
+        left = contexts
+        while found and len(parts) < _MOST_PARTS:
+            said = next((f.rule for f in found if _words(_mixture([*parts, f.rule])) <= _MOST_WORDS), None)
+            if said is None:
                 break
-            rule = min(options, key=lambda option: option[:3])[3]
-        return rule
+            parts.append(said)
+            left = left.without(said)
+            found = search.best(left) if len(left.occurrences) >= self._config.n_min else []
+        return parts
 
-    def _narrowing(self, rule: Rule, narrower: Rule, contexts: _Contexts, background: Background) -> float | None:
-        """Share of the rule's background tokens on which the narrower one holds; None where it is no improvement."""
-        coverage = contexts.coverage(narrower)
-        share = background.count(narrower) / max(1, background.count(rule))
-        improves = coverage >= self._config.coverage and coverage >= self._config.min_narrowing * share
-        if not improves or tail(contexts.hits(narrower), contexts.hits(rule), share) >= self._config.alpha:
-            return None
-        return share
+    def _why_mixed(self, found: Sequence[Found], n: int) -> str:
+        best = max(found, key=lambda f: f.coverage, default=None)
+        most = f"{best.rule.phrase()} covers {int(best.holds.sum())}" if best else "nothing is above chance"
+        return f"no rule covers {self._config.coverage:.0%} of {n} exemplars; {most}"
 
-    def _why_mixed(self, contexts: _Contexts) -> str:
-        top = Rule(Place((contexts.ranked([o.target for o in contexts.occurrences])[0],)))
-        return (
-            f"no rule covers {self._config.coverage:.0%} of {len(contexts.occurrences)} exemplars; "
-            f"the most active token covers {contexts.hits(top)}"
+
+_WITHOUT_IDEA = {"word", "mixed", "capital", "start", "continuation", "function"}
+"""Classes so wide that a few of their tokens have nothing in common to name."""
+
+
+def _alike(tokens: Sequence[Token]) -> bool:
+    """Whether tokens are of one class that says what they have in common."""
+    own = {classify(token) for token in tokens}
+    return len(own) == 1 and own.isdisjoint(_WITHOUT_IDEA)
+
+
+def _categories(texts: dict[tuple[str, str], list[str]]) -> Iterator[Category]:
+    """The roles, and then the classes that latents of each lead with; `texts` are explanations by (role, class)."""
+    for role, (name, definition) in ROLES.items():
+        if (role, "") in texts:
+            examples = tuple(dict.fromkeys(texts[role, ""]))[:5]
+            yield Category(item=f"category:{role}", category=role, name=name, definition=definition, examples=examples)
+    for role, class_ in sorted(key for key in texts if key[1]):
+        plural = CLASSES[INDEX[class_]].plural
+        yield Category(
+            item=f"category:{role}::{class_}",
+            category=class_,
+            parent=role,
+            name=plural[0].upper() + plural[1:],
+            definition=f"Latents that fire mostly on {plural}.",
+            examples=tuple(dict.fromkeys(texts[role, class_]))[:5],
         )
 
 
-def _subcategories(
-    explained: Sequence[tuple[Explanation, Evidence]], roles: Collection[str], done: Collection[str]
-) -> Iterator[Category]:
-    """The classes that latents of each role lead with."""
-    texts_by_class: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for explanation, evidence in explained:
-        if explanation.explanation is not None and is_latent(evidence):
-            string_id = role(explanation, evidence)
-            if string_id in roles and string_id != "mixed":
-                class_ = _leading_class(_contexts_of(evidence.exemplars))
-                texts_by_class[string_id, class_].append(explanation.explanation)
-    for (string_id, class_), texts in sorted(texts_by_class.items()):
-        item = f"category:{string_id}::{class_}"
-        if item not in done:
-            yield Category(
-                item=item,
-                category=class_,
-                parent=string_id,
-                name=PLURAL[class_].capitalize(),
-                definition=f"Latents that fire mostly on {PLURAL[class_]}.",
-                examples=tuple(dict.fromkeys(texts))[:5],
-            )
+def _role(explanation: Explanation, evidence: Evidence, background: Background, min_lift: float) -> str:
+    """The functional role of a feature: that of the classes of its tokens which hold most of the activation.
 
-
-def role(explanation: Explanation, evidence: Evidence) -> str:
-    """The functional role of an explained feature: its class's, or `mixed` where `grade_top` is 2 or no class leads."""
+    Where no rule covers its contexts, the role has to be there more often than by chance, too; else it is `mixed`.
+    """
+    if explanation.explanation is None:
+        return UNCATEGORISED
     contexts = _contexts_of(evidence.exemplars)
-    roles = [ROLE_OF[classify(o.target)] for o in contexts.occurrences]
-    leading = contexts.ranked(roles)[0] if roles else "mixed"
-    weight = sum(w for r, w in zip(roles, contexts.weights, strict=True) if r == leading)
-    return "mixed" if explanation.grade_top == 2 or weight < 0.5 else leading
+    weight: dict[str, float] = defaultdict(float)
+    for occurrence, own in zip(contexts.occurrences, contexts.weights.tolist(), strict=True):
+        weight[CLASSES[INDEX[classify(occurrence.target)]].role] += own
+    leading = max(sorted(weight), key=weight.__getitem__)
+    clear = explanation.grade_top != 2 or weight[leading] >= min_lift * background.share_of_role(leading)
+    return leading if weight[leading] > 0.5 and clear else "mixed"
 
 
-def _contexts_of(exemplars: Sequence[Exemplar]) -> _Contexts:
-    weights = [max(e.activations[e.target], 0.0) for e in exemplars]
-    total = sum(weights)
-    even = 1 / max(1, len(weights))
-    shares = tuple(w / total if total > 0 else even for w in weights)
-    return _Contexts(tuple(occurrence_of(e) for e in exemplars), shares)
+def _contexts_of(exemplars: Sequence[Exemplar]) -> Contexts:
+    weights = np.array([max(e.activations[e.target], 0.0) for e in exemplars])
+    total = weights.sum()
+    shares = weights / total if total > 0 else np.full(len(weights), 1 / max(1, len(weights)))
+    return Contexts(tuple(occurrence_of(e) for e in exemplars), shares)
 
 
 def _grade(rule: Rule) -> Grade:
@@ -317,32 +275,20 @@ def _grade(rule: Rule) -> Grade:
         return 1
     if rule.target.tokens:
         return 0 if len(rule.target.tokens) == 1 else 1
-    certain = any(place is not None and place.tokens for place in (rule.previous, rule.next))
+    certain = any(place is not None and len(place.tokens) == 1 for place in (rule.previous, rule.next))
     return 0 if certain else 1
 
 
-def _places(contexts: _Contexts, side: str) -> list[Place]:
-    """The most frequent neighbour on one side, as a token and as a class."""
-    neighbours = [getattr(o, side) or "" for o in contexts.occurrences]
-    token = contexts.ranked(neighbours)[0]
-    class_ = contexts.ranked([classify(t) if t else "" for t in neighbours])[0]
-    return [*([Place((token,))] if token else []), *([Place(class_=class_)] if class_ else [])]
+def _mixture(parts: Sequence[Rule]) -> str:
+    return "mixed: " + (", ".join(part.phrase() for part in parts) or "no token or neighbour in common")
 
 
-def _parts(contexts: _Contexts) -> list[Place]:
-    """The leading classes of a mixture, or the token where one stands for its class."""
-    targets = [o.target for o in contexts.occurrences]
-    places = []
-    for class_ in contexts.ranked([classify(t) for t in targets])[:3]:
-        members = {t for t in targets if classify(t) == class_}
-        places.append(Place((members.pop(),)) if len(members) == 1 else Place(class_=class_))
-    return places
+def _words(text: str) -> int:
+    return len(text.split())
 
 
-def _mixture(contexts: _Contexts) -> str:
-    named = [quoted(place.tokens[0]) if place.tokens else PLURAL[place.class_] for place in _parts(contexts)]
-    return "mixed: " + ", ".join(named)
-
-
-def _leading_class(contexts: _Contexts) -> str:
-    return contexts.ranked([classify(o.target) for o in contexts.occurrences])[0]
+def _leading_class(contexts: Contexts) -> str:
+    weight: dict[str, float] = defaultdict(float)
+    for occurrence, own in zip(contexts.occurrences, contexts.weights.tolist(), strict=True):
+        weight[classify(occurrence.target)] += own
+    return max(sorted(weight), key=weight.__getitem__)

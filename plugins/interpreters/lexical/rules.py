@@ -1,43 +1,46 @@
-"""Rules about a token and its neighbours, and how often they hold by chance.
+"""Rules about a token and its neighbours, and what they say in words.
 
 A rule is a pattern over (target, previous, next). Each place is fixed to a token, to a few tokens, to a class, or free.
-Spaces between a token and its neighbour are skipped: tokenizers that split digits write `= 7` as `=`, ` `, `7`.
+Spaces between a token and its neighbour are skipped: tokenizers that split digits write `= 7` as `=`, ` `, `7`. The
+place in a sentence or a line is told by its neighbours: a sentence or line end before or after it.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import zlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from harness.records import Evidence, Exemplar
+from harness.records import Exemplar
 
-from .token_classes import PLURAL, SINGULAR, classify
+from .token_classes import CLASSES, INDEX, Token, classes_of
+
+SIDES = ("target", "previous", "next")
+"""The places of a rule."""
+_NEAR = 8
+"""Tokens within which a whole character lies."""
 
 
 class Place(NamedTuple):
-    """What one place of a rule must be: one of `tokens`, or any token of `class_`."""
+    """What one place of a rule must be: one of `tokens`, else any of `class_`, which of tokens is only their name."""
 
     tokens: tuple[str, ...] = ()
     class_: str = ""
 
-    def holds(self, token: str | None) -> bool:
+    def holds(self, token: Token | None) -> bool:
         """Whether a token is allowed here; an unknown neighbour never is."""
         if token is None:
             return False
-        return token in self.tokens if self.tokens else classify(token) == self.class_
+        return token.text in self.tokens if self.tokens else classes_of(token)[INDEX[self.class_]]
 
 
 class Occurrence(NamedTuple):
     """A token with its neighbours; None where the window ends."""
 
-    target: str
-    previous: str | None
-    next: str | None
+    target: Token
+    previous: Token | None
+    next: Token | None
 
 
 @dataclass(frozen=True)
@@ -50,103 +53,47 @@ class Rule:
 
     def holds(self, occurrence: Occurrence) -> bool:
         """Whether all places hold."""
-        return (
-            (self.target is None or self.target.holds(occurrence.target))
-            and (self.previous is None or self.previous.holds(occurrence.previous))
-            and (self.next is None or self.next.holds(occurrence.next))
+        return all(
+            place is None or place.holds(token)
+            for place, token in zip((self.target, self.previous, self.next), occurrence, strict=True)
         )
 
     def phrase(self) -> str:
-        """The rule in at most ten words."""
+        """The rule in a few words."""
         target = "tokens" if self.target is None else _target_phrase(self.target)
+        if self.previous == _BOUNDARY and self.next is None:
+            return f"{target} opening a sentence or line"
         before, after = (None if p is None else _neighbour_phrase(p) for p in (self.previous, self.next))
         if before and after:
             return f"{target} between {before} and {after}"
         return f"{target} after {before}" if before else f"{target} before {after}" if after else target
 
 
-class Background:
-    """How often rules hold by chance: over all tokens of all contexts, each token counted once."""
-
-    def __init__(self, evidence: Iterable[Evidence], max_tokens: int) -> None:
-        windows: dict[str, list[Exemplar]] = defaultdict(list)
-        for feature in evidence:
-            for exemplar in feature.exemplars:
-                windows[exemplar.document].append(exemplar)
-        counts: Counter[Occurrence] = Counter()
-        # in the order of a hash: a sample of documents that depends on neither their order nor a seed
-        for document in sorted(windows, key=lambda d: (zlib.crc32(d.encode()), d)):
-            if counts.total() >= max_tokens:
-                break
-            tokens: dict[int, str] = {}
-            for exemplar in windows[document]:
-                for i, token in enumerate(exemplar.tokens, exemplar.start):
-                    if i not in tokens:  # windows overlap many times
-                        tokens[i] = _bare(token) if token else normal(exemplar.tokens, i - exemplar.start)
-            counts.update(_occurrence(tokens, position) for position in tokens)
-        self.n_tokens = counts.total()
-        self._counts = counts
-        self._by_target: dict[str, list[tuple[Occurrence, int]]] = defaultdict(list)
-        self._by_class: dict[str, list[tuple[Occurrence, int]]] = defaultdict(list)
-        for occurrence, n in counts.items():
-            self._by_target[occurrence.target].append((occurrence, n))
-            self._by_class[classify(occurrence.target)].append((occurrence, n))
-        self._cache: dict[Rule, int] = {}
-
-    def count(self, rule: Rule) -> int:
-        """Tokens on which the rule holds."""
-        if rule not in self._cache:
-            groups: Iterable[tuple[Occurrence, int]]
-            if rule.target is None:
-                groups = self._counts.items()
-            elif rule.target.tokens:
-                groups = [pair for token in rule.target.tokens for pair in self._by_target.get(token, ())]
-            else:
-                groups = self._by_class.get(rule.target.class_, ())
-            self._cache[rule] = sum(n for occurrence, n in groups if rule.holds(occurrence))
-        return self._cache[rule]
-
-    def share(self, rule: Rule) -> float:
-        """Share of tokens on which the rule holds: what is expected by chance."""
-        return self.count(rule) / self.n_tokens if self.n_tokens else 0.0
+_BOUNDARY = Place(class_="boundary")
 
 
 def occurrence_of(exemplar: Exemplar) -> Occurrence:
     """The exemplar's own token and its neighbours in the window."""
-    tokens = {i: normal(exemplar.tokens, i) for i in range(len(exemplar.tokens))}
-    return _occurrence(tokens, exemplar.target)
+    return _occurrence(exemplar.tokens, exemplar.target)
 
 
 def occurrences(tokens: Sequence[str]) -> list[Occurrence]:
     """Every token of a window with its neighbours."""
-    texts = {i: normal(tokens, i) for i in range(len(tokens))}
-    return [_occurrence(texts, i) for i in texts]
+    return [_occurrence(tokens, i) for i in range(len(tokens))]
+
+
+def seen(tokens: Sequence[str], index: int) -> Token:
+    """A token of a window with the characters beside it."""
+    own = tokens[index]
+    left = " " if own[:1] == " " else next((t[-1] for t in tokens[max(0, index - _NEAR) : index][::-1] if t), "")
+    right = next((t[0] for t in tokens[index + 1 : index + 1 + _NEAR] if t), "")
+    return Token(normal(tokens, index), left, right)
 
 
 def normal(tokens: Sequence[str], index: int) -> str:
     """A token without leading spaces; a part of a multi-byte character as that character; spaces as one space."""
-    return _bare(tokens[index] or next((t for t in (*tokens[index::-1], *tokens[index:]) if t), ""))
-
-
-def _bare(token: str) -> str:
+    token = tokens[index] or next((t for t in (*tokens[index::-1], *tokens[index:]) if t), "")
     return token.lstrip(" ") or " "
-
-
-def tail(k: int, n: int, p: float) -> float:
-    """Probability of at least k hits in n draws that each hit with probability p (binomial)."""
-    if k <= 0 or p >= 1:
-        return 1.0
-    if p <= 0:
-        return 0.0
-    log_p, log_q = math.log(p), math.log1p(-p)
-    log_n = math.lgamma(n + 1)
-    logs = (log_n - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_q for i in range(k, n + 1))
-    return min(1.0, math.fsum(math.exp(x) for x in logs))
-
-
-def with_neighbour(rule: Rule, side: str, place: Place) -> Rule:
-    """The rule with one more place fixed."""
-    return replace(rule, previous=place) if side == "previous" else replace(rule, next=place)
 
 
 def quoted(token: str) -> str:
@@ -157,22 +104,26 @@ def quoted(token: str) -> str:
     return f"'{printable.replace(' ', '␣')[:20]}'"
 
 
-def _occurrence(tokens: dict[int, str], position: int) -> Occurrence:
-    return Occurrence(tokens[position], _neighbour(tokens, position, -1), _neighbour(tokens, position, 1))
+def _occurrence(tokens: Sequence[str], position: int) -> Occurrence:
+    return Occurrence(seen(tokens, position), _neighbour(tokens, position, -1), _neighbour(tokens, position, 1))
 
 
-def _neighbour(tokens: dict[int, str], position: int, step: int) -> str | None:
+def _neighbour(tokens: Sequence[str], position: int, step: int) -> Token | None:
     position += step
-    while tokens.get(position) == " ":
+    while 0 <= position < len(tokens) and normal(tokens, position) == " ":
         position += step
-    return tokens.get(position)
+    return seen(tokens, position) if 0 <= position < len(tokens) else None
 
 
 def _target_phrase(place: Place) -> str:
-    if not place.tokens:
-        return PLURAL[place.class_]
-    return "token " * (len(place.tokens) == 1) + ", ".join(quoted(t) for t in place.tokens)
+    class_ = CLASSES[INDEX[place.class_]] if place.class_ else None
+    if not place.tokens or place.tokens == (" ",):
+        return class_.plural if class_ else "spaces"
+    names = ", ".join(quoted(t) for t in place.tokens)
+    if len(place.tokens) == 1:
+        return f"{class_.noun if class_ else 'token'} {names}"
+    return f"{class_.plural} {names}" if class_ else names
 
 
 def _neighbour_phrase(place: Place) -> str:
-    return ", ".join(quoted(t) for t in place.tokens) if place.tokens else SINGULAR[place.class_]
+    return ", ".join(quoted(t) for t in place.tokens) if place.tokens else CLASSES[INDEX[place.class_]].singular
