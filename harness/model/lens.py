@@ -216,6 +216,45 @@ def unread_reason(component: Component, model: Any) -> str | None:
     return None
 
 
+def through_output(
+    component: Component, model: Any, written: Float[torch.Tensor, " d_out"]
+) -> tuple[str, Float[torch.Tensor, " hidden"]] | None:
+    """What a v_proj's direction adds to the residual stream through o_proj, written on all tokens alike.
+
+    Attention averages values over tokens with weights that sum to 1, so such a direction passes it unchanged (Elhage
+    et al. 2021, the OV circuit). Heads that share a value head each take it.
+
+    Returns:
+        The matrix's name and the direction; None for other components and where the output matrix is not `o_proj`.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parent, _, last = component.module.rpartition(".")
+    attention = model.get_submodule(parent)
+    config = base.config.get_text_config()
+    heads, kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    kv_heads = kv_heads or heads
+    if last != "v_proj" or not hasattr(attention, "o_proj") or len(written) % kv_heads:
+        return None
+    weight = getattr(attention.o_proj, "base_layer", attention.o_proj).weight.detach().float().cpu()
+    values = written.view(kv_heads, -1).repeat_interleave(heads // kv_heads, 0).flatten()
+    return ("o_proj", weight @ values) if weight.shape[1] == len(values) else None
+
+
+def input_gain(component: Component, model: Any) -> Float[torch.Tensor, " hidden"] | None:
+    """Gain of the norm that a component's block reads the stream through; None where it is not found.
+
+    A decoder layer has one norm before attention and one before the MLP, in this order.
+    """
+    if component.layer is None or component.block == "other":
+        return None
+    above, number, _ = component.module.partition(f".{component.layer}.")
+    layer = model.get_submodule(above + number.rstrip("."))
+    norms = [m for _, m in layer.named_children() if "norm" in type(m).__name__.lower() and _size(m)]
+    if not 1 <= len(norms) <= 2:  # of more, some follow a block
+        return None
+    return _linear_part(norms[0 if component.block == "attention" else -1])[0]
+
+
 def skeleton(path: str) -> Any:
     """The model that a folder's config describes: every weight is one 0, expanded to its shape without memory.
 

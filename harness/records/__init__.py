@@ -69,3 +69,4 @@ from harness.records.train import Checkpoint as Checkpoint
 from harness.records.train import ModelRef as ModelRef
 from harness.records.train import Projection as Projection
 from harness.records.train import Trace as Trace
+from harness.records.writes import WriteDirection as WriteDirection

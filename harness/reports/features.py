@@ -20,6 +20,7 @@ from harness.reports.common.features import (
     stored_features,
 )
 from harness.reports.common.rows import estimate, row_from, run_steps
+from harness.reports.write_directions import promoted_tokens, promotes
 from harness.store.schema import Exemplar, Feature
 
 CONTEXT_TOKENS = 8
@@ -52,6 +53,7 @@ class FeatureRow:
     n_exemplars: int
     top_token: str | None
     top_token_context: str | None
+    promotes: str | None
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def _rows(
     highest = {r.feature_id: r for r in connection.execute(first)}
     categories = {(a.source, a.feature, a.plugin): a.category for a in category_assignments(connection, run_id)}
     covered = coverages(connection, run_id)
+    written = promoted_tokens(connection, run_id)
     rows = []
     for c, values in zip(choices, more, strict=True):
         e = c.explained
@@ -149,6 +152,7 @@ def _rows(
             n_exemplars=n_exemplars.get(c.stored.id, 0) if c.stored else 0,
             top_token=top.tokens_json[top.target] if top else None,
             top_token_context=_context(top.tokens_json, top.target) if top else None,
+            promotes=promotes(written.get((c.source, c.feature))),
             **values,
         )
         rows.append(row)
@@ -209,6 +213,7 @@ REPORT = Report[FeatureRow](
         Column("recall", lambda r: inline(r.recall, percent), leaves=4),
         Column("explanation", lambda r: short(r.explanation or r.reason), "left", wrap=True, ratio=3),
         Column("category", lambda r: short(r.category), "left", wrap=True, ratio=2, leaves=2),
+        Column("promotes", lambda r: short(r.promotes), "left", wrap=True, ratio=2, leaves=1),
         Column("density", lambda r: percent(r.density_per_token, 1), leaves=3),
         Column("max", lambda r: significant(r.activation_max), leaves=1),
         Column("strongest context", lambda r: short(r.top_token_context), "left", wrap=True, ratio=4),
@@ -219,7 +224,8 @@ REPORT = Report[FeatureRow](
     legend=(
         "Grade: 0 monosemantic, 1 broad but consistent, 2 polysemantic; in brackets by the highest contexts alone, "
         "where it differs. Purity: share of all its activation on tokens that the explanation covers; recall: share of "
-        "the covered tokens on which it is active. Density: share of tokens where active."
+        "the covered tokens on which it is active. Promotes: tokens by the logit lens, or on text where it has none; with "
+        "their nulls in write-directions. Density: share of tokens where active."
     ),
     blocks=_blocks,
     preview=top_features,

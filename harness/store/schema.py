@@ -341,6 +341,7 @@ JudgeTrial = _declare(records.JudgeTrial)
 ExplanationScore = _declare(records.ExplanationScore)
 Enrichment = _declare(records.Enrichment)
 EventAssociation = table_of(records.Enrichment).parts[records.EventAssociation].columns
+WriteDirection = _declare(records.WriteDirection)
 CategoryTrial = _declare(records.CategoryTrial)
 Coverage = _declare(records.Coverage)
 AnswerVerdict = _declare(records.AnswerVerdict)

@@ -704,6 +704,39 @@ CREATE TABLE run_step (
     CONSTRAINT fk_run_step_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_run_step_step_id ON run_step (step_id);
+CREATE TABLE write_direction (
+    id INTEGER NOT NULL,
+    step_id INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    source TEXT NOT NULL,
+    feature TEXT NOT NULL,
+    layer INTEGER,
+    projection TEXT,
+    write_norm DOUBLE NOT NULL,
+    share_of_module DOUBLE,
+    lens_share DOUBLE,
+    through TEXT,
+    promoted_json JSON DEFAULT '[]' NOT NULL,
+    promoted_logits_json JSON DEFAULT '[]' NOT NULL,
+    suppressed_json JSON DEFAULT '[]' NOT NULL,
+    suppressed_logits_json JSON DEFAULT '[]' NOT NULL,
+    p_promoted DOUBLE,
+    p_suppressed DOUBLE,
+    reason TEXT,
+    effect_tokens_json JSON DEFAULT '[]' NOT NULL,
+    effects_nats_json JSON DEFAULT '[]' NOT NULL,
+    effect_p DOUBLE,
+    n_tokens BIGINT,
+    n_documents BIGINT,
+    n_null BIGINT,
+    read_by_json JSON DEFAULT '[]' NOT NULL,
+    read_cosines_json JSON DEFAULT '[]' NOT NULL,
+    read_p DOUBLE,
+    CONSTRAINT pk_write_direction PRIMARY KEY (id),
+    CONSTRAINT uq_write_direction_step_id_item UNIQUE (step_id, item),
+    CONSTRAINT fk_write_direction_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_write_direction_source_feature ON write_direction (source, feature);
 CREATE TABLE event_association (
     id INTEGER NOT NULL,
     enrichment_id INTEGER NOT NULL,
