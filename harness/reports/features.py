@@ -224,8 +224,8 @@ REPORT = Report[FeatureRow](
     legend=(
         "Grade: 0 monosemantic, 1 broad but consistent, 2 polysemantic; in brackets by the highest contexts alone, "
         "where it differs. Purity: share of all its activation on tokens that the explanation covers; recall: share of "
-        "the covered tokens on which it is active. Promotes: tokens by the logit lens, or on text where it has none; with "
-        "their nulls in write-directions. Density: share of tokens where active."
+        "the covered tokens on which it is active. Promotes: tokens by the logit lens, or on text where it has none; "
+        "with their nulls in write-directions. Density: share of tokens where active."
     ),
     blocks=_blocks,
     preview=top_features,

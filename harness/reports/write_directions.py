@@ -128,7 +128,7 @@ REPORT = Report[WriteRow](
     ),
     ("ablate",),
     "features",
-    order=210,
+    order=205,
     label=lambda r: f"{r.source} {r.feature}",
     legend=(
         "Promotes: tokens whose logits it raises most through final norm and output matrix alone; p: share of random "

@@ -43,6 +43,7 @@ from harness.records import (
     Record,
     ResidualChange,
     Sample,
+    WriteDirection,
 )
 from harness.store.writer import Store
 
@@ -194,6 +195,7 @@ def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None
         ("ablate/leave-one-out", "ablate", "leave-one-out", _leave_one_out(rng, n_layers)),
         ("ablate/groups", "ablate", "groups", _groups(rng)),
         ("ablate/differences", "ablate", "differences", differences()),
+        ("ablate/write-directions", "ablate", "write-directions", _writes(lora[:2] + latents[:2])),
         *[(f"verify/{v}", "verify", None, _verdicts(own)) for v, own in evaluations.items()],
     ]
 
@@ -461,6 +463,19 @@ def _coverages(found: list[Feature]) -> list[Record]:
             },
         )
         for i, f in enumerate(found)
+    ]  # fmt: skip
+
+
+def _writes(found: list[Feature]) -> list[Record]:
+    return [
+        WriteDirection(
+            item=f"{f.source}:{f.feature}", source=f.source, feature=f.feature, layer=f.layer, projection=f.projection,
+            write_norm=2.0, lens_share=1.0, promoted=(" wait", "7"), promoted_logits=(3.0, 2.0), suppressed=(" so",),
+            suppressed_logits=(-2.5,), p_promoted=0.005, p_suppressed=0.4, effect_tokens=(" wait", " so"),
+            effects_nats=(0.3, -0.2), effect_p=0.005, n_tokens=900, n_documents=8, n_null=200, read_by=("L3.up_proj",),
+            read_cosines=(0.4,), read_p=0.02,
+        )
+        for f in found
     ]  # fmt: skip
 
 
