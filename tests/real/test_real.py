@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import yaml
 
+from harness import stats
 from harness.llm.client import Client
 from harness.llm.parsing import Parsed, parse_call
 from harness.model.traces import DataConfig, load_traces
@@ -158,9 +159,9 @@ def test_no_exemplar_of_any_source_lies_on_the_template(ran: Ran, ask: Callable[
     written: dict[str, list[bool]] = {}
     for trace in cut_traces(traces, ChatFormat(), tokenizer, 224).traces:
         text = ChatFormat().resolved(tokenizer).render(tokenizer, trace).text
-        spans = [
-            (at, at + len(part)) for part in (trace.question, trace.trace, trace.answer) for at in [text.index(part)]
-        ]
+        starts = (text.index(trace.question), text.index(trace.trace), text.rindex(trace.answer))
+        parts = (trace.question, trace.trace, trace.answer)
+        spans = [(at, at + len(part)) for at, part in zip(starts, parts, strict=True)]
         offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         written[trace.id] = [any(lo <= a and b <= hi for lo, hi in spans) for a, b in offsets]
     found = ask(
@@ -245,17 +246,29 @@ def test_a_bad_judge_looks_bad(judged: Ran, places: list[str]) -> None:
     )
 
 
-def test_constrained_to_its_schema_every_reply_is_read(judged: Ran, ask: Callable[[str], list[Any]]) -> None:
-    """The same prompts; the grades of what can then be read are no better for it."""
-    prompts = [
-        json.loads(r)["user"] for (r,) in ask("SELECT request_json FROM llm_call WHERE role = 'explainer' LIMIT 4")
-    ]
-    properties = {**JUDGEMENT_SCHEMA["properties"], "explanation": {"type": "string", "maxLength": 60}}
-    properties["classification_reasoning"] = {"type": "string", "maxLength": 30}
-    schema = {**JUDGEMENT_SCHEMA, "properties": properties}
+def test_constrained_to_its_schema_every_reply_is_read_and_no_better(
+    judged: Ran, ask: Callable[[str], list[Any]]
+) -> None:
+    """The prompts of the planted features once more: what can be read now is still not right."""
+    asked = ask(
+        "SELECT request_json, right_grade FROM explanation e JOIN planted_feature p ON p.feature = e.feature "
+        "JOIN llm_call c ON e.raw = json_extract(response_json, '$.text') WHERE interpreter = 'autointerp' "
+        "AND e.source = 'planted' AND c.role = 'explainer' GROUP BY e.feature"
+    )
+    assert len(asked) >= 8
+    short = {
+        name: {"type": "string", "maxLength": n} for name, n in (("explanation", 60), ("classification_reasoning", 30))
+    }
+    schema = {**JUDGEMENT_SCHEMA, "properties": {**JUDGEMENT_SCHEMA["properties"], **short}}
     (registration,) = local.harness_providers()
     provider = registration.implementation()(registration.config(device="cpu", structured_output=True))
-    requests = [LLMRequest(model=str(MODEL), user=p, max_tokens=120, json_schema=schema) for p in prompts]
+    requests = [
+        LLMRequest(model=str(MODEL), user=json.loads(request)["user"], max_tokens=100, json_schema=schema)
+        for request, _ in asked
+    ]
     answers = [parse_call(call, Judgement) for call in Client(provider, MemoryCalls(), "explainer").run(requests)]
-    assert len(answers) == 4
     assert all(isinstance(answer, Parsed) for answer in answers), answers
+    rights = [right for _, right in asked]
+    n_right = sum(a.value.classification == right for a, right in zip(answers, rights, strict=True))
+    blind = max(map(rights.count, rights)) / len(rights)
+    assert stats.share(n_right, len(rights)).low <= blind, f"{n_right} of {len(rights)}: a judge after all?"
