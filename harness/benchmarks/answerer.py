@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.model.components import Component
     from harness.model.loss import Loss
     from harness.model.subject import Subject
+    from harness.model.taps import RowGates
     from harness.records import Trace
 
 
@@ -101,9 +102,12 @@ def answerers(subject: Subject, run: RunContext, offs: Sequence[Sequence[Compone
     # with a thinking budget each variant continues its own text, so prompts are not shared
     if run.evaluate.backend != "hf" or run.evaluate.thinking_tokens is not None:
         return [answerer(subject, run, off) for off in offs]
-    from harness.benchmarks.together import Together, Variant
+    import torch
 
-    together = Together(subject.components, offs)
+    from harness.benchmarks.together import Together, Variant
+    from harness.model.taps import ablate
+
+    together = Together(torch.stack([ablate(subject.components, off).gates for off in offs]))
     return [InMemory(subject, off, writer=partial(Variant, together, i)) for i, off in enumerate(offs)]
 
 
@@ -129,6 +133,7 @@ class InMemory:
         *,
         tokens_per_batch: int | None = None,
         writer: Callable[[SubjectLM], Writer] | None = None,
+        edit: RowGates | None = None,
     ) -> None:
         """Nothing is generated yet.
 
@@ -138,9 +143,10 @@ class InMemory:
             tokens_per_batch: most tokens in a batch, prompts and answers together; lowers the batch size for long
                 answers. None is 65,536, or as many as a cache of 512 MiB holds.
             writer: makes the writer of an lm-eval model; None lets the model write for itself.
+            edit: what is done to its scalars in place of switching `off` off.
         """
         self._subject, self._off, self._tokens_per_batch = subject, tuple(off), tokens_per_batch
-        self._writer = writer
+        self._writer, self._edit = writer, edit
 
     @property
     def chat_hash(self) -> str:
@@ -169,7 +175,7 @@ class InMemory:
 
     def check(self) -> int | None:
         """Number of modules with an adapter. An adapter without ablations must change the base's logits."""
-        return check_bound(self._subject, probe=not self._off)
+        return check_bound(self._subject, probe=not self._off and self._edit is None)
 
     @contextmanager
     def answering(self, settings: EvaluateConfig, seed: int, progress: Progress) -> Iterator[BenchmarkLM]:
@@ -179,7 +185,9 @@ class InMemory:
 
         subject = self._subject
         tokens = self._tokens_per_batch or max(65536, _CACHE_BYTES // _cache_bytes_per_token(subject.model))
-        gates = RowGates(ablate(subject.components, self._off).gates) if self._off or self._writer else None
+        gates = self._edit
+        if gates is None and (self._off or self._writer):
+            gates = RowGates(ablate(subject.components, self._off).gates)
         lm = SubjectLM(
             subject,
             settings=settings,

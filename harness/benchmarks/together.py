@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from harness.benchmarks.generation import Completion, Sampling
-from harness.model.taps import ablate
 
 if TYPE_CHECKING:
+    import torch
+
     from harness.benchmarks.lm import SubjectLM
-    from harness.model.components import Component
 
 
 _BATCHES = 4
@@ -26,9 +24,9 @@ _BATCHES = 4
 class Together:
     """The answers of several variants of a subject. The first variant that is asked writes for all."""
 
-    def __init__(self, components: Sequence[Component], offs: Sequence[Sequence[Component]]) -> None:
-        """Prepare the gates; `offs` holds the components that are off, per variant."""
-        self._gates = torch.stack([ablate(components, off).gates for off in offs])
+    def __init__(self, gates: torch.Tensor) -> None:
+        """`gates`: what each variant's rows have in place of the tap's gates, [variant, component]."""
+        self._gates = gates
         self._written: dict[tuple[str, Sampling, int], list[Completion]] = {}
 
     def write(

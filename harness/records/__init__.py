@@ -65,6 +65,7 @@ from harness.records.probe import ActivationSet as ActivationSet
 from harness.records.probe import Evidence as Evidence
 from harness.records.probe import Exemplar as Exemplar
 from harness.records.probe import Feature as Feature
+from harness.records.steer import SteeringEffect as SteeringEffect
 from harness.records.train import Checkpoint as Checkpoint
 from harness.records.train import ModelRef as ModelRef
 from harness.records.train import Projection as Projection

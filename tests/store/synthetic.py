@@ -43,6 +43,7 @@ from harness.records import (
     Record,
     ResidualChange,
     Sample,
+    SteeringEffect,
     WriteDirection,
 )
 from harness.store.writer import Store
@@ -196,6 +197,7 @@ def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None
         ("ablate/groups", "ablate", "groups", _groups(rng)),
         ("ablate/differences", "ablate", "differences", differences()),
         ("ablate/write-directions", "ablate", "write-directions", _writes(lora[:2] + latents[:2])),
+        ("ablate/steer", "ablate", "steer", _steered()),
         *[(f"verify/{v}", "verify", None, _verdicts(own)) for v, own in evaluations.items()],
     ]
 
@@ -236,6 +238,29 @@ def _verdicts(own: list[EvaluationResult]) -> list[Record]:
                     reason="because",
                 )
             )  # fmt: skip
+    return made
+
+
+def _steered() -> list[Record]:
+    """A latent whose push changes the KL beyond its controls from 10 standard deviations on, and makes it wait more."""
+    made: list[Record] = []
+    for where, quantity, unit, per_dose in (("text", "kl", "nats", 0.04), ("generated", "n wait", "count", 0.1)):
+        for size in (2.0, 10.0, 50.0):
+            for control, share in (("itself", 1.0), ("random", 0.2), ("unrelated", 0.9 if size < 10 else 0.1)):
+                change, excess = per_dose * size * share, per_dose * size * (1 - share)
+                made.append(
+                    SteeringEffect(
+                        item=f"batch-topk/latent3/dose {size:g}/{control}/{where}/{quantity}", source="batch-topk",
+                        feature="batch-topk/latent3", kind="latent", chosen_by="reads wait best", push="dose",
+                        size=size, std=0.25, times_normal=size / 10, control=control, where=where, quantity=quantity,
+                        control_feature="batch-topk/latent9" if control == "unrelated" else None, unit=unit,
+                        at_rest=0.0 if quantity == "kl" else 0.5,
+                        change=Estimate(change, change * 0.8, change * 1.2, 8),
+                        excess=None if control == "itself" else Estimate(excess, excess * 0.7, excess * 1.4, 8),
+                        p_value=None if control == "itself" else 0.2 if size < 10 else 0.0004,
+                        n_documents=8, n_units=640,
+                    )
+                )  # fmt: skip
     return made
 
 

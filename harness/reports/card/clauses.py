@@ -22,6 +22,7 @@ from harness.reports.components import ComponentRow, components
 from harness.reports.grade_tests import grade_tests
 from harness.reports.grades import grades
 from harness.reports.recovery import recovery
+from harness.reports.steer import Curve, Point, curves
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "c_attn", "out_proj", "attn.c_proj")
 """Projections that belong to attention; the others count as MLP."""
@@ -198,6 +199,55 @@ def _groups(a: Sequence[float], b: Sequence[float], what: str) -> tuple[Estimate
     return difference, len(a) + len(b), what, p
 
 
+def _steered(connection: Connection, run_id: int, quantity: str, where: str) -> dict[str, list[tuple[Curve, Point]]]:
+    """Feature -> its pushes that have a control, those of gain 1 and of no known size apart."""
+    found: dict[str, list[tuple[Curve, Point]]] = {}
+    for curve in curves(connection, run_id):
+        if (curve.first.quantity, curve.first.where) == (quantity, where) and curve.first.kind != "group":
+            rest = 1.0 if curve.first.push == "gain" else 0.0
+            points = [(curve, p) for p in curve.points if p.excess and p.times_normal and p.size != rest]
+            found.setdefault(curve.first.feature, []).extend(points)
+    return {feature: points for feature, points in found.items() if points}
+
+
+def _push_in_words(curve: Curve, point: Point) -> str:
+    return f"{curve.first.push} {point.size:g}, {point.times_normal or 0:.3g} times its normal activation"
+
+
+_NOT_STEERED = "this run steered no latent and no component against controls there"
+
+
+def _steered_no_more(clause: Clause, connection: Connection, run_id: int) -> list[Case] | str:
+    """Up to so many times its normal activation: the weakest push with an effect, else the strongest there is.
+
+    The p-values are corrected over all pushes of the report steer, so that choosing one is paid for.
+    """
+    quantity, most = str(clause.of[0]), float(clause.of[1])
+    cases = []
+    for feature, points in _steered(connection, run_id, quantity, "text").items():
+        within = sorted((x for x in points if (x[1].times_normal or 0) <= most), key=lambda x: x[1].times_normal or 0)
+        if not within:
+            continue
+        curve, point = next((x for x in within if x[1].effect), within[-1])
+        assert point.excess is not None
+        e, name = point.excess, "KL" if quantity == "kl" else quantity
+        ours = Estimate(-e.value, -e.high, -e.low, e.n)
+        what = f"{name}, its nearest control - itself ({_push_in_words(curve, point)})"
+        cases.append(Case(feature, ours, point.n_documents, what, point.p_value, point.p_holm))
+    return cases or _NOT_STEERED
+
+
+def _steered_more(clause: Clause, connection: Connection, run_id: int) -> list[Case] | str:
+    """The strongest push while answers are written."""
+    quantity = str(clause.of[0])
+    cases = []
+    for feature, points in _steered(connection, run_id, quantity, "generated").items():
+        curve, point = max(points, key=lambda x: x[1].times_normal or 0)
+        what = f"{quantity} per answer, itself - its nearest control ({_push_in_words(curve, point)})"
+        cases.append(Case(feature, point.excess, point.n_documents, what, point.p_value, point.p_holm))
+    return cases or _NOT_STEERED
+
+
 TESTS: dict[str, Callable[[Clause, Connection, int], list[Case] | str]] = {
     "recovers_most": _recovers_most,
     "scores_above": _scores_above,
@@ -207,5 +257,7 @@ TESTS: dict[str, Callable[[Clause, Connection, int], list[Case] | str]] = {
     "projection_strongest": _projection_strongest,
     "later_layers_above": _later_layers_above,
     "named_layers_above": _named_layers_above,
+    "steered_no_more": _steered_no_more,
+    "steered_more": _steered_more,
 }
 """Name in claims.yaml -> what finds its cases."""

@@ -65,6 +65,8 @@ def _cost(step: Step, model: CostModel) -> Cost:
     if "own_nodes" in config:  # backward passes, which count three; those of single components run half of the layers
         n_single = min(config["exact_top"] + config["exact_random"], model.n_components)
         return model.forward(tokens * (6 + 3 * config["nodes"] + n_single * (1 + 3 * config["own_nodes"]) / 2))
+    if "doses" in config:
+        return _steering_cost(config, tokens, model)
     cells = model.n_components + model.n_layers + int(config.get("n_blocks") or 0) + len(PROJECTIONS) + 1
     screened = config.get("method") == "screen" or (
         config.get("method") == "auto" and model.n_components > int(config.get("exact_up_to", 0))
@@ -73,6 +75,17 @@ def _cost(step: Step, model: CostModel) -> Cost:
         share = float(config.get("top_share", 0)) + float(config.get("audit_share", 0))
         cells = cells - model.n_components + round(model.n_components * share) + 2 * int(config.get("probes") or 0)
     return model.forward(tokens * cells / 2)  # an ablation runs the layers above it: half of them on average
+
+
+def _steering_cost(config: dict[str, Any], tokens: float, model: CostModel) -> Cost:
+    """Every push and its controls read all tokens; doses and their controls also answer items of one benchmark."""
+    n_features = len(config["features"]) or config["strongest"] + len(config["readers"])
+    per_size = 1 + len(config["controls"])
+    n_pushes = n_features * (len(config["gains"]) + len(config["doses"])) * per_size
+    n_benchmarks = len(model.plan.study.settings(EvaluateConfig).benchmarks)
+    answers = answer_tokens(model, config["items"]) / n_benchmarks if config["items"] and n_benchmarks else 0.0
+    written = model.generated(answers * n_features * len(config["doses"]) * per_size)
+    return total([model.forward(tokens * n_pushes), written])
 
 
 def _tokens(config: dict[str, Any], model: CostModel) -> float:

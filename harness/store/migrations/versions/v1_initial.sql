@@ -704,6 +704,38 @@ CREATE TABLE run_step (
     CONSTRAINT fk_run_step_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_run_step_step_id ON run_step (step_id);
+CREATE TABLE steering_effect (
+    id INTEGER NOT NULL,
+    step_id INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    source TEXT NOT NULL,
+    feature TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    chosen_by TEXT NOT NULL,
+    push TEXT NOT NULL,
+    size DOUBLE NOT NULL,
+    std DOUBLE NOT NULL,
+    times_normal DOUBLE,
+    control TEXT NOT NULL,
+    control_feature TEXT,
+    "where" TEXT NOT NULL,
+    quantity TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    at_rest DOUBLE NOT NULL,
+    change DOUBLE NOT NULL,
+    change_ci_low DOUBLE NOT NULL,
+    change_ci_high DOUBLE NOT NULL,
+    excess DOUBLE,
+    excess_ci_low DOUBLE,
+    excess_ci_high DOUBLE,
+    p_value DOUBLE,
+    n_documents BIGINT NOT NULL,
+    n_units BIGINT NOT NULL,
+    CONSTRAINT pk_steering_effect PRIMARY KEY (id),
+    CONSTRAINT uq_steering_effect_step_id_item UNIQUE (step_id, item),
+    CONSTRAINT fk_steering_effect_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_steering_effect_feature ON steering_effect (feature);
 CREATE TABLE write_direction (
     id INTEGER NOT NULL,
     step_id INTEGER NOT NULL,
