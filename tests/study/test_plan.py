@@ -88,7 +88,7 @@ def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None
         *(f"{kind}/{name}" for kind in ("learn", "judge", "interpret/lexical", "score/lexical")
           for name in ("batch-topk", "batch-topk-on-random")),
         "regrade/lexical", "cover/lexical", "categorise/lexical", "recategorise/lexical", "enrich/features",
-        "ablate/attribute", "ablate/steer",  # they read the dictionaries
+        "ablate/attribute", "ablate/steer", "ablate/write-directions",  # they read the dictionaries
     }  # fmt: skip
     after = keys(plan(settings={"full-finetune": {"epochs": 1}}))
     assert {name for name in before if before[name] != after[name]} == {
