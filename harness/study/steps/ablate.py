@@ -67,6 +67,8 @@ def _cost(step: Step, model: CostModel) -> Cost:
         return model.forward(tokens * (6 + 3 * config["nodes"] + n_single * (1 + 3 * config["own_nodes"]) / 2))
     if "doses" in config:
         return _steering_cost(config, tokens, model)
+    if "effect_tokens" in config:  # a forward pass, and a backward pass per token, which counts two
+        return model.forward(tokens * (1 + 2 * config["effect_tokens"]))
     cells = model.n_components + model.n_layers + int(config.get("n_blocks") or 0) + len(PROJECTIONS) + 1
     screened = config.get("method") == "screen" or (
         config.get("method") == "auto" and model.n_components > int(config.get("exact_up_to", 0))
