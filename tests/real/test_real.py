@@ -47,6 +47,8 @@ SMALL = {
     "attribute.exact_top": 1, "attribute.exact_random": 1, "attribute.sources": 4,
     "differences.n_documents": 2, "differences.max_tokens": 96, "differences.residual_tokens": 64,
     "write-directions.n_documents": 1, "write-directions.max_tokens": 96, "write-directions.effect_tokens": 2,
+    "steer.n_documents": 1, "steer.max_tokens": 96, "steer.strongest": 1, "steer.items": 0, "steer.gains": [0],
+    "steer.doses": [10], "steer.controls": ["random"],
 }  # fmt: skip
 """Of the preset `laptop`: every step and all 210 components, on few and short documents."""
 
