@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -138,16 +138,38 @@ def _warn_of_slow_bfloat16() -> None:
 
 
 def load_subject(
-    base: ModelRef, chat: ChatFormat, checkpoint: Checkpoint | None = None, *, device: str = "cpu"
+    base: ModelRef,
+    chat: ChatFormat,
+    checkpoint: Checkpoint | None = None,
+    *,
+    device: str = "cpu",
+    loaded: PreTrainedModel | None = None,
 ) -> Subject:
     """Load base, tokenizer and checkpoint.
+
+    Args:
+        base: the base model.
+        chat: the format of all text.
+        checkpoint: what is put on it, or a full fine-tune.
+        device: torch device.
+        loaded: the base's model where it is loaded already (`base_under`); it becomes the subject's.
 
     Raises:
         ModelError: something is missing, does not fit the base, or an adapter binds no module.
     """
     tokenizer = load_tokenizer(base)
     chat_hash = checked_chat_hash(chat, tokenizer, checkpoint)
-    return _loaded(base, chat.resolved(tokenizer), chat_hash, checkpoint, device, tokenizer)
+    return _loaded(base, chat.resolved(tokenizer), chat_hash, checkpoint, device, tokenizer, loaded)
+
+
+def base_under(subject: Subject) -> PreTrainedModel | None:
+    """The loaded base of a subject, its adapter taken off, the weights the same objects; None of a full fine-tune.
+
+    The subject cannot be used any more.
+    """
+    if subject.checkpoint is None:
+        return cast(PreTrainedModel, subject.model)
+    return cast(PreTrainedModel, subject.model.unload()) if subject.checkpoint.kind == "adapter" else None
 
 
 def _loaded(
@@ -157,13 +179,15 @@ def _loaded(
     checkpoint: Checkpoint | None,
     device: str,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    loaded: PreTrainedModel | None = None,
 ) -> Subject:
     """Load base and checkpoint onto `device`, or in a worker process onto the worker's own."""
     device, tokenizer = device_of_arrival() or device, tokenizer or load_tokenizer(base)
     if checkpoint is not None and checkpoint.kind == "full":
         model: Any = load_base(weights_of(base, checkpoint), device)
         return Subject(model, tokenizer, chat, chat_hash, base, checkpoint, device=device)
-    model = load_base(base, device)
+    model = loaded or load_base(base, device)
+    model.to(device)
     if checkpoint is None:
         return Subject(model, tokenizer, chat, chat_hash, base, device=device)
     model = attach_adapter(model, str(checkpoint.path))

@@ -98,14 +98,17 @@ class RunState:
         return [t for t in self.traces() if t.id not in out]
 
     def subject(self, checkpoint: Checkpoint | None, device: str) -> Subject:
-        """Base and checkpoint, loaded; the last one stays in memory. A vLLM engine is closed: both do not fit."""
-        from harness.model.subject import load_subject
+        """Base and checkpoint, loaded; the last one stays in memory, and the base under it serves the next adapter.
+        A vLLM engine is closed: both do not fit."""
+        from harness.model.subject import base_under, load_subject
 
         self.engines.close()
         wanted, study = (checkpoint, device), self.plan.study
         if self._subject is None or self._subject[0] != wanted:
+            on_base = checkpoint is None or checkpoint.kind == "adapter"
+            base = base_under(self._subject[1]) if self._subject and on_base else None
             self._subject = self._own_runs = None  # free the last one first: two 32B models do not fit
-            self._subject = (wanted, load_subject(study.model, study.chat, checkpoint, device=device))
+            self._subject = (wanted, load_subject(study.model, study.chat, checkpoint, device=device, loaded=base))
         self._subject[1].model.to(device)  # it was moved to the CPU if an engine ran meanwhile
         return self._subject[1]
 

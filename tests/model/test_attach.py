@@ -18,7 +18,7 @@ from harness.model.attach import attach_adapter
 from harness.model.chat import ChatFormat
 from harness.model.components import find_components
 from harness.model.lora_folder import CONFIG, WEIGHTS, load_lora, read_lora
-from harness.model.subject import Subject, load_base, load_subject
+from harness.model.subject import Subject, base_under, load_base, load_subject
 from harness.model.taps import ablate, component_sites, tap
 from harness.records import Checkpoint, ModelRef
 from harness.testing import Architecture, tiny_adapter, tiny_model
@@ -377,3 +377,34 @@ def test_a_damaged_base_is_named(tmp_path: Path, file: str) -> None:
     (tmp_path / "base" / file).write_bytes((tmp_path / "base" / file).read_bytes()[:90])
     with pytest.raises(ModelError, match=r"cannot load the (model|tokenizer) .*base"):
         load_subject(base, ChatFormat())
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+def test_another_adapter_on_the_loaded_base_is_as_if_all_were_loaded_again(
+    architecture: Architecture, tmp_path: Path
+) -> None:
+    """Base, adapters of two ranks and a PiSSA in turn on one loaded base: logits are those of a fresh load, bit for
+    bit."""
+    base = tiny_model(tmp_path / "base", architecture)
+    trained(base, tmp_path / "pissa", "pissa")
+    folders = [
+        *(tiny_adapter(base, tmp_path / f"rank{rank}", rank=rank, seed=rank).path for rank in (1, 2)),
+        tmp_path / "pissa",
+    ]
+    bare = load_subject(base, ChatFormat())
+    subject, weights = bare, {n: p.data_ptr() for n, p in bare.model.named_parameters()}
+    plain = logits(bare.model)
+    for folder in (*folders, folders[0]):
+        fresh = subject_of(base, folder)
+        subject = load_subject(base, ChatFormat(), fresh.checkpoint, loaded=base_under(subject))
+        torch.testing.assert_close(logits(subject.model), logits(fresh.model), rtol=0, atol=0)
+        assert subject.components == fresh.components
+    again = load_subject(base, ChatFormat(), loaded=base_under(subject))
+    assert {n: p.data_ptr() for n, p in again.model.named_parameters()} == weights, "nothing was copied"
+    assert torch.equal(logits(again.model), plain)
+
+
+def test_there_is_no_base_under_a_full_fine_tune(tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "base")
+    full = Checkpoint(kind="full", path=Path(base.path), base=base, chat_hash="", n_parameters=0, n_examples=0)
+    assert base_under(load_subject(base, ChatFormat(), full)) is None
