@@ -306,6 +306,26 @@ def test_scores_enrichment_and_sampled_contexts_stand_on_the_feature(page: Any) 
     assert page.texts(f"{LINES} .line-score")[:2] == ["0.85", "0.85"]
 
 
+def test_what_a_feature_writes_and_causes_stands_on_its_page(page: Any) -> None:
+    page.open("#/feature/batch-topk/latent7")
+    text = page.texts(".causes")[0]
+    for needed in (
+        "promotes' wait' '</script>'< 0.001",
+        "raises on text (nats)'‹U+202E›' +0.300, 'b' +0.200",
+        "read by (cosine)L1.down_proj −0.2500.020",
+        "against 200 random directions",
+        "switched off: KL (nats)active on 30 of 480 tokens0.0200[0.0100, 0.0300]",
+        "dose 10: kl (nats)in text; at rest 0; 2.00 times its normal size+0.500[+0.400, +0.600]+0.400",
+        "over randomyesp 0.0018",
+    ):
+        assert needed in text
+    page.open("#/feature/adapter-activations/L1.up_proj-")
+    text = page.texts(".causes")[0]
+    assert "no direct lens: up_proj does not write into the stream" in text
+    assert "Steered: not known, this run steers batch-topk/latent7." in text
+    assert "Both its signs together." in text
+
+
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
 @pytest.mark.parametrize("name", PAGES)
 def test_every_page_in_every_look(page: Any, name: str, look: str) -> None:

@@ -22,6 +22,7 @@ from harness.files import replaced_folder
 from harness.records import DocumentDivergence
 from harness.render.dashboard import stored
 from harness.render.dashboard.attributions import attribution_data, attributions_of
+from harness.render.dashboard.causes import Causes
 from harness.render.dashboard.columns import Columns, open_columns
 from harness.render.dashboard.components import adapter_norms, component_data, latents_that_write
 from harness.render.dashboard.documents import (
@@ -136,6 +137,8 @@ class _Site:
         self.columns: dict[str, Columns] = {}
         self.absent: dict[str, str] = {}
         self.texts, self.coverage = Texts(scripts), Coverage()
+        self.ablated = components(connection, run_id)
+        self.causes = Causes(connection, run_id, self.ablated, COMPONENTS)
         self.n_contexts = 0
         self.whole_documents: list[dict[str, Any]] = []
 
@@ -186,6 +189,7 @@ class _Site:
                         "histogram": self._histogram(row, histograms),
                         "contexts": contexts_of(row, contexts, columns, words),
                         "full": self._full(row, contexts),
+                        "causes": self.causes.of(row.source, row.feature),
                     }
                 )
                 self.n_contexts += len(contexts)
@@ -255,14 +259,13 @@ class _Site:
         norms, no_norms = adapter_norms(stored.adapter_folder(self.connection, self.run_id), self.artifacts)
         folders = stored.dictionary_folders(self.connection, self.run_id)
         writers, why = latents_that_write(folders, self.artifacts, self.by_source)
-        ablated = components(self.connection, self.run_id)
-        if not ablated:
+        if not self.ablated:
             why.append(why_empty(self.connection, self.run_id, ("ablate",), "components switched off"))
         if not folders:
             why.append(why_empty(self.connection, self.run_id, ("learn",), "dictionaries"))
         if no_norms:
             why.append(no_norms)
-        return component_data(ablated, norms, writers, self.rows, COMPONENTS), why
+        return component_data(self.ablated, norms, writers, self.rows, COMPONENTS), why
 
     def _run(self, n_components: int) -> dict[str, Any]:
         return {

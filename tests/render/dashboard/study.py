@@ -31,9 +31,12 @@ from harness.records import (
     Explanation,
     ExplanationScore,
     Feature,
+    LatentEffect,
     ModelRef,
     RatedContext,
     Record,
+    SteeringEffect,
+    WriteDirection,
 )
 from harness.store.writer import Store
 
@@ -193,6 +196,17 @@ def _store(
             "differences",
             [_divergence("trace-0001", full=True), _divergence("trace-0002")],
         ),
+        ("judge/batch-topk", "judge", "batch-topk", [_latent_effect("latent7")]),
+        (
+            "ablate/write-directions",
+            "ablate",
+            "write-directions",
+            [
+                _written("batch-topk", "latent7"),
+                _written("adapter-activations", "L1.up_proj-", why="up_proj does not write into the stream"),
+            ],
+        ),
+        ("ablate/steer", "ablate", "steer", _steered("batch-topk/latent7")),
     ]
     for position, (name, stage, plugin, records) in enumerate(steps):
         step, _ = store.begin_step(run, position, **made.step_values(name, stage, plugin))
@@ -216,6 +230,44 @@ def _attribution(document: str, position: int, columns: tuple[str, ...]) -> Attr
         latents={"batch-topk": {"latent7": 1.5}}, unexplained={"batch-topk": 0.1},
         sources=(*sources, ("batch-topk", "latent7", 12, 1.5)),
     )  # fmt: skip
+
+
+def _latent_effect(latent: str) -> LatentEffect:
+    return LatentEffect(
+        item=f"effect:{latent}", source="batch-topk", latent=latent, kl_nats=Estimate(0.02, 0.01, 0.03), n_active=30,
+        n_tokens=480, n_documents=6,
+    )  # fmt: skip
+
+
+def _written(source: str, feature: str, why: str | None = None) -> WriteDirection:
+    """Seven tokens, as the three first and the four last that a text raises and lowers."""
+    lens: dict[str, Any] = {} if why else {
+        "promoted": (" wait", "</script>"), "promoted_logits": (3.0, 2.0), "suppressed": (" so",),
+        "suppressed_logits": (-2.0,), "p_promoted": 0.0004, "p_suppressed": 0.4, "lens_share": 0.5,
+    }  # fmt: skip
+    return WriteDirection(
+        item=f"{source}:{feature}", source=source, feature=feature, layer=None, projection=None, write_norm=1.0,
+        reason=why, effect_tokens=("\u202e", "b", "c", "d", "e", "f", "g"),
+        effects_nats=(0.3, 0.2, 0.1, -0.1, -0.2, -0.3, -0.4), effect_p=0.015, n_tokens=900, n_documents=8, n_null=200,
+        read_by=("L1.down_proj",), read_cosines=(-0.25,), read_p=0.02, **lens,
+    )  # fmt: skip
+
+
+def _steered(feature: str) -> list[Record]:
+    """A dose of 10 that raises the KL by 0.5 nats, 0.4 of them in excess of a random direction."""
+    made: list[Record] = []
+    for control in ("itself", "random"):
+        itself = control == "itself"
+        made.append(
+            SteeringEffect(
+                item=f"{feature}/dose 10/{control}/text/kl", source="batch-topk", feature=feature, kind="latent",
+                chosen_by="reads wait best", push="dose", size=10, std=0.25, times_normal=2, control=control,
+                where="text", quantity="kl", unit="nats", at_rest=0, change=Estimate(0.5, 0.4, 0.6),
+                excess=None if itself else Estimate(0.4, 0.3, 0.5), p_value=None if itself else 0.001, n_documents=8,
+                n_units=640,
+            )
+        )  # fmt: skip
+    return made
 
 
 def _divergence(document: str, *, full: bool = False) -> DocumentDivergence:

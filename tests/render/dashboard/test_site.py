@@ -171,6 +171,37 @@ def test_scores_and_enrichment_stand_with_their_features(site: Path) -> None:
     assert [e[4] for found in catalogue["explanations"][at : at + 2] for e in found] == [0.85, None]
 
 
+def test_what_a_feature_writes_and_causes_stands_with_it(site: Path) -> None:
+    causes = details(site)["batch-topk", "latent7"]["causes"]
+    written = causes["written"]
+    assert written["promoted"] == [" wait", "</script>"]
+    assert (written["p_promoted"], written["n_null"]) == (0.0004, 200)
+    assert written["raised"] == [["\u202e", 0.3], ["b", 0.2], ["c", 0.1]]
+    assert written["lowered"] == [["g", -0.4], ["f", -0.3], ["e", -0.2], ["d", -0.1]]
+    assert causes["off"]["kl"] == {"value": 0.02, "low": 0.01, "high": 0.03}
+    (dose,) = causes["steered"]
+    assert (dose["effect"], dose["control"], dose["excess"]["value"], dose["p"]) == (True, "random", 0.4, 0.001)
+
+
+def test_both_signs_of_a_component_have_the_effect_of_switching_it_off(site: Path) -> None:
+    found = details(site)
+    up, down = (found["adapter-activations", f"L1.up_proj{sign}"]["causes"] for sign in "+-")
+    assert up["off"] == down["off"] == {
+        "kl": {"value": 0.05, "low": 0.04, "high": 0.065}, "share": 0.1, "n_documents": up["off"]["n_documents"],
+        "n_active": None, "n_tokens": None,
+    }  # fmt: skip
+    assert down["written"]["promoted"] == []
+    assert down["written"]["reason"] == "up_proj does not write into the stream"
+
+
+def test_what_is_not_known_of_a_features_effects_has_its_reason(site: Path) -> None:
+    causes = details(site)["batch-topk", "latent8"]["causes"]
+    assert (causes["written"], causes["off"], causes["steered"]) == (None, None, [])
+    assert causes["why_unwritten"].startswith("only components of the adapter")
+    assert causes["why_not_off"] == "it is not among those switched off"
+    assert causes["why_unsteered"] == "this run steers batch-topk/latent7"
+
+
 def test_a_dead_feature_is_there_and_says_so(site: Path) -> None:
     dead = details(site)["batch-topk", "latent39"]
     assert dead["contexts"]["length"] == []

@@ -25,7 +25,7 @@
     if (value === null || value === undefined) return "–";
     const size = Math.abs(value);
     if (size === 0) return "0";
-    if (size < 0.001 || size >= 1e6) return value.toExponential(2).replace("e-", "e−");
+    if (size < 0.001 || size >= 1e6) return value.toExponential(2).replaceAll("-", "−");
     if (size >= 100) return Math.round(value).toLocaleString("en").replace("-", "−");
     return value.toPrecision(3).replace("-", "−");
   }

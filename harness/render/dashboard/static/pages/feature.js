@@ -1,4 +1,5 @@
-// A feature: what it was taken for and why, its numbers, its strongest contexts, and one whole document.
+// A feature: what it was taken for and why, what it writes and causes, its numbers, its strongest contexts, and one
+// whole document.
 "use strict";
 
 (() => {
@@ -6,6 +7,7 @@
   const { visible, number, count, percent } = dashboard.text;
   const { place, facts, empty, heading } = dashboard.parts;
   const { explanation, scores, enrichment } = dashboard.judgements;
+  const { writes, effects } = dashboard.causes;
   const { histogram } = dashboard.charts;
   const { context, wholeText, strip, peaks, explainOnHover } = dashboard.tokens;
   const FIRST = 256; // contexts drawn
@@ -198,6 +200,12 @@
             numbers(catalogue, i),
             detail.histogram.counts ? histogram(detail.histogram) : empty(`No histogram: ${detail.histogram.reason}.`),
           ),
+        ),
+        h(
+          "div",
+          { class: "feature-body causes" },
+          h("section", {}, writes(detail.causes)),
+          h("section", {}, effects(detail.causes, name)),
         ),
         h(
           "div",
