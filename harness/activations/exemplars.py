@@ -123,7 +123,8 @@ def _exemplar(
         position=position,
         start=start,
         tokens=token_texts(document, start, stop),
-        activations=tuple(values.tolist()),
+        # Five significant digits tell every float16 from the next; as they are, contexts would be most of a database.
+        activations=tuple(float(f"{value:.5g}") if value else 0.0 for value in values.tolist()),
         target=position - start,
         quantile=quantile,
     )

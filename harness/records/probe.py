@@ -81,7 +81,7 @@ class Exemplar(Part):
     tokens: tuple[str, ...]
     """Window tokens as text; together they are the decoded window, byte for byte."""
     activations: tuple[float, ...]
-    """Activation of each window token, of this feature's polarity (others 0)."""
+    """Activation of each window token to five digits, of this feature's polarity (others 0)."""
     target: NonNegativeInt
     """Index of the exemplar's token within the window."""
     n_identical: PositiveInt = 1

@@ -76,6 +76,8 @@ class StoredField:
             return dict(zip(self.columns, ends, strict=True))
         if self.json:
             value = to_jsonable_python(value)
+            if isinstance(value, list):  # most activations are 0, and "0" is a third of "0.0"
+                value = [0 if type(v) is float and not v else v for v in value]
         return {self.columns[0]: str(value) if isinstance(value, Path) else value}
 
     def read(self, row: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,15 @@ def test_a_polarity_never_shows_the_other_ones_activations(tmp_path: Path) -> No
     assert minus.exemplars[0].activations == (0, 0, 3, 0, 1)
     assert (plus.activation_max, minus.activation_max) == (2, 3)
     assert plus.density_per_token == minus.density_per_token == 2 / 4  # the first token does not count
+
+
+def test_activations_have_few_digits_and_every_float16_is_told_from_the_next(tmp_path: Path) -> None:
+    every_97th = np.arange(1, 0x7C00, 97, dtype=np.uint16).view(np.float16)  # subnormal ones included
+    values = np.concatenate([[0.0], every_97th, np.nextafter(every_97th, np.float16(0))]).astype(np.float32)
+    stored = open_set(tiny_activations(tmp_path, {"d": values[:, None]}, dtype="float16"))
+    shown = next(collect_features(stored, k=1, window=len(values))).exemplars[0].activations
+    np.testing.assert_array_equal(np.array(shown, np.float16), values.astype(np.float16))
+    assert max(len(f"{value:.16e}".split("e")[0].rstrip("0")) for value in map(Decimal, map(repr, shown))) == 6
 
 
 def test_an_unsigned_column_is_one_feature(tmp_path: Path) -> None:

@@ -255,8 +255,8 @@ def _steered() -> list[Record]:
                         size=size, std=0.25, times_normal=size / 10, control=control, where=where, quantity=quantity,
                         control_feature="batch-topk/latent9" if control == "unrelated" else None, unit=unit,
                         at_rest=0.0 if quantity == "kl" else 0.5,
-                        change=Estimate(change, change * 0.8, change * 1.2, 8),
-                        excess=None if control == "itself" else Estimate(excess, excess * 0.7, excess * 1.4, 8),
+                        change=Estimate(change, change * 0.8, change * 1.2),
+                        excess=None if control == "itself" else Estimate(excess, excess * 0.7, excess * 1.4),
                         p_value=None if control == "itself" else 0.2 if size < 10 else 0.0004,
                         n_documents=8, n_units=640,
                     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -9,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import Text, cast, func, select, text
 
 from harness.errors import ResultsError, StorageError
-from harness.records import Category, Explanation, LLMCall, LLMRequest, Record
+from harness.records import Attribution, Category, Explanation, LLMCall, LLMRequest, Record
 from harness.store import schema
 from harness.store.read import records_of
 from harness.store.writer import Store
@@ -103,7 +104,7 @@ def test_every_record_comes_back_as_it_went(
     monkeypatch.setattr(store, "write_many", write)
     run = synthetic.fill(store)
     dead = synthetic.feature("dead", "f", None, None, 0.0).model_copy(update={"exemplars": (), "sampled": ()})
-    store.write_many(store.begin_step(run, 99, **synthetic.step_values("probe/dead"))[0], [dead])
+    store.write_many(store.begin_step(run, 99, **synthetic.step_values("probe/dead"))[0], [dead, _attribution()])
     assert {schema.table_of(record).columns for record in written} == set(schema.RECORDS)
     with store.engine.connect() as connection:
         for record, made in written.items():
@@ -114,6 +115,21 @@ def test_every_record_comes_back_as_it_went(
         assert records_of(connection, Explanation) == written[Explanation]
     assert of_step == store.records(step, Explanation)
     assert of_step[0].explanation == f"operators {synthetic.HOSTILE}"
+
+
+def _attribution() -> Attribution:
+    return Attribution(
+        item="trace-3:90", document="trace-3", outcome="log-probability", span="written", position=90,
+        token=" wait", n_tokens=1, with_adapter=0.5, without_adapter=0.1, n_nodes=8, first_order={"L0.q_proj": 0.3},
+        integrated={"L0.q_proj": 0.4}, own={}, left_out={}, drawn=(), by_token=(0.0, 0.4),
+    )  # fmt: skip
+
+
+def test_zeros_of_activations_take_one_character(store: Store, synthetic: ModuleType) -> None:
+    synthetic.fill(store)
+    with store.engine.connect() as connection:
+        stored = select(cast(schema.Exemplar.activations, Text)).order_by(schema.Exemplar.id).limit(1)
+        assert re.fullmatch(r"\[(0,){5}\d+\.\d+(,0){5}\]", connection.execute(stored).scalar_one())
 
 
 def test_deleting_a_step_deletes_its_records(store: Store, synthetic: ModuleType) -> None:
