@@ -64,7 +64,7 @@ def test_header_names_the_run(filled: Path) -> None:
 @pytest.mark.parametrize("width", [100, 110, 120])
 def test_nothing_important_is_cut(filled: Path, width: int) -> None:
     out = _render(filled, "overview", "recovery", "groups", "dictionaries", "components", width=width)
-    for needed in ("22 of 22 done", "[0.209, 0.330]", "unbounded: ", "organism_choice", "187 alive", "<0.001",
+    for needed in ("23 of 23 done", "[0.209, 0.330]", "unbounded: ", "organism_choice", "187 alive", "<0.001",
                    "40 documents", "interpret/lexical/adapter-activations"):  # fmt: skip
         assert needed in out
 

@@ -13,6 +13,7 @@ from harness.records import (
     AblationScore,
     ActivationSet,
     AnswerVerdict,
+    Attribution,
     Category,
     CategoryAssignment,
     CategoryTrial,
@@ -198,6 +199,7 @@ def _steps(rng: random.Random, n_layers: int) -> list[tuple[str, str, str | None
         ("ablate/differences", "ablate", "differences", differences()),
         ("ablate/write-directions", "ablate", "write-directions", _writes(lora[:2] + latents[:2])),
         ("ablate/steer", "ablate", "steer", _steered()),
+        ("ablate/attribute", "ablate", "attribute", _attributions()),
         *[(f"verify/{v}", "verify", None, _verdicts(own)) for v, own in evaluations.items()],
     ]
 
@@ -261,6 +263,23 @@ def _steered() -> list[Record]:
                         n_documents=8, n_units=640,
                     )
                 )  # fmt: skip
+    return made
+
+
+def _attributions() -> list[Record]:
+    """Three tokens, of which layer 0's q_proj gives more and more, and a latent half of it."""
+    made: list[Record] = []
+    for i in (1, 2, 3):
+        values = {"L0.q_proj": 0.2 * i, "L1.up_proj": -0.05}
+        made.append(
+            Attribution(
+                item=f"trace-{i}:4", document=f"trace-{i}", outcome="log-probability", span="written", position=4,
+                token=HOSTILE, n_tokens=1, with_adapter=-0.5, without_adapter=-0.5 - sum(values.values()), n_nodes=4,
+                first_order=values, integrated=values, own=values, left_out=values, drawn=("L1.up_proj",),
+                by_token=(0.0, 0.2 * i, 0.0, -0.05), latents={"batch-topk": {"batch-topk/latent3": 0.1 * i}},
+                unexplained={"batch-topk": 0.1 * i - 0.05}, sources=(("", "L0.q_proj", 1, 0.2 * i),),
+            )
+        )  # fmt: skip
     return made
 
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Text, cast, func, select, text
 
 from harness.errors import ResultsError, StorageError
-from harness.records import Attribution, Category, Explanation, LLMCall, LLMRequest, Record
+from harness.records import Category, Explanation, LLMCall, LLMRequest, Record
 from harness.store import schema
 from harness.store.read import records_of
 from harness.store.writer import Store
@@ -104,7 +104,7 @@ def test_every_record_comes_back_as_it_went(
     monkeypatch.setattr(store, "write_many", write)
     run = synthetic.fill(store)
     dead = synthetic.feature("dead", "f", None, None, 0.0).model_copy(update={"exemplars": (), "sampled": ()})
-    store.write_many(store.begin_step(run, 99, **synthetic.step_values("probe/dead"))[0], [dead, _attribution()])
+    store.write_many(store.begin_step(run, 99, **synthetic.step_values("probe/dead"))[0], [dead])
     assert {schema.table_of(record).columns for record in written} == set(schema.RECORDS)
     with store.engine.connect() as connection:
         for record, made in written.items():
@@ -115,14 +115,6 @@ def test_every_record_comes_back_as_it_went(
         assert records_of(connection, Explanation) == written[Explanation]
     assert of_step == store.records(step, Explanation)
     assert of_step[0].explanation == f"operators {synthetic.HOSTILE}"
-
-
-def _attribution() -> Attribution:
-    return Attribution(
-        item="trace-3:90", document="trace-3", outcome="log-probability", span="written", position=90,
-        token=" wait", n_tokens=1, with_adapter=0.5, without_adapter=0.1, n_nodes=8, first_order={"L0.q_proj": 0.3},
-        integrated={"L0.q_proj": 0.4}, own={}, left_out={}, drawn=(), by_token=(0.0, 0.4),
-    )  # fmt: skip
 
 
 def test_zeros_of_activations_take_one_character(store: Store, synthetic: ModuleType) -> None:
