@@ -198,7 +198,7 @@ REPORT = Report[SteerRow](
     ),
     ("ablate",),
     "steered features",
-    order=105,
+    order=106,
     label=lambda r: f"{r.feature} {r.push} {r.where} {r.quantity}",
     blocks=_blocks,
     legend=(

@@ -52,13 +52,13 @@ def test_only_rows_of_the_same_place_are_compared() -> None:
     assert row.above_control is None
 
 
-@pytest.mark.parametrize(("hits", "verdict"), [(90, "more than"), (50, "not told apart from"), (10, "fewer than")])
+@pytest.mark.parametrize(("hits", "verdict"), [(90, "above it"), (50, "not told apart"), (10, "below it")])
 def test_in_words(hits: int, verdict: str) -> None:
     share = stats.share(hits, 100)
     row, _ = compared(Row("a", 0, share), Row("r", 0, stats.share(50, 100)))
     text = sentence(row, share, "features are monosemantic")
     assert text.startswith(f"a: {hits} % of features are monosemantic, ")
-    assert text.endswith(f"points against r: {verdict} its control.")
+    assert text.endswith(f"points against r: {verdict}.")
 
 
 def judged(fvu: float, l0: float, activations: str = "x", seed: int = 0, noise: float = 0.01) -> SimpleNamespace:

@@ -90,7 +90,7 @@ def test_rows_are_flat_in_json_and_unbounded_is_none(full: Connection) -> None:
 
 def test_overview_counts(full: Connection) -> None:
     (row,) = overview(full, 1)
-    assert (row.n_steps, row.n_steps_done, row.n_steps_reused) == (19, 19, 0)
+    assert (row.n_steps, row.n_steps_done, row.n_steps_reused) == (23, 23, 0)
     assert (row.n_llm_calls, row.n_llm_calls_failed, row.llm_input_tokens) == (4, 2, 200)
     assert row.git_dirty is True
     assert row.status == "done"
