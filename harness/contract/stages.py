@@ -85,6 +85,7 @@ class Registration(Generic[T_co]):
         needs: names of plugins whose output this one reads (a dictionary needs its probe).
         reads: kinds of earlier steps, such as `learn`, `judge` or `interpret`, whose records an ablation gets as
             `run.made`.
+        writes: whether an ablation yields `WriteDirection`s, which explanations are held against (the output score).
         fits: False for a dictionary learner that opens what was fitted elsewhere: there is no second fit.
         baseline: a dictionary that others are judged beside: scored like them, not explained unless asked.
     """
@@ -96,6 +97,7 @@ class Registration(Generic[T_co]):
     version: str = "1"
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    writes: bool = False
     seeded: bool = True
     asks_llm: bool = False
     scores: bool = False
@@ -174,7 +176,7 @@ class Interpreter(Protocol):
 
 
 class Scorer(Protocol):
-    """What an interpreter can do besides: say which contexts an explanation fits (`Registration.scores`)."""
+    """What an interpreter can do besides: say which contexts or tokens an explanation fits (`scores`)."""
 
     def answer(self, tests: Sequence[tuple[Explanation, ScoringTest]], run: RunContext) -> Iterator[ScoringAnswer]:
         """One answer per test, in any order, also for those that fail (with a reason)."""

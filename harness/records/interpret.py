@@ -164,13 +164,14 @@ PlantedKind = Literal["token", "context", "class", "position", "mixture", "rando
 and any tokens below it."""
 
 
-ScoringKind = Literal["detection", "fuzzing", "intruder", "simulation"]
+ScoringKind = Literal["detection", "fuzzing", "intruder", "simulation", "output", "output-random"]
 """`detection`: which contexts activate the feature; `fuzzing`: which have the right tokens marked; `intruder`: which
-one does not belong; `simulation`: how strongly each token of a context activates it."""
+one does not belong; `simulation`: how strongly each token of a context activates it; `output`: which tokens the feature
+raises; `output-random`: the same answer, held against what a random direction raises."""
 
 
 SCORING_KINDS: tuple[ScoringKind, ...] = ("detection", "fuzzing", "intruder", "simulation")
-"""All kinds of scoring tests."""
+"""Kinds of scoring tests that are made of held-out contexts."""
 
 
 Condition = Literal["repeat", "shuffle", "second-judge", "explainer"]
@@ -234,7 +235,7 @@ class ScoringContext(Record):
     """One context of a scoring test."""
 
     document: str
-    """Trace id."""
+    """Trace id; of an output test, which shows single tokens, the token."""
     start: NonNegativeInt
     """First token of the context in the document."""
     tokens: tuple[str, ...]
@@ -243,7 +244,7 @@ class ScoringContext(Record):
     """Tokens shown marked (fuzzing and intruder)."""
     label: bool
     """The right answer, not shown: it activates (detection), its marks are right (fuzzing), it is the intruder.
-    Simulation: whether it is one of the strongest, and not drawn at random."""
+    Simulation: whether it is one of the strongest, and not drawn at random. Output: whether the feature raises it."""
     hard: bool = False
     """Whether a negative shares a token that the feature fires on."""
     quiet: bool = True
@@ -282,7 +283,7 @@ class RatedContext(Record):
     """A context's right answer and its rating, without its text."""
 
     document: str
-    """Trace id."""
+    """Trace id; of an output test, which shows single tokens, the token."""
     start: NonNegativeInt
     """First token."""
     label: bool
@@ -316,7 +317,8 @@ class ExplanationScore(Record):
     kind: ScoringKind
     """What was asked."""
     n_positive: NonNegativeInt
-    """Contexts for which yes is right; for intruders, tests; for simulations, the strongest contexts."""
+    """Contexts for which yes is right; for intruders, tests; for simulations, the strongest contexts; of outputs,
+    raised tokens."""
     n_negative: NonNegativeInt
     """Contexts for which no is right; for simulations, those drawn at random."""
     n_hard: NonNegativeInt

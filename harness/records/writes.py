@@ -53,6 +53,9 @@ class WriteDirection(Record):
     effect_p: float | None = None
     """Share of random directions of the same norms in the same modules whose largest effect on one of these tokens is
     as large; two-sided, and so corrected for the number of tokens."""
+    null_tokens: tuple[str, ...] = ()
+    """The same tokens by the effect of one of these random directions, the most raised first; a different one for each
+    component or latent, until all are used."""
     n_tokens: NonNegativeInt | None = None
     """Tokens of the response that effects are averaged over."""
     n_documents: NonNegativeInt | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -25,7 +25,8 @@ class ScoreRow:
 
     `n_quietest`: features too dense for quiet contexts, tested on their quietest. `chance`: what guessing gives, of the
     balanced accuracy or, in simulations, of the correlation.
-    `above_control`: the score (balanced accuracy, or correlation) less that of `control`.
+    `above_control`: the score (balanced accuracy, or correlation) less that of `control`; of outputs, a random
+    direction.
     """
 
     source: str
@@ -63,13 +64,31 @@ def scores(connection: Connection, run_id: int) -> list[ScoreRow]:
     for r in newest.values():
         groups[r.source, r.interpreter, r.kind].append(r)
     layers = {name: f.layer for name, f in stored_features(connection, run_id).items()}
-    rows = [_row(*name, group, layers) for name, group in groups.items()]
-    return beside_controls(
+    sources = list(dict.fromkeys(source for source, _, _ in groups))  # outputs are scored last
+    rows = [_row(*name, group, layers) for name, group in sorted(groups.items(), key=lambda g: sources.index(g[0][0]))]
+    compared = beside_controls(
         rows,
         controls(connection, run_id),
         same=lambda r: (r.interpreter, r.kind),
         number=lambda r: r.correlation if r.kind == "simulation" else r.balanced_accuracy,
     )
+    return [_beside_random(r, groups, layers) if r.kind == "output" else r for r in compared]
+
+
+def _beside_random(
+    row: ScoreRow, groups: dict[tuple[str, str, str], list[Any]], layers: dict[FeatureName, int | None]
+) -> ScoreRow:
+    """An output score above that of random directions, feature by feature."""
+    random = {r.feature: r.balanced_accuracy for r in groups[row.source, row.interpreter, "output-random"]}
+    pairs = [(r, random.get(r.feature)) for r in groups[row.source, row.interpreter, "output"]]
+    known = [(r, r.balanced_accuracy - x) for r, x in pairs if x is not None and r.balanced_accuracy is not None]
+    above = agreement.clustered_mean([d for _, d in known], _clusters([r for r, _ in known], layers)) if known else None
+    return replace(row, control="a random direction", above_control=above)
+
+
+def _clusters(group: Sequence[Any], layers: dict[FeatureName, int | None]) -> list[str | int]:
+    """The features' layers; one without a layer is a cluster of its own."""
+    return [r.feature if (layer := layers.get((r.source, r.feature))) is None else layer for r in group]
 
 
 @dataclass(frozen=True)
@@ -128,12 +147,11 @@ def _row(
 
 
 def _mean(group: Sequence[Any], name: str, layers: dict[FeatureName, int | None]) -> Estimate | None:
-    """Mean over the features that have the number; a feature without a layer is a cluster of its own."""
+    """Mean over the features that have the number."""
     scored = [r for r in group if getattr(r, name) is not None]
     if not scored:
         return None
-    clusters = [r.feature if (layer := layers.get((r.source, r.feature))) is None else layer for r in scored]
-    return agreement.clustered_mean([getattr(r, name) for r in scored], clusters)
+    return agreement.clustered_mean([getattr(r, name) for r in scored], _clusters(scored, layers))
 
 
 def _blocks(rows: Sequence[ScoreRow]) -> list[Block[ScoreRow]]:
@@ -156,7 +174,7 @@ REPORT = Report[ScoreRow](
         Column("above control", above_cell),
         Column("AUC", lambda r: inline(r.auc), leaves=3),
     ),
-    ("score",),
+    ("score", "output"),
     "scores",
     order=170,
     label=lambda r: r.source,
@@ -166,7 +184,8 @@ REPORT = Report[ScoreRow](
         "of predicted and true activation over tokens, half of the contexts the strongest, half random, chance 0. Half "
         "of the negatives hold a token that the feature fires on, where there are such. Quietest: features too dense "
         "for quiet contexts, tested on their quietest. What is not answered counts as wrong, in simulations as 0. "
-        + LEGEND
+        "Output: which of the measured tokens (contexts) the feature raises most, chance 0.5, beside the same answer "
+        "held against a random direction (paired by feature; docs/judging.md). " + LEGEND
     ),
     blocks=_blocks,
 )

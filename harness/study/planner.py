@@ -37,7 +37,7 @@ class StepKind:
 
     Attributes:
         name: first part of its steps' names.
-        stage: the stage that it belongs to; the plugins that do it are of that stage.
+        stage: the stage that it belongs to.
         execute: does a step; yields its records as they are made.
         cost: what a step costs.
         n_features: how many features a step makes, where it makes some.
@@ -49,6 +49,7 @@ class StepKind:
         memory_bytes: what its weights need on the device; None where it loads no model.
         seeded: whether the harness's own part of it draws with the seed; else its plugin says.
         memory_cure: what else helps where they do not fit; `{plugin}` is the plugin's name.
+        done_by: stage of the plugins that do it, where it is another.
         checks: what is looked at before a run with such a step begins; the flag says whether only a plan is wanted.
     """
 
@@ -64,6 +65,7 @@ class StepKind:
     seeded: bool = True
     memory_bytes: Callable[[Step, Plan, ModelSize], float] | None = None
     memory_cure: str = ""
+    done_by: Stage | None = None
     checks: tuple[Callable[[Plan, bool], None], ...] = ()
 
 
@@ -157,9 +159,10 @@ class Planner:
             UnknownName: no such plugin, or it is of another stage.
             UsageError: its settings make a grid or are wrong.
         """
-        self.refuse_other_stage(name, kind.stage)
+        stage = kind.done_by or kind.stage
+        self.refuse_other_stage(name, stage)
         layers = self.layers_of(name)
-        refuse_grid(self.manager, name, layers, PLURALS[kind.stage])
+        refuse_grid(self.manager, name, layers, PLURALS[stage])
         return self.manager.config(name, *layers)
 
     def add(

@@ -93,6 +93,9 @@ def test_every_polarity_of_every_component_comes_once_and_a_second_attempt_goes_
     assert plus.promoted_logits == tuple(-x for x in minus.suppressed_logits)
     assert (plus.p_promoted, plus.effect_tokens) == (minus.p_suppressed, minus.effect_tokens[::-1])
     assert plus.effects_nats == tuple(-x for x in minus.effects_nats[::-1])
+    assert plus.null_tokens == minus.null_tokens[::-1]
+    assert all(sorted(r.null_tokens) == sorted(r.effect_tokens) for r in records)
+    assert len({r.null_tokens for r in records}) > len(subject.components), "each component has a draw of its own"
     assert all(0 < r.effect_p <= 1 and r.n_null == 39 and r.n_documents == 3 for r in records)
     done = frozenset(r.item for r in records[:-3])
     assert measure(subject, tmp_path, done=done) == records[-3:]

@@ -412,13 +412,31 @@ def test_a_simulation_is_one_reply_with_a_strength_per_token(batch, context):
     assert "<<" not in asked
 
 
+def of_tokens(*tokens):
+    test = scoring("output", n=len(tokens))
+    contexts = tuple(c.model_copy(update={"tokens": (t,)}) for c, t in zip(test.contexts, tokens, strict=True))
+    return test.model_copy(update={"contexts": contexts})
+
+
+def test_an_output_test_is_one_list_of_tokens_with_a_rating_each(batch, context):
+    explained = next(x for x, _ in explanations(batch) if x.explanation)
+    fake = Fake(lambda request: '{"ratings": [0, 10, 2]}')
+    (found,) = make().answer([(explained, of_tokens(" a", "</script>", "\n"))], context(fake))
+    assert found.ratings == (0.0, 1.0, 0.2)
+    (asked,) = (request.user for request in fake.requests)
+    assert explained.explanation in asked
+    assert '1. " a"\n2. "</script>"\n3. "\\n"' in asked
+
+
 def test_the_scripted_provider_answers_every_prompt(batch, context, journal):
     explained = Explanation(item="f", source="s", feature="f", interpreter="autointerp", explanation="token token0",
                             grade=0, reason="r", n_exemplars=3)  # fmt: skip
     tests = [(explained, scoring(kind)) for kind in ("detection", "fuzzing", "intruder")]
     tests.append((explained, scoring("simulation", n=1)))
+    tests.append((explained, of_tokens(" x", " token0")))
     answers = {a.item: a for a in make().answer(tests, context(judge(), journal))}
     assert answers["simulation/f/0"].ratings == (0.0, 1.0, 0.0)
+    assert answers["output/f/0"].ratings == (0.0, 1.0)
     assert all(a.ratings is not None for a in answers.values())
     assert answers["fuzzing/f/0"].ratings == (1.0, 0.0, 0.0)
     out = list(make(n_min_subcategorised=2).categorise([*latents(batch)], context(judge(), journal)))

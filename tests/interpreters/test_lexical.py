@@ -207,6 +207,8 @@ def test_scores_are_what_the_rule_says(explained, context):
     assert asked("wait_and_plus", "fuzzing", ((" Wait", " +"), (0, 1)), ((" cat", ";"), (0, 1))) == (1.0, 0.0)
     assert asked("wait", "simulation", ((" a", " Wait", ",", " Wait"), ())) == (0.0, 1.0, 0.0, 1.0)
     assert asked("after_relation", "simulation", ((" =", "7", " x", "7"), ())) == (0.0, 1.0, 0.0, 0.0)
+    assert asked("wait", "output", *((token, (0,)) for token in ((" Wait",), ("Wait",), (" x",)))) == (1.0, 1.0, 0.0)
+    assert asked("after_relation", "output", (("7",), (0,)), ((" x",), (0,))) == (1.0, 0.0), "of the token alone"
     assert asked("dead", "detection", (wait, ())) is None
 
 

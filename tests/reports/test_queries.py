@@ -337,6 +337,8 @@ def test_scores_keep_what_could_not_be_scored_beside_the_mean(full: Connection) 
     assert (simulation.n_scored, simulation.chance, simulation.balanced_accuracy) == (9, 0.0, None)
     assert value(simulation.correlation) == pytest.approx(0.5)
     assert {r.n_quietest for r in rows.values()} == {1}
+    above = rows["output"].above_control  # paired by feature: i / 40 less i / 80, for i from 1 to 9
+    assert (rows["output"].control, value(above)) == ("a random direction", pytest.approx(5 / 80))
     told = notes(SCORES, list(rows.values()))
     assert told == ["adapter-activations: 1 of 10 features not scored: 1 held-out context, and 5 are needed"]
 

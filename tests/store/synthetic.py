@@ -467,14 +467,14 @@ def _scores(found: list[Feature]) -> list[Record]:
             item=f"{kind}/{f.feature}", source=f.source, feature=f.feature, interpreter="lexical",
             kind=kind,  # type: ignore[arg-type]
             n_positive=5, n_negative=5, n_hard=2, n_not_quiet=2 if i == 3 else 0, n_unanswered=i % 2,
-            balanced_accuracy=0.5 + i / 40 if i and kind != "simulation" else None,
+            balanced_accuracy=0.5 + i / (80 if kind == "output-random" else 40) if i and kind != "simulation" else None,
             auc=None if i == 0 or kind in ("intruder", "simulation") else 0.6,
             correlation=Estimate(i / 10, i / 20, math.inf) if i and kind == "simulation" else None,
             reason="1 held-out context, and 5 are needed" if i == 0 else None,
             contexts=(RatedContext(document=HOSTILE, start=3, label=True, hard=False, rating=0.5),),
         )
         for i, f in enumerate(found[:10])
-        for kind in ("detection", "fuzzing", "intruder", "simulation")
+        for kind in ("detection", "fuzzing", "intruder", "simulation", "output", "output-random")
     ]  # fmt: skip
 
 
@@ -516,8 +516,8 @@ def _writes(found: list[Feature]) -> list[Record]:
             item=f"{f.source}:{f.feature}", source=f.source, feature=f.feature, layer=f.layer, projection=f.projection,
             write_norm=2.0, lens_share=1.0, promoted=(" wait", "7"), promoted_logits=(3.0, 2.0), suppressed=(" so",),
             suppressed_logits=(-2.5,), p_promoted=0.005, p_suppressed=0.4, effect_tokens=(" wait", " so"),
-            effects_nats=(0.3, -0.2), effect_p=0.005, n_tokens=900, n_documents=8, n_null=200, read_by=("L3.up_proj",),
-            read_cosines=(0.4,), read_p=0.02,
+            effects_nats=(0.3, -0.2), null_tokens=(" so", " wait"), effect_p=0.005, n_tokens=900, n_documents=8,
+            n_null=200, read_by=("L3.up_proj",), read_cosines=(0.4,), read_p=0.02,
         )
         for f in found
     ]  # fmt: skip

@@ -39,7 +39,7 @@ def test_inputs_come_before_what_reads_them_and_every_stage_is_there() -> None:
         seen.add(step.name)
     assert {s.kind for s in p.steps} == {
         "train", "evaluate", "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "categorise",
-        "recategorise", "cover", "enrich", "ablate",
+        "recategorise", "cover", "enrich", "ablate", "output",
     }  # fmt: skip
 
 
@@ -89,6 +89,7 @@ def test_a_setting_changes_the_keys_of_what_depends_on_it_and_no_other() -> None
           for name in ("batch-topk", "batch-topk-on-random")),
         "regrade/lexical", "cover/lexical", "categorise/lexical", "recategorise/lexical", "enrich/features",
         "ablate/attribute", "ablate/steer", "ablate/write-directions",  # they read the dictionaries
+        "output/lexical",
     }  # fmt: skip
     after = keys(plan(settings={"full-finetune": {"epochs": 1}}))
     assert {name for name in before if before[name] != after[name]} == {
@@ -145,7 +146,7 @@ def test_another_provider_changes_nothing_but_the_interpretation() -> None:
     shared = {n for n in before if "lexical" not in n}
     assert all(before[n] == after[n] for n in shared)
     assert {n for n in after if n not in shared} == {
-        *(f"{kind}/autointerp" for kind in ("regrade", "cover", "categorise", "recategorise")),
+        *(f"{kind}/autointerp" for kind in ("regrade", "cover", "categorise", "recategorise", "output")),
         *(f"{kind}/autointerp/{s}" for kind in ("interpret", "score") for s in SOURCES),
         "interpret/autointerp/planted",
     }
@@ -159,7 +160,7 @@ def test_grading_and_scoring_can_be_switched_off_and_change_their_own_steps_only
     assert {n for n in before if n.startswith("interpret") and before[n] != after[n]} == {"interpret/lexical/planted"}
     off = {"planted": 0, "repeats": 0, "shuffles": 0, "recategorised": 0}
     least = keys(plan(settings={"scoring": {"features": 0}, "grading": off}))
-    assert not [n for n in least if n.startswith(("plant", "score", "regrade", "recategorise"))]
+    assert not [n for n in least if n.startswith(("plant", "score", "regrade", "recategorise", "output"))]
 
 
 def test_a_second_judge_is_asked_where_one_is_named() -> None:
@@ -240,7 +241,7 @@ def test_another_format_for_reading_changes_what_reads_and_nothing_else() -> Non
     assert before["ablate/leave-one-out"] == after["ablate/leave-one-out"]
     assert changed - {"ablate"} == {
         "probe", "learn", "judge", "plant", "interpret", "score", "regrade", "cover", "categorise", "recategorise",
-        "enrich",
+        "enrich", "output",
     }  # fmt: skip
 
 

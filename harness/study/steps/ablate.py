@@ -9,13 +9,15 @@ from typing import Any
 from harness.contract.context import RunContext
 from harness.contract.settings import EvaluateConfig
 from harness.errors import UnknownName
-from harness.records import Record
+from harness.interpretation.config import ScoringConfig
+from harness.records import Explanation, Feature, Record, WriteDirection
 from harness.study.costs import PROJECTIONS, Cost, CostModel, model_bytes, total
 from harness.study.planner import Planner, StageSteps, StepKind
 from harness.study.state import RunState
 from harness.study.step import Step
 from harness.study.steps import kinds
 from harness.study.steps.evaluate import answer_tokens, check_benchmarks
+from harness.study.steps.interpret import INSTRUCTION_TOKENS, INTERPRET, llms_of
 from harness.study.steps.probe import documents
 
 
@@ -24,6 +26,26 @@ def _plan(planner: Planner) -> None:
     for name in planner.study.ablations:
         inputs = tuple(dict.fromkeys((planner.adapter, *_read(planner, name))))
         planner.plugin(ABLATE, name, inputs, [planner.data, planner.benchmarks, evaluate])
+    _plan_outputs(planner)
+
+
+def _plan_outputs(planner: Planner) -> None:
+    """Explanations are held against what their features write, where an ablation of the study measures that."""
+    study = planner.study
+    offers = [planner.manager.offer(name).registration for name in (*study.ablations, *study.interpreters)]
+    written = next((r.name for r in offers if r.writes), None)
+    scoring = study.settings(ScoringConfig)
+    if written is None or not scoring.features:
+        return
+    for registration in offers:
+        steps = planner.steps.values()
+        explained = tuple(
+            s.name for s in steps if (s.kind, s.plugin) == (INTERPRET.name, registration.name)
+            and s.inputs[0] in planner.sources
+        )  # fmt: skip
+        if registration.scores and explained:
+            settings = [llms_of(planner, registration.name), scoring.features]
+            planner.plugin(OUTPUT, registration.name, (f"{ABLATE.name}/{written}", *explained), settings)
 
 
 def _read(planner: Planner, name: str) -> tuple[str, ...]:
@@ -49,6 +71,38 @@ def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     if state.registration(step).reads:
         run = replace(run, made=state.made(step))
     yield from state.implementation(step).measure(state.adapter_subject(step, run.device), documents(state), run)
+
+
+def _output(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
+    """The output score of the features that `score` asks about, and whose directions were read."""
+    from harness.interpretation.output import RANDOM, output_scores, output_test
+    from harness.interpretation.reliability import spread_sample
+
+    assert step.plugin is not None
+    writing, *explained = step.inputs
+    written = {(w.source, w.feature): w for w in state.stored(writing, WriteDirection) if w.effect_tokens}
+    n = state.plan.study.settings(ScoringConfig).features
+    asked: list[tuple[Explanation, WriteDirection]] = []
+    for name in explained:
+        (source,) = state.plan.step(name).inputs
+        explanations = {e.feature: e for e in state.stored(name, Explanation) if e.explanation is not None}
+        features = [f for f in state.stored(source, Feature) if f.feature in explanations]
+        layers = {f.feature: f.layer for f in features}
+        chosen = spread_sample(layers, n, f"{state.plan.seed}/{features[0].source}") if features else []
+        found = ((explanations[f], written.get((features[0].source, f))) for f in chosen)
+        asked += [(e, w) for e, w in found if w is not None and f"{RANDOM}/{w.item}" not in run.done]
+    tests = [(e, output_test(w)) for e, w in asked]
+    written_by_test = {test.item: w for (_, test), (_, w) in zip(tests, asked, strict=True)}
+    for answer in state.implementation(step).answer(tests, run):
+        for record in output_scores(written_by_test[answer.item], answer, step.plugin):
+            if record.item not in run.done:
+                yield record
+
+
+def _output_cost(step: Step, model: CostModel) -> Cost:
+    """A question about each feature, with a line per token; `asked` costs nothing where no LLM is."""
+    n = model.plan.study.settings(ScoringConfig).features * (len(step.inputs) - 1)
+    return model.asked("scorer", n, INSTRUCTION_TOKENS / 4 + 4 * 24)
 
 
 def _cost(step: Step, model: CostModel) -> Cost:
@@ -101,4 +155,5 @@ ABLATE = StepKind(
     "ablate", "ablate", _execute, cost=_cost, in_worker=True, on_executor=True, memory_bytes=model_bytes,
     checks=(check_benchmarks,),
 )  # fmt: skip
-STEPS = StageSteps((ABLATE,), _plan)
+OUTPUT = StepKind("output", "ablate", _output, cost=_output_cost, done_by="interpret")
+STEPS = StageSteps((ABLATE, OUTPUT), _plan)

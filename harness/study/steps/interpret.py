@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
-from typing import get_args
+from typing import Any, get_args
 
 from harness.contract.context import RunContext
 from harness.errors import UsageError
@@ -68,8 +68,7 @@ def _plan_interpreter(planner: Planner, name: str, sources: tuple[str, ...]) -> 
     registration = planner.manager.offer(name).registration
     if registration.asks_llm:
         _check_roles(name, planner.llms)
-    asked = {role: llm.identity() for role, llm in planner.llms.items() if role != GRADER}
-    llms = asked if registration.asks_llm else {}
+    llms = llms_of(planner, name)
     explained: dict[str, str] = {}
     for source in sources:
         suffix = source.partition("/")[2]
@@ -86,6 +85,13 @@ def _plan_interpreter(planner: Planner, name: str, sources: tuple[str, ...]) -> 
     planner.plugin(CATEGORISE, name, categorised, llms)
     if grading.recategorised:
         planner.plugin(RECATEGORISE, name, categorised, judged)
+
+
+def llms_of(planner: Planner, name: str) -> dict[str, Any]:
+    """Role -> what a key says of the LLM that an interpreter asks in it; empty where it asks none."""
+    if not planner.manager.offer(name).registration.asks_llm:
+        return {}
+    return {role: llm.identity() for role, llm in planner.llms.items() if role != GRADER}
 
 
 def _check_roles(name: str, llms: Collection[str]) -> None:

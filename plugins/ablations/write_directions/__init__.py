@@ -35,5 +35,7 @@ def harness_ablations() -> list[Registration[Ablation]]:
             load="harness_plugins.ablations.write_directions.ablation:WriteDirections",
             summary="Tokens that components and latents promote, their effect on real text, and what reads them",
             reads=("probe", "learn"),
+            version="2",
+            writes=True,
         )
     ]

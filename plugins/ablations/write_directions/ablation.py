@@ -162,7 +162,10 @@ class WriteDirections(Ablation):
             measured = dose[i] @ of_each
             largest = torch.einsum("c,cnv->nv", dose[i], null).abs().amax(1)
             p = (1 + int((largest >= measured.abs().max()).sum())) / (n_null + 1)
-            order = measured.argsort(descending=True, stable=True).tolist()
+            order, drawn = (
+                effect.argsort(descending=True, stable=True).tolist()
+                for effect in (measured, torch.einsum("c,cv->v", dose[i], null[:, i % n_null]))
+            )
             shared = {
                 "effect_p": p, "n_tokens": gradients.n_tokens, "n_documents": len(texts.ids), "n_null": n_null,
                 **self._of_channel(channel, writes),
@@ -175,6 +178,7 @@ class WriteDirections(Ablation):
                         item=f"{channel.source}:{feature}", source=channel.source, feature=feature,
                         effect_tokens=tuple(words[k] for k in ranked),
                         effects_nats=tuple(sign * float(measured[k]) for k in ranked),
+                        null_tokens=tuple(words[k] for k in drawn[::sign]),
                         **_of_sign(shared, sign), **_lens_fields(subject.tokenizer, tokens_of.get(i), sign),
                     )  # fmt: skip
 

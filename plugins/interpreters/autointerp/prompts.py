@@ -58,6 +58,8 @@ INTRUDER = _read("intruder")
 """Which context does not belong. The explanation is not shown."""
 SIMULATION = _read("simulation")
 """How strongly each token of a context activates."""
+OUTPUT = _read("output")
+"""Which tokens the feature raises."""
 REPAIR = _read("repair")
 """Not in the paper: the one repair turn after a reply that could not be read."""
 

@@ -19,9 +19,11 @@ from harness.records import Explanation, LLMCall, ScoringAnswer, ScoringTest
 from ..answers import RATINGS_SCHEMA, RatingsAnswer
 from .asking import Role
 from .evidence_text import marked_text
-from .prompts import DETECTION, FUZZING, INTRUDER, SIMULATION, fill
+from .prompts import DETECTION, FUZZING, INTRUDER, OUTPUT, SIMULATION, fill
 
-_PROMPTS = {"detection": DETECTION, "fuzzing": FUZZING, "intruder": INTRUDER, "simulation": SIMULATION}
+_PROMPTS = {
+    "detection": DETECTION, "fuzzing": FUZZING, "intruder": INTRUDER, "simulation": SIMULATION, "output": OUTPUT,
+}  # fmt: skip
 
 
 def answer_tests(
@@ -34,7 +36,7 @@ def answer_tests(
         answer = parse_call(call, RatingsAnswer)
         n = _n_ratings(tests[index][1])
         if not isinstance(answer, Unparsed) and len(answer.value.ratings) != n:
-            shown = "tokens" if tests[index][1].kind == "simulation" else "examples"
+            shown = "tokens" if tests[index][1].kind in ("simulation", "output") else "examples"
             return Unparsed(f"{len(answer.value.ratings)} ratings for {n} {shown}", answer.raw)
         return answer
 
@@ -52,8 +54,8 @@ def _n_ratings(test: ScoringTest) -> int:
 
 
 def _prompt(explanation: Explanation, test: ScoringTest) -> str:
-    if test.kind == "simulation":
-        tokens = test.contexts[0].tokens
+    if test.kind in ("simulation", "output"):
+        tokens = [token for context in test.contexts for token in context.tokens]
         examples = "\n".join(f"{i}. {json.dumps(t, ensure_ascii=False)}" for i, t in enumerate(tokens, start=1))
     else:
         texts = [marked_text(c.tokens, c.marked) for c in test.contexts]

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.records import Explanation, ScoringAnswer, ScoringContext, ScoringTest
 
-from .rules import Place, Rule, occurrences
+from .rules import Place, Rule, occurrences, seen
 
 
 def written(rules: Sequence[Rule]) -> str:
@@ -24,13 +24,18 @@ def read(rules: str) -> tuple[Rule, ...]:
 def answer(explanation: Explanation, test: ScoringTest) -> ScoringAnswer:
     """Detection: h / (h + 1) for h tokens covered. Fuzzing: share of marked tokens covered; intruder: not covered.
 
-    Simulation: 1 on each token that is covered, else 0.
+    Simulation: 1 on each token that is covered, else 0. Output: 1 for a token that a rule names; what a rule says of
+    neighbours does not hold of a single token, so a rule about neighbours alone names none.
     """
     if explanation.rule is None:
         return ScoringAnswer(item=test.item, ratings=None, reason="the explanation has no rule to predict by")
     rules = read(explanation.rule)
     if test.kind == "simulation":
         return ScoringAnswer(item=test.item, ratings=tuple(map(float, _covered(test.contexts[0], rules))))
+    if test.kind == "output":
+        named = [rule.target for rule in rules if rule.target is not None]
+        tokens = [seen(context.tokens, 0) for context in test.contexts]
+        return ScoringAnswer(item=test.item, ratings=tuple(float(any(p.holds(t) for p in named)) for t in tokens))
     ratings = []
     for context in test.contexts:
         hits = _covered(context, rules)

@@ -60,7 +60,7 @@ class Scripted:
             return _categories(prompt)
         if "feature interpretations to divide" in prompt:
             return _categories(prompt, "feature interpretations to divide")
-        if "Predict how strongly the feature activates" in prompt:
+        if "Predict how strongly the feature activates" in prompt or "makes the network write some tokens" in prompt:
             return _strengths(prompt)
         if '{"ratings": [...]}' in prompt:
             return _ratings(prompt)

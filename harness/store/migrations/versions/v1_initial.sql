@@ -758,6 +758,7 @@ CREATE TABLE write_direction (
     effect_tokens_json JSON DEFAULT '[]' NOT NULL,
     effects_nats_json JSON DEFAULT '[]' NOT NULL,
     effect_p DOUBLE,
+    null_tokens_json JSON DEFAULT '[]' NOT NULL,
     n_tokens BIGINT,
     n_documents BIGINT,
     n_null BIGINT,
