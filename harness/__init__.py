@@ -1,4 +1,7 @@
-"""What a plugin author imports. Importing it costs milliseconds: every name is fetched when it is first used."""
+"""What notebooks (`open`, `run`, `load`; docs/python.md) and authors of plugins import.
+
+Importing it costs milliseconds: every name is fetched when it is first used.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.api.results import Feature as Feature
+    from harness.api.results import Results as Results
+    from harness.api.results import Run as Run
+    from harness.api.results import compare as compare
+    from harness.api.results import open as open
+    from harness.api.scalars import Scalars as Scalars
+    from harness.api.studies import run as run
+    from harness.api.subject import Subject as Subject
+    from harness.api.subject import load as load
+    from harness.api.table import Table as Table
     from harness.config import Config as Config
     from harness.config import ProviderConfig as ProviderConfig
     from harness.contract.codec import Codec as Codec
@@ -45,6 +58,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "harness.api.results": ["Feature", "Results", "Run", "compare", "open"],
+    "harness.api.scalars": ["Scalars"],
+    "harness.api.studies": ["run"],
+    "harness.api.subject": ["Subject", "load"],
+    "harness.api.table": ["Table"],
     "harness.config": ["Config", "ProviderConfig"],
     "harness.errors": ["HarnessError"],
     "harness.contract.hooks": ["hookimpl"],
@@ -83,6 +101,7 @@ __all__ = [
     "Evidence",
     "Exemplar",
     "Explanation",
+    "Feature",
     "Flat",
     "HarnessError",
     "Interpreter",
@@ -94,13 +113,22 @@ __all__ = [
     "Record",
     "Registration",
     "Report",
+    "Results",
+    "Run",
     "RunContext",
     "Sample",
+    "Scalars",
+    "Subject",
+    "Table",
     "Trace",
     "Trainer",
+    "compare",
     "hookimpl",
+    "load",
     "measure_kl",
+    "open",
     "records_of",
+    "run",
 ]
 
 

@@ -99,9 +99,7 @@ def render_comparison(runs: Sequence[str], *, db: str | Path, form: str, console
     """
     formatted = find_format(form)
     with open_results(db) as connection:
-        first, second = (resolve_run(connection, run) for run in runs)
-        if first == second:
-            raise UsageError(f"{runs[0]} and {runs[1]} are the same run; name two (harness sql 'SELECT * FROM v_run')")
+        first, second = _two(connection, runs)
         numbers = _loaded(_numbers(first, second), compare_runs(connection, first, second))
         if form not in DATA_FORMATS:
             for run in (first, second):
@@ -109,6 +107,25 @@ def render_comparison(runs: Sequence[str], *, db: str | Path, form: str, console
             settings = different_settings(connection, first, second)
             formatted.print_report(_loaded(_settings(first, second), settings), console)
         formatted.print_report(numbers, console)
+
+
+def load_comparison(db: str | Path, runs: Sequence[str]) -> Loaded:
+    """Every number of two runs, side by side.
+
+    Raises:
+        UsageError: the two are the same run.
+        ResultsError: no such database or run.
+    """
+    with open_results(db) as connection:
+        first, second = _two(connection, runs)
+        return _loaded(_numbers(first, second), compare_runs(connection, first, second))
+
+
+def _two(connection: Connection, runs: Sequence[str]) -> tuple[int, int]:
+    first, second = (resolve_run(connection, run) for run in runs)
+    if first == second:
+        raise UsageError(f"{runs[0]} and {runs[1]} are the same run; name two (harness sql 'SELECT * FROM v_run')")
+    return first, second
 
 
 def _loaded(report: Report[Any], rows: Sequence[Any]) -> Loaded:

@@ -1,0 +1,1 @@
+"""The Python door: what `import harness` offers to notebooks and scripts (docs/python.md)."""
