@@ -13,7 +13,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check,notebooks]'
 	touch $@
 
 demo: install
@@ -169,6 +169,11 @@ migration: install
 
 docs: install
 	$(BIN)/python docs/generate.py
+
+# The notebooks of examples/ with the outputs that they have beside the results of `make demo`.
+.PHONY: notebooks
+notebooks: install
+	$(BIN)/python docs/notebooks.py .
 
 clean:
 	rm -rf $(VENV) $(PEERS) $(VLLM) artifacts dashboard results.db results.db-* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Write the pages that say what the code says: `make docs`. A test fails where they are out of date.
 
-python docs/generate.py            # write docs/hooks.md, docs/cli.md, docs/schema.md
+python docs/generate.py            # write docs/hooks.md, cli.md, schema.md, settings.md, datasette.json
 python docs/generate.py --readme results.db   # also refresh the README's tables from a finished run
 python docs/generate.py --seeds results.db    # likewise the tables over seeds, also docs/seeds.md (`make seeds`)
 python docs/generate.py --real real/results.db    # likewise those of the real model (`make demo-real`)
@@ -78,6 +78,38 @@ def schema() -> str:
     return f"{NOTE}# results.db\n\n{intro}{schema_markdown()}\n## SQL\n\n```sql\n{schema_sql()}\n```\n"
 
 
+def settings() -> str:
+    """Every setting of every section and plugin: type, default, meaning."""
+    from harness.records import ModelRef
+    from harness.render.plugins import as_set, meanings
+    from harness.study.effective import defaults, names_with_settings
+    from harness.study.manager import Manager
+    from harness.study.plain_types import type_of_field
+    from harness.study.registry import STUDY_SECTIONS, read_registry
+
+    manager = Manager(read_registry(DOCS.parent / "registry.yaml"))
+    parts = [
+        f"{NOTE}# Settings\n\nEverything that `--set NAME.KEY=VALUE` and registry.yaml reach, with its default. "
+        "A value is YAML; a list may be written `a,b`. `harness plugins show NAME` prints the value that a study "
+        "and preset give it, and where that comes from. Precedence: default < the plugin's row in registry.yaml < the "
+        "study < the preset < `--set`.\n"
+    ]
+    for name in names_with_settings(manager):
+        if name in manager.names():
+            offer = manager.offer(name)
+            declared, about = offer.registration.config, f"{offer.stage}: {offer.registration.summary}"
+        else:
+            declared = STUDY_SECTIONS.get(name, ModelRef)
+            about = f"A section of every study. {(inspect.getdoc(declared) or '').splitlines()[0]}"
+        rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+        said = meanings(declared)
+        for key, default in defaults(declared).items():
+            cells = (type_of_field(declared.model_fields[key]), f"`{as_set(default)}`", said[key])
+            rows.append(f"| `{key}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        parts.append(f"## {name}\n\n{about}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
 def datasette() -> str:
     """Metadata for Datasette."""
     from harness.store.describe import datasette_metadata
@@ -85,7 +117,7 @@ def datasette() -> str:
     return json.dumps(datasette_metadata(), indent=2, ensure_ascii=False) + "\n"
 
 
-PAGES = {"hooks.md": hooks, "cli.md": cli, "schema.md": schema, "datasette.json": datasette}
+PAGES = {"hooks.md": hooks, "cli.md": cli, "schema.md": schema, "settings.md": settings, "datasette.json": datasette}
 
 
 def refresh_readme(database: str) -> None:

@@ -256,15 +256,25 @@ def plugins_list(ctx: click.Context) -> None:
         console.print(sentence)
 
 
-@plugins.command("show")
+@plugins.command(
+    "show",
+    epilog="""\b
+Examples:
+  harness plugins show rank1-lora                   # the study and the plugin of that name
+  harness plugins show grading                      # a section of studies
+  harness plugins show steer --preset tiny          # as the preset has it
+  harness plugins show differences --study existing-adapter""",
+)
 @click.argument("name")
+@click.option("--study", metavar="S", help="Whose values are shown. Default: the default study.")
+@click.option("--preset", metavar="P", help="A preset of that study.")
 @click.pass_context
-def plugins_show(ctx: click.Context, name: str) -> None:
-    """Settings of a plugin or study: name, type, default, meaning."""
+def plugins_show(ctx: click.Context, name: str, study: str | None, preset: str | None) -> None:
+    """Settings of a plugin, a section or a study: type, value, where that comes from, meaning (docs/settings.md)."""
     from harness.render.plugins import describe
 
     registry, manager = _load(ctx)
-    for part in describe(registry, manager, name):
+    for part in describe(registry, manager, name, study, preset):
         make_console().print(part)
 
 

@@ -4,12 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from harness.errors import UnknownName, UsageError, masked_argument
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "learning_rate": ("lr",),
+    "r": ("rank",),
+    "lora_rank": ("rank",),
+    "lora_alpha": ("alpha",),
+    "lora_dropout": ("dropout",),
+    "use_rslora": ("rslora",),
+    "modules": ("target_modules",),
+    "batch": ("batch_size", "micro_batch_size"),
+    "per_device_train_batch_size": ("micro_batch_size",),
+    "gradient_accumulation_steps": ("micro_batch_size", "batch_size"),
+    "num_train_epochs": ("epochs",),
+    "num_epochs": ("epochs",),
+    "max_steps": ("steps", "epochs"),
+    "max_seq_length": ("max_length",),
+    "seq_len": ("max_length",),
+    "warmup": ("warmup_ratio", "warmup_steps"),
+    "n_latents": ("expansion",),
+    "d_sae": ("expansion",),
+    "expansion_factor": ("expansion",),
+    "l0": ("k",),
+    "topk": ("k",),
+    "tasks": ("benchmarks",),
+    "max_new_tokens": ("max_gen_toks", "new_tokens", "max_tokens"),
+    "samples": ("limit",),
+    "n_samples": ("limit",),
+    "file": ("path",),
+    "name": ("path",),
+    "name_or_path": ("path",),
+    "model_name_or_path": ("path",),
+    "torch_dtype": ("dtype",),
+    "n_docs": ("n_documents", "documents"),
+    "docs": ("n_documents", "documents"),
+    "prompt": ("question",),
+    "system_prompt": ("system",),
+    "tp": ("tensor_parallel_size",),
+    "dp": ("data_parallel_size",),
+}
+"""Names that people bring from transformers, PEFT, TRL, lm-eval and SAELens -> ours."""
+
+_PLAIN_NAME = re.compile(r"[\w./:-]+")
 
 
 class Config(BaseModel):
@@ -30,7 +73,10 @@ class Config(BaseModel):
             values.update(layer)
         for key in values:
             if key not in cls.model_fields:
-                raise UnknownName(f"key of {owner}", key, cls.model_fields, hint=f"harness plugins show {owner}")
+                meant = SYNONYMS.get(key, ())
+                raise UnknownName(
+                    f"key of {owner}", key, cls.model_fields, hint=f"harness plugins show {owner}", meant=meant
+                )
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -41,6 +87,15 @@ class Config(BaseModel):
                     f"{owner} needs {where}: --set {where}=VALUE (harness plugins show {owner})"
                 ) from error
             raise UsageError(f"{where}={masked_argument(repr(first.get('input')))}: {first['msg']}") from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_of_one(cls, values: Any) -> Any:
+        """Take `benchmarks=gsm8k` and `benchmarks=gsm8k,math500` for lists: there is nothing else they could mean."""
+        if not isinstance(values, Mapping):
+            return values
+        lists = {key for key, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
+        return {k: _as_list(v) if k in lists and isinstance(v, str | int | float) else v for k, v in values.items()}
 
     def digest(self) -> str:
         """sha256 (hex) of the canonical JSON of all fields."""
@@ -102,6 +157,12 @@ class ProviderConfig(Config):
         Raises:
             ProviderError: it is missing.
         """
+
+
+def _as_list(value: str | float) -> list[Any]:
+    """A list of one; of several where a text is plain names with commas between."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
+    return list(parts) if parts and all(_PLAIN_NAME.fullmatch(part) for part in parts) else [value]
 
 
 def canonical_json(value: Any) -> str:

@@ -86,9 +86,13 @@ class UsageError(HarnessError):
 class UnknownName(UsageError):
     """A name that nothing offers."""
 
-    def __init__(self, kind: str, name: str, names: Iterable[str], *, hint: str = "") -> None:
+    def __init__(
+        self, kind: str, name: str, names: Iterable[str], *, hint: str = "", meant: Iterable[str] = ()
+    ) -> None:
+        """`meant`: names that people who type this one are likely to mean, said first."""
         names = sorted(set(names))
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+        near = list(dict.fromkeys([*(m for m in meant if m in names), *close]))[:3] or names[:3]
         listed = ", ".join(repr(n) for n in near) if near else "none is registered"
         super().__init__(f"no {kind} {name!r}; nearest: {listed}" + (f" ({hint})" if hint else ""))
         self.name, self.nearest = name, tuple(near)

@@ -24,7 +24,7 @@ def generate() -> types.ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["hooks.md", "cli.md", "schema.md", "datasette.json"])
+@pytest.mark.parametrize("page", ["hooks.md", "cli.md", "schema.md", "settings.md", "datasette.json"])
 def test_a_generated_page_is_current(generate: types.ModuleType, page: str) -> None:
     assert (ROOT / "docs" / page).read_text() == generate.PAGES[page](), "run `make docs`"
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,9 +14,12 @@ from rich.text import Text
 from harness.config import Config
 from harness.contract import hooks as hookspecs
 from harness.errors import UnknownName
+from harness.records import Record
+from harness.store.describe import field_docs
+from harness.study.effective import effective, names_with_settings
 from harness.study.manager import Manager
+from harness.study.plain_types import type_of_field
 from harness.study.registry import STUDY_SECTIONS, Registry
-from harness.study.study_config import StudyConfig
 
 
 def plugin_table(manager: Manager) -> Table:
@@ -55,50 +59,80 @@ def study_table(registry: Registry) -> Table:
     return table
 
 
-def describe(registry: Registry, manager: Manager, name: str) -> Iterator[RenderableType]:
-    """A study's and a plugin's settings. A name can be both.
+def describe(
+    registry: Registry, manager: Manager, name: str, study: str | None = None, preset: str | None = None
+) -> Iterator[RenderableType]:
+    """The settings of a plugin, a section of studies, or a study, as they are in a study and preset.
+
+    Args:
+        registry: the registry.
+        manager: loads the plugin.
+        name: what is described; a name can be a study's and a plugin's.
+        study: whose values are shown; the default study if not given.
+        preset: of that study.
 
     Raises:
-        UnknownName: neither.
+        UnknownName: nothing has that name.
     """
-    if name in registry.studies:
-        yield from _study(name, registry.studies[name])
-    if name in manager.names():
-        offer = manager.offer(name)
-        yield Text(f"plugin {name} ({offer.stage}, {offer.origin}): {offer.registration.summary}")
-        yield config_table(name, offer.registration.config, dict(offer.row_config))
-    elif name not in registry.studies:
-        raise UnknownName("study or plugin", name, [*registry.studies, *manager.names()])
+    known = [*registry.studies, *names_with_settings(manager)]
+    if name not in known:
+        raise UnknownName("study, plugin or section", name, known)
+    of = study or (name if name in registry.studies else registry.default_study)
+    if name in registry.studies and name == of:
+        yield from _study(registry, manager, name, preset)
+    if name in names_with_settings(manager):
+        if name in manager.names():
+            offer = manager.offer(name)
+            yield Text(f"plugin {name} ({offer.stage}, {offer.origin}): {offer.registration.summary}")
+        yield _settings(registry, manager, name, of, preset)
 
 
-def _study(name: str, study: StudyConfig) -> Iterator[RenderableType]:
+def _study(registry: Registry, manager: Manager, name: str, preset: str | None) -> Iterator[RenderableType]:
+    study = registry.studies[name]
     yield Text(f"study {name}: {study.summary}")
     for field in ("model", *STUDY_SECTIONS):
-        part = getattr(study, field)
-        yield config_table(field, type(part), part.model_dump())
+        yield _settings(registry, manager, field, name, preset)
     presets = Table(title="Presets", title_justify="left")
     presets.add_column("name")
     presets.add_column("settings")
-    for preset, settings in study.presets.items():
-        presets.add_row(preset, Text(", ".join(f"{k}={v}" for k, v in settings.items()) or "the study as it is"))
+    for other, settings in study.presets.items():
+        presets.add_row(other, Text(", ".join(f"{k}={v}" for k, v in settings.items()) or "the study as it is"))
     yield presets
 
 
-def config_table(name: str, config: type[Any], values: dict[str, Any]) -> Table:
-    """Settings as `--set` takes them: key, type, value, meaning."""
-    table = Table(title=f"--set {name}.KEY=VALUE", title_justify="left")
-    for column in ("key", "type", "value", "meaning"):
-        table.add_column(column)
-    for key, field in config.model_fields.items():
-        default = values.get(key, "required" if field.is_required() else field.get_default(call_default_factory=True))
-        value = default.model_dump() if isinstance(default, Config) else default
-        kind = (
-            str(field.annotation).replace("typing.", "")
-            if not inspect.isclass(field.annotation)
-            else field.annotation.__name__
-        )
-        table.add_row(key, Text(kind), Text(str(value)), Text(field.description or ""))
+def _settings(registry: Registry, manager: Manager, name: str, study: str, preset: str | None) -> Table:
+    """Settings as `--set` takes them: key, type, value, where that comes from, meaning."""
+    declared, settings = effective(registry, manager, name, study, preset)
+    where = f"study {study}" + (f", preset {preset}" if preset else "")
+    table = Table(title=f"--set {name}.KEY=VALUE    (values in {where})", title_justify="left")
+    for column in ("key", "type", "value", "from", "meaning"):
+        table.add_column(column, overflow="fold")
+    for key, (value, origin) in settings.items():
+        field = declared.model_fields[key]
+        shown = value.model_dump() if isinstance(value, Config) else value
+        where_from = Text(origin, style="dim" if origin == "default" else "bold")
+        table.add_row(key, Text(type_of_field(field)), Text(as_set(shown)), where_from, Text(meanings(declared)[key]))
     return table
+
+
+def meanings(declared: type[BaseModel]) -> dict[str, str]:
+    """Field -> what it is; a record's from its docstrings, which pydantic has not read."""
+    if issubclass(declared, Record):
+        return field_docs(declared)
+    return {key: " ".join((field.description or "").split()) for key, field in declared.model_fields.items()}
+
+
+def as_set(value: Any) -> str:
+    """A value as `--set` takes it: YAML on one line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(as_set(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {as_set(v)}" for k, v in value.items()) + "}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def hook_reference() -> str:

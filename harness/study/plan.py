@@ -78,8 +78,8 @@ def make_plan(
         raise UnknownName(
             "study or plugin", single, [*registry.studies, *manager.names(), *rows], hint="list: harness plugins"
         )
-    layers = _layers(study, preset, settings or {}, manager, name)
-    layers = [_inherited(study, layers, manager), *layers]
+    layers = setting_layers(study, preset, settings or {}, manager, name)
+    layers = [inherited_settings(study, layers, manager), *layers]
     study = _resolve_sections(study, layers)
     if single:
         study = _only_plugin(study, single, manager)
@@ -105,9 +105,14 @@ def make_plan(
     )
 
 
-def _layers(
+def setting_layers(
     study: StudyConfig, preset: str | None, settings: Settings, manager: Manager, study_name: str
 ) -> list[Settings]:
+    """What the study's `set`, the preset and `--set` say, each as name -> key -> value; the later wins.
+
+    Raises:
+        UnknownName: no such preset, plugin or section.
+    """
     if preset is not None and preset not in study.presets:
         raise UnknownName(f"preset of {study_name}", preset, study.presets)
     layers: list[Settings] = []
@@ -127,7 +132,7 @@ def _layers(
     return layers
 
 
-def _inherited(study: StudyConfig, layers: Sequence[Settings], manager: Manager) -> Settings:
+def inherited_settings(study: StudyConfig, layers: Sequence[Settings], manager: Manager) -> Settings:
     """The k and expansion of the study's first learned dictionary, for baselines that say nothing else: one L0 for all.
 
     A grid is not inherited: its cells are compared with the baselines as they are without it.
