@@ -306,6 +306,25 @@ def _leave_one_out(rng: random.Random, n_layers: int) -> list[Record]:
     return made
 
 
+def _attributions() -> list[Record]:
+    """Tokens of eight answers: what was measured exactly falls a tenth below what is attributed."""
+    names = [f"L{layer}.{p}" for layer in range(2) for p in ("q_proj", "down_proj")]
+    made: list[Record] = []
+    for i in range(8):
+        shares = {name: (0.4 - 0.1 * at) * (1 + 0.1 * i) for at, name in enumerate(names)}
+        exact = {name: 0.9 * value for name, value in shares.items()}
+        made.append(
+            Attribution(
+                item=f"trace-{i}/9", document=f"trace-{i}", outcome="log-probability", span="answer", position=9,
+                token=HOSTILE, n_tokens=1, with_adapter=-0.1, without_adapter=-0.1 - sum(shares.values()), n_nodes=4,
+                first_order=shares, integrated=shares, own=shares, left_out=exact, drawn=tuple(names[2:]),
+                by_token=(0.0, sum(shares.values())), latents={"batch-topk": {"latent3": 0.2}},
+                unexplained={"batch-topk": 0.05}, sources=(("", names[0], 1, 0.3), ("batch-topk", "latent3", 1, 0.2)),
+            )
+        )  # fmt: skip
+    return made
+
+
 def differences() -> list[Record]:
     """What `differences` stores in a study without a full fine-tune."""
     why = "the study has no full fine-tune"

@@ -15,6 +15,9 @@ from harness.study.registry import read_registry
 from harness.study.registry_file import find_registry
 from harness.study.step import Plan
 
+READ_DICTIONARIES = ("ablate/attribute", "ablate/steer", "ablate/write-directions")
+"""Ablations that read every dictionary."""
+
 
 def manager() -> Manager:
     return Manager(read_registry(find_registry(None)))
@@ -87,7 +90,7 @@ def test_a_longer_grid_keeps_the_keys_of_the_shorter() -> None:
 
 def test_the_other_steps_of_a_study_keep_their_keys() -> None:
     whole, swept = keys(plan("rank1-lora")), keys(plan("rank1-lora", k=[2, 4]))
-    over_all = ("categorise", "recategorise", "regrade", "cover", "enrich")  # these read every source
+    over_all = ("categorise", "recategorise", "regrade", "cover", "enrich", *READ_DICTIONARIES)  # read every source
     shared = {n for n in whole if "batch-topk" not in n and not n.startswith(over_all)}
     assert all(whole[n] == swept[n] for n in shared)
     assert {n for n in swept if n.startswith("interpret/")} >= {
@@ -121,4 +124,6 @@ def test_judging_otherwise_fits_nothing_again() -> None:
     registry = read_registry(find_registry(None))
     before = keys(make_plan(registry, Manager(registry), "rank1-lora"))
     after = keys(make_plan(registry, Manager(registry), "rank1-lora", settings={"judging": {"second_fit": False}}))
-    assert {n.partition("/")[0] for n in before if before[n] != after[n]} == {"judge"}
+    changed = {n for n in before if before[n] != after[n]}
+    assert {n.partition("/")[0] for n in changed} == {"judge", "ablate"}
+    assert {n for n in changed if n.startswith("ablate/")} == {"ablate/steer"}, "it pushes the latents that were judged"
