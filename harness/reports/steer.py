@@ -198,11 +198,7 @@ REPORT = Report[SteerRow](
     ),
     ("ablate",),
     "steered features",
-<<<<<<< HEAD
     order=106,
-=======
-    order=107,
->>>>>>> 10bfe1a (tests: the filled store has attributions; orders and words of today's reports)
     label=lambda r: f"{r.feature} {r.push} {r.where} {r.quantity}",
     blocks=_blocks,
     legend=(
