@@ -25,6 +25,8 @@ from harness.model.lora_folder import PLAIN_INITS, load_lora
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from harness.model.subject import Subject
+
 DOMINATES = 0.5
 """Share of the adapter's squared norm above which a module dominates; of 4 modules at least."""
 OUTLIER = 10.0
@@ -114,12 +116,15 @@ class OverlapRow:
 class OtherRow:
     """A module that two adapters share.
 
-    `weight_cosine` is that of their scaling * B A. `read_overlap` and `write_overlap` are the mean squared cosines of
-    the principal angles between the spaces that they read and write; random ones have `read_null` and `write_null`.
+    `weight_cosine` is that of their scaling * B A; `weight_null` is its root mean square where one of them is turned at
+    random: the mean of <X, U Y V>^2 over rotations U, V is |X|^2 |Y|^2 / (d_out d_in). `read_overlap` and
+    `write_overlap` are the mean squared cosines of the principal angles between the spaces that they read and write;
+    random ones have `read_null` and `write_null`.
     """
 
     module: str
     weight_cosine: float | None
+    weight_null: float
     read_overlap: float | None
     read_null: float
     write_overlap: float | None
@@ -167,6 +172,13 @@ class Adapter:
     components: tuple[Component, ...]
     vectors: tuple[Directions, ...]
     broken: dict[str, str]
+
+    @classmethod
+    def of(cls, subject: Subject) -> Adapter:
+        """An adapter that is loaded on its base; its vectors stay when the subject goes."""
+        vectors = (directions(subject.model, c) for c in subject.components)
+        on_cpu = tuple(Directions(a=v.a.cpu(), b=v.b.cpu()) for v in vectors)
+        return cls(subject.model, subject.components, on_cpu, {})
 
     @classmethod
     def read(cls, path: Path, base: str) -> Adapter:
@@ -398,14 +410,15 @@ def compared(adapter: Adapter, other: Adapter) -> Iterable[OtherRow]:
         a, b = _factors(adapter, ours[module]), _factors(other, theirs[module])
         widest = max(len(ours[module]), len(theirs[module]))
         nulls = widest / a[0].shape[1], widest / a[1].shape[0]
+        turned = (a[0].shape[1] * a[1].shape[0]) ** -0.5
         norms = [math.sqrt(max(0.0, _inner(x, x))) for x in (a, b)]
         if module in adapter.broken or module in other.broken or not all(norms):
             reason = "one of the two changes nothing there, or holds numbers that are not finite"
-            yield OtherRow(module, None, None, nulls[0], None, nulls[1], None, reason)
+            yield OtherRow(module, None, turned, None, nulls[0], None, nulls[1], None, reason)
         else:
             cosine = _inner(a, b) / (norms[0] * norms[1])
             reads, writes = _overlap(a[0].T, b[0].T), _overlap(a[1], b[1])
-            yield OtherRow(module, cosine, reads, nulls[0], writes, nulls[1], norms[1] / norms[0])
+            yield OtherRow(module, cosine, turned, reads, nulls[0], writes, nulls[1], norms[1] / norms[0])
 
 
 def _factors(adapter: Adapter, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,8 @@ Absence has a reason: a field that can be None has a `reason` beside it that say
 from __future__ import annotations
 
 from harness.records.ablate import AblationScore as AblationScore
+from harness.records.adapters import ModuleOverlap as ModuleOverlap
+from harness.records.adapters import SharedFeature as SharedFeature
 from harness.records.attribute import Attribution as Attribution
 from harness.records.base import PLANTED as PLANTED
 from harness.records.base import Estimate as Estimate

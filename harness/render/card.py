@@ -171,13 +171,15 @@ REPORTS: tuple[Report[Any], ...] = (
         (
             Column("module", lambda r: r.module.removeprefix("base_model.model."), "left"),
             Column("cosine of weights", lambda r: fixed(r.weight_cosine)),
+            Column("turned", lambda r: fixed(r.weight_null, 4)),
             Column("reads", lambda r: fixed(r.read_overlap)),
             Column("random", lambda r: fixed(r.read_null, 4)),
             Column("writes", lambda r: fixed(r.write_overlap)),
             Column("random ", lambda r: fixed(r.write_null, 4)),
             Column("norm, other over this", lambda r: significant(r.norm_ratio)),
         ),
-        legend="Reads and writes: mean squared cosine of the principal angles between the spaces of a and of b.",
+        legend="Turned: root mean square of the cosine with one of the two turned at random. Reads and writes: mean "
+        "squared cosine of the principal angles between the spaces of a and of b.",
         blocks=_largest(lambda r: abs(r.weight_cosine or 0.0)),
     ),
 )  # fmt: skip

@@ -123,8 +123,8 @@ def setting_layers(
             nested.setdefault(name, {})[key] = value
         layers.append(nested)
     layers.append(settings)
-    dictionaries = [row.name for row in study.dictionaries]
-    names = [*STUDY_SECTIONS, "model", "read_chat", "providers", *manager.names(), *dictionaries]
+    rows = [*(row.name for row in study.dictionaries), *(row.name for row in study.adapters)]
+    names = [*STUDY_SECTIONS, "model", "read_chat", "providers", *manager.names(), *rows]
     for layer in layers:
         for name in layer:
             if name not in names:
@@ -178,6 +178,7 @@ def _resolve_sections(study: StudyConfig, layers: Sequence[Settings]) -> StudyCo
 
 
 def _only_plugin(study: StudyConfig, name: str, manager: Manager) -> StudyConfig:
+    study = study.model_copy(update={"adapters": ()})
     row = next((row for row in study.dictionaries if row.name == name), None)
     if row is not None:
         return study.model_copy(update={"dictionaries": (row,)})

@@ -109,8 +109,9 @@ class Planner:
         """Look at the model's files, the traces and the benchmarks; plan nothing yet."""
         self.manager, self.layers, self.seed = manager, layers, seed
         if study.data.cut == "paragraphs":
-            trainers = filter(None, (study.adapter, study.reference))
-            study = with_cut_length(study, [n for t in trainers if (n := self._max_length(t))])
+            trained = {t: t for t in (study.adapter, study.reference) if t}
+            trained |= {row.name: row.trainer for row in study.adapters}
+            study = with_cut_length(study, [n for name, t in trained.items() if (n := self._max_length(t, name))])
         self.study = study
         self.steps: dict[str, Step] = {}
         self.sources: list[str] = []
@@ -130,12 +131,11 @@ class Planner:
         if evaluate.reads_held_out:
             self.benchmarks["held-out traces"] = digest(self.data)
 
-    def _max_length(self, trainer: str) -> int | None:
+    def _max_length(self, trainer: str, name: str) -> int | None:
         """Tokens of a trainer's longest example; None where it trains on none."""
         if self.manager.stage_of(trainer) != "train":
             return None  # refused with its reason when it is planned
-        refuse_grid(self.manager, trainer, self.layers_of(trainer), PLURALS["train"])
-        length = self.manager.config(trainer, *self.layers_of(trainer)).model_dump().get("max_length")
+        length = self.config_of("train", trainer, name).model_dump().get("max_length")
         return length if isinstance(length, int) else None
 
     def plugin(self, kind: StepKind, name: str, inputs: tuple[str, ...], settings: object, *, suffix: str = "") -> str:
@@ -159,11 +159,19 @@ class Planner:
             UnknownName: no such plugin, or it is of another stage.
             UsageError: its settings make a grid or are wrong.
         """
-        stage = kind.done_by or kind.stage
-        self.refuse_other_stage(name, stage)
-        layers = self.layers_of(name)
-        refuse_grid(self.manager, name, layers, PLURALS[stage])
-        return self.manager.config(name, *layers)
+        return self.config_of(kind.done_by or kind.stage, name)
+
+    def config_of(self, stage: Stage, plugin: str, name: str | None = None) -> Config:
+        """The settings of a plugin of a stage, with those of `name` where the study calls it otherwise.
+
+        Raises:
+            UnknownName: no such plugin, or it is of another stage.
+            UsageError: its settings make a grid or are wrong.
+        """
+        self.refuse_other_stage(plugin, stage)
+        layers = self.layers_of(plugin, name)
+        refuse_grid(self.manager, plugin, layers, PLURALS[stage])
+        return self.manager.config(plugin, *layers)
 
     def add(
         self, name: str, kind: StepKind, plugin: str | None, config: Config, inputs: tuple[str, ...],

@@ -125,12 +125,13 @@ def _check_names(registry: Registry, path: Path, lines: dict[Location, int]) -> 
         seen.add(row.name)
     for name, study in registry.studies.items():
         called: set[str] = set()
-        for i, dictionary in enumerate(study.dictionaries):
-            if dictionary.name in called:
-                place = ("studies", name, "dictionaries", i, "name")
-                message = f"two dictionaries are called {dictionary.name!r}; give one of them another name"
-                raise RegistryError(_sentence(path, lines, place, message))
-            called.add(dictionary.name)
+        places = [(part, i) for part in ("dictionaries", "adapters") for i in range(len(getattr(study, part)))]
+        for part, i in places:
+            row = getattr(study, part)[i]
+            if row.name in called:
+                message = f"two dictionaries or adapters are called {row.name!r}; give one of them another name"
+                raise RegistryError(_sentence(path, lines, ("studies", name, part, i, "name"), message))
+            called.add(row.name)
     if registry.default_study not in registry.studies:
         raise RegistryError(_sentence(path, lines, ("default_study",), f"no study {registry.default_study!r}"))
 

@@ -49,8 +49,18 @@ class DictionaryRow(Config):
     """Probe of the study whose activations it is fitted on; by default the one that its learner names."""
 
 
-def _as_row(value: Any) -> Any:
-    return {"name": value, "learner": value} if isinstance(value, str) else value
+class AdapterRow(Config):
+    """A further adapter of a study; a trainer's name alone means that trainer under its own name."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """What it is called, also as a model that answers benchmarks and as a source of features;
+    `--set NAME.KEY=VALUE` reaches it after its trainer's settings. The name decides its seed, too."""
+    trainer: str
+    """Trainer."""
+
+
+def _as_row(field: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: {"name": value, field: value} if isinstance(value, str) else value)
 
 
 class PluginList(Config):
@@ -81,11 +91,14 @@ class StudyConfig(Config):
     """Another format for what probes read, as in the paper's code, which read other text than it trained on."""
     adapter: str
     """Trainer of the adapter that is studied."""
+    adapters: tuple[Annotated[AdapterRow, _as_row("trainer")], ...] = ()
+    """Further adapters on the same base, each trained, evaluated, read and compared with the others: names of trainers,
+    or `{name: ..., trainer: ...}`."""
     reference: str | None = None
     """Trainer of the full fine-tune that recovery is measured against."""
     probes: tuple[str, ...] = ()
     """Probes."""
-    dictionaries: tuple[Annotated[DictionaryRow, BeforeValidator(_as_row)], ...] = ()
+    dictionaries: tuple[Annotated[DictionaryRow, _as_row("learner")], ...] = ()
     """Dictionaries: names of learners, or `{name: ..., learner: ..., on: PROBE}`."""
     interpreters: tuple[str, ...] = ()
     """Interpreters, each over every source."""

@@ -47,20 +47,24 @@ class AnswersConfig(Config):
 
 
 def _plan(planner: Planner) -> None:
+    add_evaluation(planner, "base")
+    add_evaluation(planner, "adapter", planner.adapter)
+    if planner.reference is not None:
+        add_evaluation(planner, "full", planner.reference)
+
+
+def add_evaluation(planner: Planner, variant: str, *inputs: str) -> None:
+    """Add the steps that evaluate a model variant, where the study has benchmarks; `inputs` is who trained it."""
     evaluate = planner.study.settings(EvaluateConfig)
     if not evaluate.benchmarks:
         return
-    checkpoints: dict[str, tuple[str, ...]] = {"base": (), "adapter": (planner.adapter,)}
-    if planner.reference is not None:
-        checkpoints["full"] = (planner.reference,)
-    for variant, inputs in checkpoints.items():
-        settings = [planner.benchmarks, variant]
-        name, seeded = f"evaluate/{variant}", _samples(evaluate)
-        answered = planner.add(name, EVALUATE, None, evaluate, inputs, settings, variant, seeded=seeded)
-        if GRADER in planner.llms:
-            asked = [planner.llms[GRADER].identity(), PROMPT_VERSION]
-            answers = planner.study.settings(AnswersConfig)
-            planner.add(f"verify/{variant}", VERIFY, None, answers, (answered,), asked, variant)
+    settings = [planner.benchmarks, variant]
+    name, seeded = f"evaluate/{variant}", _samples(evaluate)
+    answered = planner.add(name, EVALUATE, None, evaluate, inputs, settings, variant, seeded=seeded)
+    if GRADER in planner.llms:
+        asked = [planner.llms[GRADER].identity(), PROMPT_VERSION]
+        answers = planner.study.settings(AnswersConfig)
+        planner.add(f"verify/{variant}", VERIFY, None, answers, (answered,), asked, variant)
 
 
 def _samples(evaluate: EvaluateConfig) -> bool:

@@ -77,6 +77,8 @@ def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:
     subject = replace(state.reading_subject(step, run.device), ranked=segments)
     _capture_companions(step, probe, subject, state, run)
     activations = probe.read(subject, documents(state), run)
+    if step.variant is not None:  # of a further adapter, by whose name its features are known
+        activations = activations.model_copy(update={"source": step.variant})
     yield activations
     yield from select_features(activations, state, run)
 

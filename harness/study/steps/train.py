@@ -18,12 +18,17 @@ from harness.study.step import Plan, Step
 
 
 def _plan(planner: Planner) -> None:
-    study = planner.study
-    held_out = study.settings(EvaluateConfig).reads_held_out
-    read = [*planner.data, {"without": study.data.held_out}] if held_out else planner.data
+    study, read = planner.study, training_settings(planner)
     planner.adapter = planner.plugin(TRAIN, study.adapter, (), read)
     if study.reference:
         planner.reference = planner.plugin(TRAIN, study.reference, (), read)
+
+
+def training_settings(planner: Planner) -> list[object]:
+    """What a key says of the text that trainers read."""
+    study = planner.study
+    held_out = study.settings(EvaluateConfig).reads_held_out
+    return [*planner.data, *([{"without": study.data.held_out}] if held_out else [])]
 
 
 def _execute(step: Step, state: RunState, run: RunContext) -> Iterator[Record]:

@@ -625,6 +625,27 @@ CREATE TABLE llm_call (
 );
 CREATE INDEX ix_llm_call_batch ON llm_call (batch);
 CREATE INDEX ix_llm_call_step_id ON llm_call (step_id);
+CREATE TABLE module_overlap (
+    id INTEGER NOT NULL,
+    step_id INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    first TEXT NOT NULL,
+    second TEXT NOT NULL,
+    module TEXT NOT NULL,
+    layer INTEGER,
+    projection TEXT NOT NULL,
+    weight_cosine DOUBLE,
+    weight_null DOUBLE NOT NULL,
+    read_overlap DOUBLE,
+    read_null DOUBLE NOT NULL,
+    write_overlap DOUBLE,
+    write_null DOUBLE NOT NULL,
+    norm_ratio DOUBLE,
+    reason TEXT,
+    CONSTRAINT pk_module_overlap PRIMARY KEY (id),
+    CONSTRAINT uq_module_overlap_step_id_item UNIQUE (step_id, item),
+    CONSTRAINT fk_module_overlap_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
+);
 CREATE TABLE parting_token (
     id INTEGER NOT NULL,
     step_id INTEGER NOT NULL,
@@ -704,6 +725,31 @@ CREATE TABLE run_step (
     CONSTRAINT fk_run_step_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_run_step_step_id ON run_step (step_id);
+CREATE TABLE shared_feature (
+    id INTEGER NOT NULL,
+    step_id INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    first TEXT NOT NULL,
+    second TEXT NOT NULL,
+    component TEXT NOT NULL,
+    layer INTEGER,
+    projection TEXT,
+    partner TEXT,
+    correlation DOUBLE,
+    shuffled DOUBLE NOT NULL,
+    p_value DOUBLE,
+    random DOUBLE,
+    n_candidates BIGINT NOT NULL,
+    n_random BIGINT NOT NULL,
+    n_shuffles BIGINT NOT NULL,
+    n_tokens BIGINT NOT NULL,
+    n_documents BIGINT NOT NULL,
+    reason TEXT,
+    CONSTRAINT pk_shared_feature PRIMARY KEY (id),
+    CONSTRAINT uq_shared_feature_step_id_item UNIQUE (step_id, item),
+    CONSTRAINT fk_shared_feature_step_id_step FOREIGN KEY(step_id) REFERENCES step (id) ON DELETE CASCADE
+);
+CREATE INDEX ix_shared_feature_first_second ON shared_feature (first, second);
 CREATE TABLE steering_effect (
     id INTEGER NOT NULL,
     step_id INTEGER NOT NULL,
