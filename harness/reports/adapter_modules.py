@@ -41,7 +41,7 @@ REPORT = Report[ModuleOverlap](
     ),
     ("compare",),
     "shared modules",
-    order=36,
+    order=37,
     label=lambda r: r.item,
     blocks=lambda rows: _blocks(list(rows)),
     legend="Weights: cosine of scaling * B A. Reads, writes and nulls as in the report of adapters.",

@@ -45,7 +45,7 @@ REPORT = Report[SharedFeature](
     ),
     ("compare",),
     "components",
-    order=37,
+    order=38,
     label=lambda r: r.item,
     blocks=lambda rows: _blocks(list(rows)),
     legend=(

@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness.config import digest
 from harness.records import (
@@ -38,12 +39,14 @@ from harness.records import (
     LLMReply,
     LLMRequest,
     ModelRef,
+    ModuleOverlap,
     PartingToken,
     PlantedFeature,
     RatedContext,
     Record,
     ResidualChange,
     Sample,
+    SharedFeature,
     SteeringEffect,
     WriteDirection,
 )
@@ -281,6 +284,23 @@ def _attributions() -> list[Record]:
             )
         )  # fmt: skip
     return made
+
+
+def adapters() -> list[Record]:
+    """What a run of several adapters has besides: a module and a component of two of them."""
+    of_module: dict[str, Any] = {"layer": 1, "projection": "q_proj", "first": "adapter", "second": "other"}
+    return [
+        ModuleOverlap(
+            item="adapter>other/q", module="layers.1.self_attn.q_proj", weight_cosine=-0.2, weight_null=0.02,
+            read_overlap=None, read_null=0.03, write_overlap=0.3, write_null=0.03, norm_ratio=1.5, reason="for a test",
+            **of_module,
+        ),
+        SharedFeature(
+            item="adapter>other/L1.q_proj", component="L1.q_proj", partner="L2.up_proj", correlation=-0.5,
+            shuffled=0.05, p_value=0.01, random=0.4, n_candidates=28, n_random=28, n_shuffles=99, n_tokens=4000,
+            n_documents=32, **of_module,
+        ),
+    ]  # fmt: skip
 
 
 def _groups(rng: random.Random) -> list[Record]:

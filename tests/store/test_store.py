@@ -105,6 +105,8 @@ def test_every_record_comes_back_as_it_went(
     run = synthetic.fill(store)
     dead = synthetic.feature("dead", "f", None, None, 0.0).model_copy(update={"exemplars": (), "sampled": ()})
     store.write_many(store.begin_step(run, 99, **synthetic.step_values("probe/dead"))[0], [dead])
+    compared = store.begin_step(run, 100, **synthetic.step_values("compare/adapters"))[0]
+    store.write_many(compared, synthetic.adapters())  # a run of one adapter has none
     assert {schema.table_of(record).columns for record in written} == set(schema.RECORDS)
     with store.engine.connect() as connection:
         for record, made in written.items():

@@ -157,5 +157,7 @@ def test_a_dictionary_may_name_its_probe_by_on_which_yaml_takes_for_a_truth_valu
 
 def test_two_dictionaries_of_one_name_are_refused(tmp_path: Path) -> None:
     text = GOOD + "    dictionaries: [a, {name: a, learner: b}]\n"
-    with pytest.raises(RegistryError, match=r"registry.yaml:12: .*two dictionaries are called 'a'; give one"):
+    with pytest.raises(
+        RegistryError, match=r"registry.yaml:12: .*two dictionaries or adapters are called 'a'; give one"
+    ):
         read_registry(write(tmp_path, text))
