@@ -65,6 +65,7 @@ class _Assigned(NamedTuple):
     weight: float
 
 
+@cached_query
 def densities(connection: Connection, run_id: int, places: Sequence[str] = ("layer", "projection")) -> list[DensityRow]:
     """Densities per source: of categories, of subcategories within each, and of categories by layer and projection."""
     names = stored_categories(connection, run_id)

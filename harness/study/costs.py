@@ -14,7 +14,7 @@ from harness.llm.prices import find_price
 from harness.model.traces import resolve
 from harness.study import sizes
 from harness.study.lengths import document_lengths
-from harness.study.machine import WRITTEN_SHARE, cpu_flops
+from harness.study.machine import BATCHED_SHARE, WRITTEN_SHARE, cpu_flops
 from harness.study.sizes import ModelSize, model_size
 from harness.study.step import Plan, Step
 
@@ -117,10 +117,10 @@ class CostModel:
         per_layer = len(modules) if isinstance(modules, Sequence) and not isinstance(modules, str) else len(PROJECTIONS)
         return per_layer * adapted_layers(self.n_layers, config) * int(config.get("rank", 1))
 
-    def forward(self, tokens: float, disk_bytes: float = 0.0) -> Cost:
-        """Of reading tokens."""
+    def forward(self, tokens: float, disk_bytes: float = 0.0, *, batched: bool = False) -> Cost:
+        """Of reading tokens; `batched`: several documents are one batch."""
         flops = sizes.forward_flops(self.n_parameters, tokens)
-        work = cpu_flops(flops, flops, self.width)
+        work = cpu_flops(flops, flops * (BATCHED_SHARE if batched else 1), self.width)
         return self.if_known(Cost(tokens, flops, sizes.gpu_hours(flops), work, disk_bytes=disk_bytes))
 
     def generated(self, tokens: float) -> Cost:

@@ -118,7 +118,9 @@ def _cost(step: Step, model: CostModel) -> Cost:
         return total([model.forward(tokens * cells), *map(model.generated, answers)])
     if "own_nodes" in config:  # backward passes, which count three; those of single components run half of the layers
         n_single = min(config["exact_top"] + config["exact_random"], model.n_components)
-        return model.forward(tokens * (6 + 3 * config["nodes"] + n_single * (1 + 3 * config["own_nodes"]) / 2))
+        passes = 6 + 3 * config["nodes"] + n_single * (1 + 3 * config["own_nodes"]) / 2
+        read = tokens / 2 if config["tokens_per_answer"] else tokens  # up to the target: half of a document on average
+        return model.forward(read * passes, batched=True)
     if "doses" in config:
         return _steering_cost(config, tokens, model)
     if "effect_tokens" in config:  # a forward pass, and a backward pass per token, which counts two
