@@ -14,6 +14,7 @@ import torch
 from harness.benchmarks.answerer import InMemory
 from harness.benchmarks.evaluate import evaluate
 from harness.contract.context import Made, RunContext
+from harness.contract.progress import SilentProgress
 from harness.contract.settings import EvaluateConfig
 from harness.dictionaries.effects import Without
 from harness.errors import UnknownName
@@ -37,7 +38,7 @@ EVENTS = {"wait": r"[Ww]", "digit": r"\d"}
 @pytest.fixture(scope="module")
 def text(subject: Subject) -> Text:
     documents = [subject.chat.document(subject.tokenizer, t) for t in tiny_traces(5)]
-    return Text(subject, documents, EVENTS, 1024)
+    return Text(subject, documents, EVENTS, 1024, SilentProgress())
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ def test_generated_under_a_gain_of_0_are_the_answers_of_the_ablation(
     alone = answers._asked([Pushes(torch.zeros(1, n))])[0]
     together = answers._asked([Pushes(torch.ones(1, n)), Pushes(torch.zeros(1, n))])
     assert {k: v.tolist() for k, v in together[1].items()} == {k: v.tolist() for k, v in alone.items()}
-    assert {k: v.tolist() for k, v in together[0].items()} == {k: v.tolist() for k, v in answers._rest.items()}
+    assert {k: v.tolist() for k, v in together[0].items()} == {k: v.tolist() for k, v in answers.rest.items()}
 
 
 def test_a_dose_while_writing_leaves_the_prompt_alone_and_follows_its_row() -> None:
@@ -291,6 +292,26 @@ def test_a_dictionary_on_other_columns_is_not_steered(subject: Subject, tmp_path
     config = SteerConfig(strongest=1, gains=(0,), doses=(), controls=(), n_documents=2, events={})
     records = list(Steer(config).measure(subject, tiny_traces(3), run))
     assert {r.kind for r in records} == {"component"}
+
+
+def test_an_interrupted_step_measures_only_the_features_that_are_not_stored(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SteerConfig(features=("L0.q_proj", "group:mlp"), gains=(0,), doses=(), n_documents=2, events={})
+    whole = list(Steer(config).measure(subject, tiny_traces(3), RunContext(tmp_path, 0)))
+    stored = [r for r in whole if r.feature == "L0.q_proj"]
+    pushes_measured: list[int] = []
+    changes = Text.changes
+
+    def counted(self: Text, batch: Any, pushes: Any, *rest: Any) -> None:
+        pushes_measured.append(len(pushes))
+        changes(self, batch, pushes, *rest)
+
+    monkeypatch.setattr(Text, "changes", counted)
+    run = RunContext(tmp_path, 0, done=frozenset(r.item for r in stored))
+    again = list(Steer(config).measure(subject, tiny_traces(3), run))
+    assert again == [r for r in whole if r.feature == "group:mlp"]
+    assert set(pushes_measured) == {4}  # itself, flipped, random, shuffled
 
 
 def effect(control: str, change: float, excess: float | None, p: float | None) -> SteeringEffect:

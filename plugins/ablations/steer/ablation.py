@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from harness.model.subject import Subject
 
 ITSELF = "itself"
+Where = Literal["text", "generated"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Steer(Ablation):
         generator, config = run.generator(), self.config
         chosen = choose_traces(traces, config.n_documents, generator)
         documents = [cut(subject.chat.document(subject.tokenizer, t), config.max_tokens) for t in chosen]
-        text = Text(subject, documents, config.events, config.batch_tokens)
+        text = Text(subject, documents, config.events, config.batch_tokens, run.progress)
         scalars, ranked = text.scalars()
         latents = latents_of(run.made, subject.components)
         alive = {name: _alive(one.codec, scalars, ranked) for name, one in latents.items()}
@@ -94,11 +95,18 @@ class Steer(Ablation):
                 feature, names, subject.components, latents, alive.get(feature.name.rpartition("/")[0], ()), generator
             )
             curve = Curve(feature, other, scalars, ranked, config)
-            run.progress.start(len(text.batches) + (len(curve.written) if answers else 0), f"pass of {feature.name}")
-            measured = {("text", p): m for p, m in zip(curve.points, _in_text(text, curve, astray, run), strict=True)}
-            if answers is not None:
-                measured |= {("generated", p): m for p, m in answers.measure(curve).items()}
-            yield from (r for r in curve.records(measured, run.seed) if r.item not in run.done)
+            counted = [name for name, n in text.sums.n.items() if n.sum()]
+            wanted = {curve.item("text", p, q) for p in curve.points for q in counted}
+            if not wanted <= run.done:
+                run.progress.start(len(text.batches) * len(curve.points), f"push of {feature.name} in text")
+                measured = dict(zip(curve.points, _in_text(text, curve, astray, run), strict=True))
+                yield from (r for r in curve.records("text", measured, run.seed) if r.item not in run.done)
+            if answers is not None and curve.written:
+                wanted = {curve.item("generated", p, q) for p in curve.written for q in answers.rest}
+                if not wanted <= run.done:
+                    run.progress.start(len(curve.written), f"push of {feature.name} in answers")
+                    written = answers.measure(curve)
+                    yield from (r for r in curve.records("generated", written, run.seed) if r.item not in run.done)
 
 
 def _alive(codec: Any, scalars: torch.Tensor, ranked: torch.Tensor) -> list[int]:
@@ -182,23 +190,29 @@ class Curve:
             return point.size
         return point.size * self.std / self.normal if self.normal else None
 
-    def records(self, measured: Mapping[tuple[str, Point], dict[str, Measured]], seed: int) -> Iterator[SteeringEffect]:
-        """A record per place, push and quantity; those of controls with the excess of the feature over them."""
-        own = {(where, p.push, p.size): q for (where, p), q in measured.items() if p.control == ITSELF}
-        for (where, point), quantities in measured.items():
+    def item(self, where: Where, point: Point, quantity: str) -> str:
+        """The name of a record."""
+        return f"{self.feature.name}/{point.name}/{where}/{quantity}"
+
+    def records(
+        self, where: Where, measured: Mapping[Point, dict[str, Measured]], seed: int
+    ) -> Iterator[SteeringEffect]:
+        """A record per push and quantity; those of controls with the excess of the feature over them."""
+        own = {(p.push, p.size): q for p, q in measured.items() if p.control == ITSELF}
+        for point, quantities in measured.items():
             for quantity, m in quantities.items():
                 if not m.n.sum():
                     continue
                 excess: dict[str, Any] = {}
                 if point.control != ITSELF:
-                    mine = own[where, point.push, point.size][quantity]
+                    mine = own[point.push, point.size][quantity]
                     p = paired_t(mine.change, m.change)
                     excess = {
                         "excess": ratio_over_documents(mine.change - m.change, m.n, seed=seed),
                         "p_value": None if isinstance(p, Undefined) else p,
                     }
                 yield SteeringEffect(
-                    item=f"{self.feature.name}/{point.name}/{where}/{quantity}",
+                    item=self.item(where, point, quantity),
                     source=self.feature.latents.name if self.feature.latents else "adapter",
                     feature=self.feature.name,
                     kind=self.feature.kind,
@@ -241,7 +255,6 @@ def _in_text(text: Text, curve: Curve, astray: Astray, run: RunContext) -> list[
     sums = [{name: np.zeros(n_documents) for name in names} for _ in curve.points]
     for batch in text.batches:
         text.changes(batch, [curve.in_text(p, batch, run.seed) for p in curve.points], astray, sums)
-        run.progress.advance()
     return [{q: Measured(s[q], text.sums.n[q], text.sums.at_rest[q]) for q in names} for s in sums]
 
 
@@ -256,15 +269,20 @@ class Answers:
         if config.new_tokens is not None:
             update["max_gen_toks"] = config.new_tokens
         self._settings = run.evaluate.model_copy(update=update)
-        rest = Pushes(torch.ones(1, len(subject.components)))
-        (self._rest,) = self._asked([rest])
+
+    @cached_property
+    def rest(self) -> dict[str, np.ndarray]:
+        """The answers' quantities without a push, of every item."""
+        self._run.progress.start(1, "answers of the adapter as it is")
+        (rest,) = self._asked([Pushes(torch.ones(1, len(self._subject.components)))])
+        return rest
 
     def measure(self, curve: Curve) -> dict[Point, dict[str, Measured]]:
         """Each point that can be pushed while answers are written -> its quantities."""
         rows = curve.written
-        n = np.ones(len(next(iter(self._rest.values()))))
+        n = np.ones(len(next(iter(self.rest.values()))))
         return {
-            point: {q: Measured(values[q] - rest, n, rest) for q, rest in self._rest.items()}
+            point: {q: Measured(values[q] - rest, n, rest) for q, rest in self.rest.items()}
             for point, values in zip(rows, self._asked(list(rows.values())), strict=True)
         }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from harness.contract.progress import Progress
 from harness.errors import ModelError
 from harness.model.batching import length_batches, padded, ranked_mask
 from harness.model.blocks import Blocks
@@ -78,8 +79,9 @@ class Text:
 
     @torch.no_grad()
     def __init__(
-        self, subject: Subject, documents: Sequence[Document], events: Mapping[str, str], batch_tokens: int
-    ) -> None:
+        self, subject: Subject, documents: Sequence[Document], events: Mapping[str, str], batch_tokens: int,
+        progress: Progress,
+    ) -> None:  # fmt: skip
         """Run the adapter as it is over the documents.
 
         Args:
@@ -87,29 +89,33 @@ class Text:
             documents: what to measure on.
             events: name -> regular expression that a token's text begins with.
             batch_tokens: tokens of a pass.
+            progress: is told of batches read, and later of pushes measured.
 
         Raises:
             ModelError: the subject has no adapter, or its logits cannot be read (see `Readout`).
         """
         if not subject.components:
             raise ModelError("there is no adapter to steer: the checkpoint is a base or a fully fine-tuned model")
-        self._subject, self._documents, self._batch_tokens = subject, documents, batch_tokens
+        grouped = list(length_batches([len(d.ids) for d in documents], batch_tokens // 4))
+        progress.start(len(grouped), "pass of the adapter as it is")
+        self._subject, self._documents, self._batch_tokens, self._progress = subject, documents, batch_tokens, progress
         self._blocks, self._readout = Blocks(subject.model), Readout(subject.model)
         self._readout.check(subject.model, {"input_ids": torch.tensor([documents[0].ids[:8]], device=subject.device)})
         self._events = event_tokens(subject, events)
-        self.batches = [
-            self._batch(rows) for rows in length_batches([len(d.ids) for d in documents], batch_tokens // 4)
-        ]
+        self.batches = [self._batch(rows) for rows in grouped]
         names = ("kl", *CE, *(f"p {event}" for event in self._events))
         self.sums = Sums(*({name: np.zeros(len(documents)) for name in names} for _ in range(2)))
         for batch in self.batches:
             for chunk in self._readout.chunks(len(batch.hidden)):
                 reference = Reference.of(self._readout.precise_logits(batch.hidden[chunk]))
-                values = self._values(reference.cross_entropy(batch.targets[chunk]), reference.p)
+                values = self._values(
+                    reference.cross_entropy(batch.targets[chunk]), lambda ids, p=reference.p: p[:, ids]
+                )
                 for name, value in values.items():
                     self._add(self.sums.at_rest[name], batch, name, chunk, value)
                 for name in names:
                     self._add(self.sums.n[name], batch, name, chunk, torch.ones(len(batch.hidden[chunk])))
+            progress.advance()
 
     def scalars(self) -> tuple[Float[torch.Tensor, "token component"], Bool[torch.Tensor, " token"]]:
         """The scalars of all tokens of all documents, and which tokens count."""
@@ -146,6 +152,7 @@ class Text:
                 for h, sums in zip(steered, into[start : start + at_once], strict=True):
                     difference = self._readout.difference(batch.hidden[chunk], h[chunk])
                     self._change(reference, difference, batch, chunk, sums)
+            self._progress.advance(len(some))
 
     def _change(
         self, reference: Reference, difference: torch.Tensor, batch: Batch, chunk: slice, sums: dict[str, Any]
@@ -155,15 +162,21 @@ class Text:
             raise ModelError(
                 "the steered model's activations overflow: use smaller steer.doses, or model.dtype=float32"
             )
-        # the KL is also log E_p[exp(centred)]: what normalises the steered distribution
-        gained = reference.p * torch.expm1(comparison.centred - comparison.kl_nats[:, None])
+
+        def gained(ids: list[int]) -> torch.Tensor:
+            # the KL is also log E_p[exp(centred)]: what normalises the steered distribution
+            return reference.p[:, ids] * torch.expm1(comparison.centred[:, ids] - comparison.kl_nats[:, None])
+
         values = self._values(comparison.cross_entropy_change(batch.targets[chunk]), gained)
         for name, value in {"kl": comparison.kl_nats, **values}.items():
             self._add(sums[name], batch, name, chunk, value)
 
-    def _values(self, ce: torch.Tensor, p: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each quantity's value at each position: the cross-entropy, and probabilities summed over events' tokens."""
-        events = {f"p {event}": p[:, ids].sum(1) for event, ids in self._events.items()}
+    def _values(self, ce: torch.Tensor, p_of: Callable[[list[int]], torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Each quantity's value at each position: the cross-entropy, and probabilities summed over events' tokens.
+
+        Only these tokens' probabilities are worked out: an event has few of the vocabulary.
+        """
+        events = {f"p {event}": p_of(ids).sum(1) for event, ids in self._events.items()}
         return {**dict.fromkeys(CE, ce), **events}
 
     def _add(self, sums: np.ndarray, batch: Batch, name: str, chunk: slice, values: torch.Tensor) -> None:
