@@ -34,6 +34,8 @@ ROWS_AT_ONCE = 16384
 """Rows of the output matrix that are widened to float32 together."""
 TOP = 10
 """Tokens that a direction's peak averages."""
+_ROWS = 512
+"""Directions whose logits over the whole vocabulary are held at once."""
 WRITERS = frozenset(
     {"o_proj", "out_proj", "down_proj", "c_proj", "dense", "dense_4h_to_h", "fc2", "fc_out", "w2", "wo"}
 )
@@ -149,11 +151,14 @@ class Lens:
             return []
         norms = directions.float().norm(dim=-1).cpu()
         high, low = self._peaks_of_null(n_null, seed, directions.device)
-        logits = self.logits(directions)
         k = min(max(top, TOP), self.shape[0])
-        up, down = logits.topk(k), logits.topk(k, largest=False)
+        # thousands of latents times a real vocabulary are gigabytes: only the ends of each row are kept
+        logits = (self.logits(some) for some in directions.split(_ROWS))
+        highest, lowest = zip(*((x.topk(k), x.topk(k, largest=False)) for x in logits), strict=True)
+        up, raised = (torch.cat([getattr(part, name) for part in highest]) for name in ("indices", "values"))
+        down, lowered = (torch.cat([getattr(part, name) for part in lowest]) for name in ("indices", "values"))
         of_peak = min(TOP, k)
-        ends = zip(up.values.cpu(), up.indices.tolist(), down.values.cpu(), down.indices.tolist(), norms, strict=True)
+        ends = zip(raised.cpu(), up.tolist(), lowered.cpu(), down.tolist(), norms, strict=True)
         return [
             Tokens(
                 promoted=tuple(ids[:top]),

@@ -61,6 +61,7 @@ class Attribute(Ablation):
         """
         if not subject.components:
             raise ModelError("there is no adapter to attribute to: the checkpoint is a base or a full fine-tune")
+        run.progress.start(1, "check of the model")
         gradients = Gradients(subject.model, subject.components, self._outcome(subject))
         short = {"input_ids": torch.zeros(1, 8, dtype=torch.long, device=subject.device)}
         short["attention_mask"] = torch.ones_like(short["input_ids"])

@@ -103,6 +103,7 @@ class _Comparison:
 
     def __init__(self, config: DifferencesConfig, subject: Subject, texts: Sequence[Text], run: RunContext) -> None:
         self.config, self.subject, self.texts, self.run = config, subject, texts, run
+        run.progress.start(len(texts), "documents")
         self.speaker = Speaker(Readout(subject.model), subject)
         ids = torch.tensor([texts[0].document.ids[:8]], device=subject.device)
         self.speaker.readout.check(subject.model, {"input_ids": ids})
@@ -118,7 +119,6 @@ class _Comparison:
 
     def read_adapter(self) -> None:
         """Base and adapter on every text."""
-        self.run.progress.start(len(self.texts), "documents")
         pair, head = _Measured(), self.speaker.readout
         for i, text in enumerate(self.texts):
             base, adapter = (read_states(self.subject, text, adapter=on) for on in (False, True))
