@@ -104,7 +104,7 @@ class _Comparison:
     def __init__(self, config: DifferencesConfig, subject: Subject, texts: Sequence[Text], run: RunContext) -> None:
         self.config, self.subject, self.texts, self.run = config, subject, texts, run
         run.progress.start(len(texts), "documents")
-        self.speaker = Speaker(Readout(subject.model), subject)
+        self.speaker, self.blocks = Speaker(Readout(subject.model), subject), Blocks(subject.model)
         ids = torch.tensor([texts[0].document.ids[:8]], device=subject.device)
         self.speaker.readout.check(subject.model, {"input_ids": ids})
         self.base: list[States] = []
@@ -121,7 +121,7 @@ class _Comparison:
         """Base and adapter on every text."""
         pair, head = _Measured(), self.speaker.readout
         for i, text in enumerate(self.texts):
-            base, adapter = (read_states(self.subject, text, adapter=on) for on in (False, True))
+            base, adapter = (read_states(self.subject, self.blocks, text, adapter=on) for on in (False, True))
             self.base.append(base)
             self.adapter.append(adapter)
             self._add(pair, i, (head, adapter), (head, base))
@@ -135,9 +135,9 @@ class _Comparison:
         self.run.progress.start(len(self.texts), "documents by the full fine-tune")
         with only_output_matrix_of(self.subject):
             model = load_subject(self.subject.base, self.subject.chat, checkpoint, device=device)
-            speaker = Speaker(Readout(model.model), model)
+            speaker, blocks = Speaker(Readout(model.model), model), Blocks(model.model)
             for i, text in enumerate(self.texts):
-                full = read_states(model, text)
+                full = read_states(model, blocks, text)
                 self._add(pairs["full-base"], i, (speaker.readout, full), (head, self.base[i]))
                 self._add(pairs["full-adapter"], i, (speaker.readout, full), (head, self.adapter[i]))
                 for place in (p for d, p in self.parting if d == i):
@@ -264,10 +264,9 @@ class _Comparison:
 
     def layers(self) -> Iterator[ResidualChange]:
         """The change of every layer's output."""
-        blocks = Blocks(self.subject.model)
         states = {"adapter-base": self.base, "full-base": self.base}
         for pair in (p for p in ("adapter-base", "full-base") if p in self.pairs):
-            for layer in range(blocks.n):
+            for layer in range(self.blocks.n):
                 yield self._layer(pair, layer, [s.streams[layer] for s in states[pair]])
 
     def _layer(self, pair: Pair, layer: int, second: Sequence[torch.Tensor]) -> ResidualChange:
@@ -315,7 +314,7 @@ class _Comparison:
     def _read_as_tokens(self, change: Float[torch.Tensor, " hidden"]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Most promoted and suppressed tokens, by the final norm and the output matrix of the base."""
         readout, tokenizer = self.speaker.readout, self.subject.tokenizer
-        normed = Blocks(self.subject.model).normed(change[None].to(readout.weight.device, readout.weight.dtype))
+        normed = self.blocks.normed(change[None].to(readout.weight.device, readout.weight.dtype))
         logits = readout.precise_logits(normed)[0]
         most, least = (
             tuple(str(tokenizer.decode([i])) for i in (sign * logits).topk(_TOKENS_READ).indices.tolist())

@@ -106,7 +106,7 @@ class States:
 
 
 @torch.no_grad()
-def read_states(subject: Subject, text: Text, *, adapter: bool = True) -> States:
+def read_states(subject: Subject, blocks: Blocks, text: Text, *, adapter: bool = True) -> States:
     """Run the model over the text, to the end of the window.
 
     Raises:
@@ -115,7 +115,7 @@ def read_states(subject: Subject, text: Text, *, adapter: bool = True) -> States
     ids = torch.tensor([text.document.ids[: text.window.stop]], device=subject.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with adapter_switch(subject.model, on=adapter):
-        last, streams = Blocks(subject.model).streams(inputs, (*text.first, *text.drawn))
+        last, streams = blocks.streams(inputs, (*text.first, *text.drawn))
     last = last[text.window.start :]
     if not bool(torch.isfinite(last).all()):
         raise ModelError(
