@@ -50,6 +50,8 @@ class WriteDirection(Record):
     effects_nats: tuple[float, ...] = ()
     """Of each: derivative of its log-probability by the activation, added on every token, mean over the response's
     tokens of real text."""
+    effects_half_width_nats: tuple[float, ...] = ()
+    """Of each: half of its 95 % interval over documents (ratio of sums, Student's t); empty for a single document."""
     effect_p: float | None = None
     """Share of random directions of the same norms in the same modules whose largest effect on one of these tokens is
     as large; two-sided, and so corrected for the number of tokens."""

@@ -39,6 +39,7 @@ class WriteRow:
     p_suppressed: float | None
     effect_tokens: tuple[str, ...]
     effects_nats: tuple[float, ...]
+    effects_half_width_nats: tuple[float, ...]
     effect_p: float | None
     n_tokens: int | None
     n_documents: int | None
@@ -63,7 +64,15 @@ def write_directions(connection: Connection, run_id: int) -> list[WriteRow]:
         feature = stored.get((record.source, record.feature))
         lists: dict[str, Any] = {
             name: tuple(getattr(record, f"{name}_json") or ())
-            for name in ("promoted", "suppressed", "effect_tokens", "effects_nats", "read_by", "read_cosines")
+            for name in (
+                "promoted",
+                "suppressed",
+                "effect_tokens",
+                "effects_nats",
+                "effects_half_width_nats",
+                "read_by",
+                "read_cosines",
+            )
         }
         rows.append(row_from(WriteRow, record, activation_sum=feature.activation_sum if feature else None, **lists))
     order = {source: i for i, source in enumerate(dict.fromkeys(r.source for r in rows))}
@@ -76,7 +85,12 @@ def promoted_tokens(connection: Connection, run_id: int) -> dict[tuple[str, str]
 
 
 def _direct(row: WriteRow) -> str:
-    return " ".join(map(repr, row.promoted[:TOKENS])) if row.promoted else "no direct lens"
+    return _quoted(row.promoted[:TOKENS]) if row.promoted else "no direct lens"
+
+
+def _quoted(tokens: Sequence[str]) -> str:
+    """Tokens in quotes; their spaces are signs, so that no line breaks within one."""
+    return " ".join(repr(token).replace(" ", "␣") for token in tokens)
 
 
 def promotes(row: WriteRow | None, n: int = TOKENS) -> str | None:
@@ -84,15 +98,19 @@ def promotes(row: WriteRow | None, n: int = TOKENS) -> str | None:
     if row is None:
         return None
     if row.promoted:
-        return " ".join(map(repr, row.promoted[:n]))
-    return f"on text: {' '.join(map(repr, row.effect_tokens[:n]))}" if row.effect_tokens else row.reason
+        return _quoted(row.promoted[:n])
+    return f"on text: {_quoted(row.effect_tokens[:n])}" if row.effect_tokens else row.reason
 
 
 def _effect(row: WriteRow) -> Cell:
     if not row.effect_tokens:
         return text(None)
-    up, down = (f"{row.effect_tokens[i]!r} {significant(row.effects_nats[i], 2)}" for i in (0, -1))
-    return f"{up}, {down}"
+    halves = row.effects_half_width_nats
+    return tuple(
+        f"{_quoted(row.effect_tokens[i:][:1])} {significant(row.effects_nats[i], 2)}"
+        + (f" ± {significant(halves[i], 2)}" if halves else "")
+        for i in (0, -1)
+    )
 
 
 def _reader(row: WriteRow) -> str:
@@ -118,7 +136,7 @@ REPORT = Report[WriteRow](
         Column("promotes", lambda r: short(_direct(r)), "left", wrap=True, ratio=3),
         Column("p", lambda r: p_value(r.p_promoted)),
         Column(
-            "suppresses", lambda r: short(" ".join(map(repr, r.suppressed[:3])) or None), "left", wrap=True, ratio=2,
+            "suppresses", lambda r: short(_quoted(r.suppressed[:3]) or None), "left", wrap=True, ratio=2,
             leaves=2,
         ),
         Column("raises and lowers on text (nats)", _effect, "left", wrap=True, ratio=2),
@@ -133,9 +151,10 @@ REPORT = Report[WriteRow](
     legend=(
         "Promotes: tokens whose logits it raises most through final norm and output matrix alone; p: share of random "
         "directions of the same norm with ten tokens as strong. On text: derivative of a token's log-probability by "
-        "the activation, mean over the response's tokens; p: the largest of the measured tokens against that of random "
-        "directions. Read by: the later component whose a is most aligned; p: times the number of later readers. "
-        "No p is corrected for the number of features. docs/write-directions.md says how each can mislead."
+        "the activation, mean over the response's tokens ± half of its 95 % interval over documents; p: the largest of "
+        "the measured tokens against that of random directions. Read by: the later component whose a is most aligned; "
+        "p: times the number of later readers. No p is corrected for the number of features. "
+        "docs/write-directions.md says how each can mislead."
     ),
     blocks=_blocks,
 )  # fmt: skip

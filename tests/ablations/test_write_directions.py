@@ -20,7 +20,13 @@ from harness_plugins.ablations.config import KLConfig
 from harness_plugins.ablations.documents import read_texts
 from harness_plugins.ablations.write_directions import WriteDirectionsConfig
 from harness_plugins.ablations.write_directions.ablation import WriteDirections, Writes, decoder_rows
-from harness_plugins.ablations.write_directions.effect import AddBias, effects, frequent_tokens, mean_gradients
+from harness_plugins.ablations.write_directions.effect import (
+    AddBias,
+    effects,
+    frequent_tokens,
+    half_widths,
+    mean_gradients,
+)
 from tests.ablations.conftest import make_subject
 
 TRACES = tiny_traces(6)
@@ -60,7 +66,7 @@ def test_the_mean_effect_is_the_finite_difference_of_steering(tmp_path: Path, ar
     tokens = frequent_tokens(texts, 3)
     writes = Writes(subject)
     modules = [c.module for c in writes.components]
-    found = mean_gradients(subject, list(dict.fromkeys(modules)), texts, tokens, SilentProgress())
+    found = mean_gradients(subject, modules, writes.written, texts, tokens, SilentProgress())
     measured = effects(found, modules, writes.written)
 
     def mean_log_probability(i: int, dose: float) -> torch.Tensor:
@@ -79,6 +85,18 @@ def test_the_mean_effect_is_the_finite_difference_of_steering(tmp_path: Path, ar
     for i in (0, 3, len(modules) - 1):
         expected = (mean_log_probability(i, step) - mean_log_probability(i, -step)) / (2 * step)
         torch.testing.assert_close(measured[i].double(), expected, rtol=1e-3, atol=1e-4)
+    of_all = found.by_document.sum(0) / found.document_tokens.sum()
+    torch.testing.assert_close(of_all, measured, rtol=1e-4, atol=1e-6)  # float32 sums of the same gradients
+
+
+def test_the_interval_of_documents_of_one_length_is_students_of_their_means() -> None:
+    means = torch.tensor([0.1, 0.4, -0.2, 0.3])
+    half = half_widths(50 * means, torch.full((4,), 50.0))
+    # 3.1824 is t(0.975) at 3 degrees of freedom; a document without tokens says nothing
+    torch.testing.assert_close(half, 3.18245 * means.std() / 2, rtol=1e-5, atol=0)
+    again = half_widths(torch.cat([50 * means, torch.zeros(1)]), torch.tensor([50.0, 50, 50, 50, 0]))
+    torch.testing.assert_close(again, half)
+    assert half_widths(means[:1], torch.ones(1)) is None
 
 
 def test_every_polarity_of_every_component_comes_once_and_a_second_attempt_goes_on(

@@ -311,7 +311,7 @@ def test_what_a_feature_writes_and_causes_stands_on_its_page(page: Any) -> None:
     text = page.texts(".causes")[0]
     for needed in (
         "promotes' wait' '</script>'< 0.001",
-        "raises on text (nats)'‹U+202E›' +0.300, 'b' +0.200",
+        "raises on text (nats)'‹U+202E›' +0.300 ± 0.0500, 'b' +0.200 ± 0.0500",
         "read by (cosine)L1.down_proj −0.2500.020",
         "against 200 random directions",
         "switched off: KL (nats)active on 30 of 480 tokens0.0200[0.0100, 0.0300]",

@@ -555,8 +555,9 @@ def _writes(found: list[Feature]) -> list[Record]:
             item=f"{f.source}:{f.feature}", source=f.source, feature=f.feature, layer=f.layer, projection=f.projection,
             write_norm=2.0, lens_share=1.0, promoted=(" wait", "7"), promoted_logits=(3.0, 2.0), suppressed=(" so",),
             suppressed_logits=(-2.5,), p_promoted=0.005, p_suppressed=0.4, effect_tokens=(" wait", " so"),
-            effects_nats=(0.3, -0.2), null_tokens=(" so", " wait"), effect_p=0.005, n_tokens=900, n_documents=8,
-            n_null=200, read_by=("L3.up_proj",), read_cosines=(0.4,), read_p=0.02,
+            effects_nats=(0.3, -0.2), effects_half_width_nats=(0.1, 0.05), null_tokens=(" so", " wait"),
+            effect_p=0.005, n_tokens=900, n_documents=8, n_null=200, read_by=("L3.up_proj",), read_cosines=(0.4,),
+            read_p=0.02,
         )
         for f in found
     ]  # fmt: skip

@@ -103,7 +103,11 @@ def _steered(row: SteerRow) -> dict[str, Any]:
 
 def _written(row: WriteRow) -> dict[str, Any]:
     """The first tokens of each side; of those that text raises and lowers, the ones that have that sign."""
-    effects = [(token, short(nats)) for token, nats in zip(row.effect_tokens, row.effects_nats, strict=True)]
+    halves = row.effects_half_width_nats or (None,) * len(row.effect_tokens)
+    effects = [
+        (token, short(nats), short(half))
+        for token, nats, half in zip(row.effect_tokens, row.effects_nats, halves, strict=True)
+    ]
     return {
         "promoted": row.promoted[:TOKENS], "suppressed": row.suppressed[:TOKENS],
         "p_promoted": row.p_promoted, "p_suppressed": row.p_suppressed,

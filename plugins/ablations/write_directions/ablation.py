@@ -22,7 +22,7 @@ from harness.records import ActivationSet, Dictionary, Trace, WriteDirection
 from ..config import KLConfig
 from ..documents import read_texts
 from . import WriteDirectionsConfig
-from .effect import effects, frequent_tokens, mean_gradients, null_effects
+from .effect import effects, frequent_tokens, half_widths, mean_gradients, null_effects
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -147,7 +147,7 @@ class WriteDirections(Ablation):
         texts = read_texts(subject, traces, config, run.generator())
         modules = [c.module for c in writes.components]
         tokens = frequent_tokens(texts, self.config.effect_tokens)
-        gradients = mean_gradients(subject, list(dict.fromkeys(modules)), texts, tokens, run.progress)
+        gradients = mean_gradients(subject, modules, writes.written, texts, tokens, run.progress)
         n_null = self.config.n_null
         of_each = effects(gradients, modules, writes.written)
         null = null_effects(gradients, modules, writes.norms.tolist(), n_null, run.generator())
@@ -160,6 +160,7 @@ class WriteDirections(Ablation):
         words = decoded(subject.tokenizer, tokens)
         for i, channel in enumerate(channels):
             measured = dose[i] @ of_each
+            half = half_widths(torch.einsum("c,dcv->dv", dose[i], gradients.by_document), gradients.document_tokens)
             largest = torch.einsum("c,cnv->nv", dose[i], null).abs().amax(1)
             p = (1 + int((largest >= measured.abs().max()).sum())) / (n_null + 1)
             order, drawn = (
@@ -178,6 +179,7 @@ class WriteDirections(Ablation):
                         item=f"{channel.source}:{feature}", source=channel.source, feature=feature,
                         effect_tokens=tuple(words[k] for k in ranked),
                         effects_nats=tuple(sign * float(measured[k]) for k in ranked),
+                        effects_half_width_nats=() if half is None else tuple(float(half[k]) for k in ranked),
                         null_tokens=tuple(words[k] for k in drawn[::sign]),
                         **_of_sign(shared, sign), **_lens_fields(subject.tokenizer, tokens_of.get(i), sign),
                     )  # fmt: skip

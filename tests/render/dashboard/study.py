@@ -248,7 +248,8 @@ def _written(source: str, feature: str, why: str | None = None) -> WriteDirectio
     return WriteDirection(
         item=f"{source}:{feature}", source=source, feature=feature, layer=None, projection=None, write_norm=1.0,
         reason=why, effect_tokens=("\u202e", "b", "c", "d", "e", "f", "g"),
-        effects_nats=(0.3, 0.2, 0.1, -0.1, -0.2, -0.3, -0.4), effect_p=0.015, n_tokens=900, n_documents=8, n_null=200,
+        effects_nats=(0.3, 0.2, 0.1, -0.1, -0.2, -0.3, -0.4), effects_half_width_nats=(0.05,) * 7, effect_p=0.015,
+        n_tokens=900, n_documents=8, n_null=200,
         read_by=("L1.down_proj",), read_cosines=(-0.25,), read_p=0.02, **lens,
     )  # fmt: skip
 

@@ -176,8 +176,8 @@ def test_what_a_feature_writes_and_causes_stands_with_it(site: Path) -> None:
     written = causes["written"]
     assert written["promoted"] == [" wait", "</script>"]
     assert (written["p_promoted"], written["n_null"]) == (0.0004, 200)
-    assert written["raised"] == [["\u202e", 0.3], ["b", 0.2], ["c", 0.1]]
-    assert written["lowered"] == [["g", -0.4], ["f", -0.3], ["e", -0.2], ["d", -0.1]]
+    assert written["raised"] == [["\u202e", 0.3, 0.05], ["b", 0.2, 0.05], ["c", 0.1, 0.05]]
+    assert written["lowered"] == [["g", -0.4, 0.05], ["f", -0.3, 0.05], ["e", -0.2, 0.05], ["d", -0.1, 0.05]]
     assert causes["off"]["kl"] == {"value": 0.02, "low": 0.01, "high": 0.03}
     (dose,) = causes["steered"]
     assert (dose["effect"], dose["control"], dose["excess"]["value"], dose["p"]) == (True, "random", 0.4, 0.001)

@@ -18,7 +18,7 @@
     const w = causes.written;
     if (w === null) return [h("h2", {}, "What it writes"), empty(`Not known: ${causes.why_unwritten}.`)];
     const words = (tokens) => tokens.map(quoted).join(" ") || "none";
-    const nats = (pairs) => pairs.map(([token, by]) => `${quoted(token)} ${signed(by)}`).join(", ") || "none";
+    const nats = (pairs) => pairs.map(([token, by, half]) => `${quoted(token)} ${signed(by)}${half === null ? "" : ` ± ${number(half)}`}`).join(", ") || "none";
     const lens = w.promoted.length
       ? [
           [["promotes"], [words(w.promoted)], [p(w.p_promoted)]],
@@ -47,7 +47,7 @@
         { class: "legend" },
         "Promotes: by final norm and output matrix alone" + (seen.length ? ` (${seen.join("; ")}). ` : ". ") +
           `On text: of the ${count(w.n_effects)} most used tokens, change of the log-probability per unit of activation, ` +
-          `mean over ${count(w.n_tokens)} tokens of ${count(w.n_documents)} documents. p: against ${count(w.n_null)} ` +
+          `mean over ${count(w.n_tokens)} tokens of ${count(w.n_documents)} documents ± half of its 95 % interval. p: against ${count(w.n_null)} ` +
           "random directions of the same norm, not corrected for the number of features.",
       ),
     ];

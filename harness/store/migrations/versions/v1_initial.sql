@@ -803,6 +803,7 @@ CREATE TABLE write_direction (
     reason TEXT,
     effect_tokens_json JSON DEFAULT '[]' NOT NULL,
     effects_nats_json JSON DEFAULT '[]' NOT NULL,
+    effects_half_width_nats_json JSON DEFAULT '[]' NOT NULL,
     effect_p DOUBLE,
     null_tokens_json JSON DEFAULT '[]' NOT NULL,
     n_tokens BIGINT,
