@@ -43,7 +43,7 @@ SMALL = {
     "leave-one-out.n_documents": 1, "leave-one-out.max_tokens": 96, "leave-one-out.top_share": 0.02,
     "leave-one-out.audit_share": 0.02, "leave-one-out.floor_documents": 1,
     "groups.n_documents": 1, "groups.max_tokens": 96, "groups.floor_documents": 1, "groups.benchmark_groups": "none",
-    "attribute.n_documents": 1, "attribute.max_tokens": 96, "attribute.nodes": 1, "attribute.max_nodes": 1,
+    "attribute.n_documents": 1, "attribute.max_tokens": 224, "attribute.nodes": 1, "attribute.max_nodes": 1,
     "attribute.exact_top": 1, "attribute.exact_random": 1, "attribute.sources": 4,
     "differences.n_documents": 2, "differences.max_tokens": 96, "differences.residual_tokens": 64,
     "write-directions.n_documents": 1, "write-directions.max_tokens": 96, "write-directions.effect_tokens": 2,

@@ -90,7 +90,15 @@ def test_a_longer_grid_keeps_the_keys_of_the_shorter() -> None:
 
 def test_the_other_steps_of_a_study_keep_their_keys() -> None:
     whole, swept = keys(plan("rank1-lora")), keys(plan("rank1-lora", k=[2, 4]))
-    over_all = ("categorise", "recategorise", "regrade", "cover", "enrich", *READ_DICTIONARIES)  # read every source
+    over_all = (
+        "categorise",
+        "recategorise",
+        "regrade",
+        "cover",
+        "enrich",
+        "output",
+        *READ_DICTIONARIES,
+    )  # read every source
     shared = {n for n in whole if "batch-topk" not in n and not n.startswith(over_all)}
     assert all(whole[n] == swept[n] for n in shared)
     assert {n for n in swept if n.startswith("interpret/")} >= {
