@@ -251,6 +251,13 @@ def test_a_correlation_of_clustered_pairs_is_pearsons_whatever_the_clusters():
 
 
 @pytest.mark.slow
+def test_clusters_that_agree_perfectly_without_one_have_a_finite_interval():
+    pairs = [[(float(a), 2.0 * a), (a + 1.0, 2.0 * a + 2)] for a in range(6)] + [[(0.0, 9.0), (9.0, 0.0)]]
+    found = agreement.clustered_correlation(pairs)
+    assert np.isfinite([found.low, found.high]).all()
+    assert -1 <= found.low < found.value < found.high <= 1
+
+
 def test_a_clustered_correlations_interval_covers_where_fishers_does_not():
     """Ten contexts of 13 tokens, whose activation and prediction share a context's level."""
     rng = np.random.default_rng(1)

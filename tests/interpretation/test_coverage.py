@@ -111,6 +111,7 @@ def test_purity_and_recall_are_those_of_every_token(made, signed, rule):
     for c in found:
         purity, recall, active, covered, tokens = brute_force(source.stored, c.feature, rule, 0.0)
         assert (c.n_active, c.n_inactive, c.n_covered) == (active, tokens - active, covered)
+        assert c.n_documents == len(source.stored.document_ids)
         assert c.density_per_token == pytest.approx(active / tokens)
         assert c.purity.value == pytest.approx(purity, abs=1e-5)
         assert (c.recall is None) == (recall is None)
@@ -239,6 +240,7 @@ def test_sampled_numbers_estimate_those_of_all_tokens(made):
         for whole, c in zip(exact, coverages([explained(stored, lambda i: None)], by, config, seed), strict=True):
             assert c.basis == "sample"
             assert c.n_active + c.n_inactive <= 120
+            assert (c.reason is None) == (None not in (c.purity, c.recall, c.matched_purity, c.matched_recall))
             for name in ("purity", "recall", "matched_purity", "matched_recall"):
                 true, found = getattr(whole, name), getattr(c, name)
                 if found is not None:
@@ -258,6 +260,13 @@ def test_strata_count_by_their_share():
     assert found.recall.low < 0.5  # 4 inactive tokens of which none is covered say little of 60 % of the tokens
     assert found.matched_recall.value == pytest.approx(0.1 / (0.1 + 0.3 * 0.25))
     assert found.n_covered == 5
+
+
+def test_what_no_token_has_is_covered_by_nothing_for_sure():
+    drawn = [Drawn("inactive", "d", i, 0.0) for i in range(4)]
+    found = estimates(drawn, [False] * 4, {"strong": 0.0, "weak": 0.0, "inactive": 1.0}, weak=0.0)
+    assert found.n_covered == 0
+    assert found.purity is None or (found.purity.low, found.purity.high) == (0.0, 0.0)
 
 
 def test_what_is_asked_about_was_not_shown_and_each_stratum_is_drawn(made):
@@ -290,6 +299,8 @@ def test_absence_has_a_reason(made):
         for c in coverages([source], by, CoverageConfig(), 0):
             assert (c.purity, c.recall, c.basis) == (None, None, None)
             assert why in c.reason
+            asked = 3 * CoverageConfig().contexts if by.ask else c.n_active + c.n_inactive
+            assert c.n_active + c.n_inactive <= asked
     none = not_covered(source.features[0], "lexical", "no explanation: unread")
     assert none.purity is None
     assert none.reason == "no explanation: unread"

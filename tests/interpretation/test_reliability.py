@@ -143,6 +143,7 @@ def test_where_a_judge_graded_the_explainers_own_grade_is_a_trial_that_costs_no_
     assert {x.grade for x in first.values()} == {2}
     assert Counter((t.condition, t.grade_top) for t in found) == {("second-judge", 1): 4, ("explainer", 0): 4}
     assert {t.status for t in found if t.condition == "explainer"} == {"top-only"}
+    assert {t.trial for t in found} == {0}, "each of them grades once"
     # the judge is asked twice of each, on the highest contexts and on all strengths; the second judge explains as well
     assert [len(who.requests) for who in (one, judge, other)] == [4, 8, 8]
 
@@ -167,3 +168,5 @@ def test_samples_are_seeded_and_even_over_layers():
     assert Counter(layers[f] for f in drawn) == {0: 2, 1: 2, 2: 2, 3: 2, None: 2}
     assert spread_sample(layers, 10, "other") != drawn
     assert len(spread_sample(layers, 100, "seed")) == 50
+    assert len(spread_sample(layers, 7, "seed")) == 7, "not a multiple of the layers"
+    assert len(spread_sample({"a": 0, "b": 0, "c": 0, "d": 1}, 3, "seed")) == 3, "a layer that runs out"

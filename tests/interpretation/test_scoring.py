@@ -133,6 +133,28 @@ def test_a_feature_that_is_never_quiet_or_dead_has_no_test_and_says_why(tests_of
         assert why in found.reason
 
 
+def test_what_could_not_be_tested_counts_nothing():
+    record = unscored("s", "f", "detection", "judge", "dead: no activating context")
+    assert (record.n_positive, record.n_negative, record.n_hard, record.n_unanswered) == (0, 0, 0, 0)
+    assert (record.balanced_accuracy, record.auc, record.reason) == (None, None, "dead: no activating context")
+
+
+def test_exactly_as_many_contexts_as_are_needed_are_enough(made):
+    """`min_contexts` is the least number that is tested, not the largest that is not."""
+    stored = made(COLUMNS)
+    features = list(collect_features(stored, k=8, cap=2, window=5))
+    i = list(COLUMNS).index("wait")
+
+    def tests_with(least):
+        config = CONFIG.model_copy(update={"min_contexts": least})
+        pool = ContextPool(stored, [Column(j, 1) for j in range(len(features))], config, seed=0)
+        return FeatureTests(pool, features[i], i, config, "seed")
+
+    n = min(len(tests_with(1)._positive), len(tests_with(1)._negative))
+    assert not isinstance(tests_with(n).tests(), TooFew)
+    assert isinstance(tests_with(n + 1).tests(), TooFew)
+
+
 def test_the_same_seed_asks_the_same(tests_of):
     assert list(tests_of("wait")[1]) == list(tests_of("wait")[1])
 

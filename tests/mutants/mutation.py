@@ -34,7 +34,7 @@ class Mutant:
 def sample(file: str, n: int, rng: random.Random) -> list[Mutant]:
     """At most `n` mutants of a file at places drawn without replacement, with one operator each.
 
-    Changes of annotations and docstrings are no mutants: the compiled code is the same.
+    Changes that `_meaning` does not see are no mutants.
     """
     text = Path(file).read_text(encoding="utf-8")
     places: dict[tuple[int, int], list[tuple[str, int]]] = {}
@@ -58,7 +58,12 @@ def sample(file: str, n: int, rng: random.Random) -> list[Mutant]:
 
 
 def _meaning(text: str) -> str | None:
-    """The syntax tree without annotations; None where the text is no Python."""
+    """The syntax tree without what computes nothing; None where the text is no Python.
+
+    Left out: annotations; decorators' arguments (`frozen=True`) and zip's `strict=True`, which only refuse a
+    programmer's mistake; defaults of parameters, which are settings; `is` against a text or number, which is `==` for
+    the constants of a module.
+    """
     try:
         tree = ast.parse(text)
     except SyntaxError:
@@ -66,11 +71,27 @@ def _meaning(text: str) -> str | None:
     for node in ast.walk(tree):
         if isinstance(node, ast.arg):
             node.annotation = None
+        elif isinstance(node, ast.arguments):
+            node.defaults, node.kw_defaults = [], []
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.returns = None
+            node.decorator_list = [_bare(d) for d in node.decorator_list]
+        elif isinstance(node, ast.ClassDef):
+            node.decorator_list = [_bare(d) for d in node.decorator_list]
+        elif isinstance(node, ast.Call):
+            node.keywords = [k for k in node.keywords if k.arg != "strict"]
+        elif isinstance(node, ast.Compare) and any(
+            isinstance(c, ast.Constant) and c.value is not None for c in node.comparators
+        ):
+            same: dict[type[ast.cmpop], ast.cmpop] = {ast.Is: ast.Eq(), ast.IsNot: ast.NotEq()}
+            node.ops = [same.get(type(op), op) for op in node.ops]
         elif isinstance(node, ast.AnnAssign):
             node.annotation = ast.Constant(None)
     return ast.dump(tree)
+
+
+def _bare(decorator: ast.expr) -> ast.expr:
+    return decorator.func if isinstance(decorator, ast.Call) else decorator
 
 
 def _mutant(file: str, text: str, changed: str) -> Mutant:

@@ -155,6 +155,17 @@ def test_a_perfect_dictionary_of_any_unit_splices_without_loss(
     assert sums.kl_splice_nats < 1e-8
 
 
+@pytest.mark.parametrize("unit", ["write", "zscore"])
+def test_a_dictionary_is_given_the_units_that_it_was_fitted_on(
+    tiny_subject: Subject, tmp_path: Path, unit: str
+) -> None:
+    raw = read(adapter_activations, tiny_subject, tmp_path / "raw", unit="raw").document("t0").values
+    stored = read(adapter_activations, tiny_subject, tmp_path / "own", unit=unit)
+    given = in_raw_units(Identity(), stored).encode(torch.tensor(raw))  # type: ignore[arg-type]
+    ranked = stored.document("t0").ranked
+    np.testing.assert_allclose(given.numpy()[ranked], stored.document("t0").values[ranked], rtol=2e-3, atol=2e-3)
+
+
 def test_shuffled_directions_have_the_components_entries_in_another_order(
     tiny_subject: Subject, tmp_path: Path
 ) -> None:
