@@ -43,11 +43,15 @@ def _render(
     return stream.getvalue()
 
 
+OF_SEVERAL_ADAPTERS = ("adapters", "adapter-modules", "adapter-scores", "shared-features")
+"""Of these the filled run, which has one adapter, has no row: their CSV is empty (tests/reports/test_adapters.py)."""
+
+
 @pytest.mark.parametrize("name", report_names())
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_report_in_every_format(filled: Path, name: str, form: str) -> None:
     out = _render(filled, name, form=form)
-    assert out
+    assert out or (form == "csv" and name in OF_SEVERAL_ADAPTERS)
     assert not CONTROL.search(out)
     if form == "table":
         assert max(map(len, out.splitlines())) <= 110

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from types import ModuleType
 from typing import Any
 
 import pytest
+from rich.console import Console
 from scipy import stats as oracle
 
 from harness.contract.cells import lines
 from harness.records import ModuleOverlap, Record, SharedFeature
+from harness.render.formats import FORMATS
+from harness.render.render import render
 from harness.reports.adapter_scores import adapter_scores
 from harness.reports.adapters import REPORT, adapters, several
 from harness.store.writer import Store
@@ -108,3 +112,13 @@ def test_a_run_of_one_adapter_has_no_such_report(store: Store, synthetic: Module
     run = stored(store, synthetic, [])
     assert not several(connection, run)
     assert adapters(connection, run) == adapter_scores(connection, run) == []
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", ["adapters", "adapter-modules", "adapter-scores", "shared-features"])
+def test_the_four_tables_in_every_format(store: Store, synthetic: ModuleType, form: str, name: str) -> None:
+    stored(store, synthetic, [overlap("adapter", "twin", 0, 0.4), feature("adapter", "twin", 0, 0.9, 0.01, 0.3)])
+    stream = io.StringIO()
+    render([name], db=store.engine.url.database, form=form, console=Console(file=stream, width=80))
+    assert "twin" in stream.getvalue()
+    assert max(map(len, stream.getvalue().splitlines())) <= 80 or form != "table"
