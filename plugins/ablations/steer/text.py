@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,9 +109,8 @@ class Text:
         for batch in self.batches:
             for chunk in self._readout.chunks(len(batch.hidden)):
                 reference = Reference.of(self._readout.precise_logits(batch.hidden[chunk]))
-                values = self._values(
-                    reference.cross_entropy(batch.targets[chunk]), lambda ids, p=reference.p: p[:, ids]
-                )
+                at_rest = partial(_of_tokens, reference.p)
+                values = self._values(reference.cross_entropy(batch.targets[chunk]), at_rest)
                 for name, value in values.items():
                     self._add(self.sums.at_rest[name], batch, name, chunk, value)
                 for name in names:
@@ -233,3 +233,8 @@ def cut(document: Document, n: int) -> Document:
     """Its first tokens."""
     kept = {name: getattr(document, name)[:n] for name in ("ids", "offsets", "segments", "ranked")}
     return replace(document, **kept)
+
+
+def _of_tokens(p: torch.Tensor, ids: list[int]) -> torch.Tensor:
+    """[token, id] columns of probabilities [token, vocab]."""
+    return p[:, ids]
