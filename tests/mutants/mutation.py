@@ -61,8 +61,8 @@ def _meaning(text: str) -> str | None:
     """The syntax tree without what computes nothing; None where the text is no Python.
 
     Left out: annotations; decorators' arguments (`frozen=True`) and zip's `strict=True`, which only refuse a
-    programmer's mistake; defaults of parameters, which are settings; `is` against a text or number, which is `==` for
-    the constants of a module.
+    programmer's mistake; defaults of parameters, which are settings; `is` against a text, which is `==` for the
+    constants of a module.
     """
     try:
         tree = ast.parse(text)
@@ -81,7 +81,7 @@ def _meaning(text: str) -> str | None:
         elif isinstance(node, ast.Call):
             node.keywords = [k for k in node.keywords if k.arg != "strict"]
         elif isinstance(node, ast.Compare) and any(
-            isinstance(c, ast.Constant) and c.value is not None for c in node.comparators
+            isinstance(c, ast.Constant) and isinstance(c.value, str) for c in node.comparators
         ):
             same: dict[type[ast.cmpop], ast.cmpop] = {ast.Is: ast.Eq(), ast.IsNot: ast.NotEq()}
             node.ops = [same.get(type(op), op) for op in node.ops]
