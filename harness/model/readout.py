@@ -89,9 +89,14 @@ class Readout:
         """Compare with the model's own logits on short inputs.
 
         Raises:
-            ModelError: the model does something to its logits that this class does not know of.
+            ModelError: the model does something to its logits that this class does not know of, or they are not finite.
         """
         logits = model(**inputs, use_cache=False).logits.float()
+        if not logits.isfinite().all():
+            raise ModelError(
+                f"the logits of {self._name} are not finite: a weight is not a number, or the dtype overflows "
+                "(--set model.dtype=float32 has more room)"
+            )
         ours = self.logits(find_backbone(model)(**inputs, use_cache=False)[0]).float()
         if not torch.allclose(logits, ours, rtol=1e-2, atol=1e-2 * float(logits.abs().max())):
             raise ModelError(
