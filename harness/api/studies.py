@@ -80,9 +80,10 @@ def run(
         else:
             runner.check()
             summary = runner.run()
-    if summary.failed:
-        step, why = next(iter(summary.failed.items()))
+    left = {**summary.failed, **({} if summary.waiting else summary.unfinished)}  # a batch may be waited for
+    if left:
+        step, why = next(iter(left.items()))
         raise HarnessError(
-            f"run {summary.run_id}: {step} failed: {why} ({len(summary.failed)} failed; the rest is stored)"
+            f"run {summary.run_id}: {step} is not done: {why} ({len(left)} of its steps; the rest is stored)"
         )
     return Results(str(db), Path(artifacts)).run(summary.run_id)
