@@ -326,6 +326,19 @@ def test_a_model_that_caps_its_logits_is_refused(tmp_path: Path) -> None:
         Readout(capped)
 
 
+def test_logits_that_are_not_finite_are_a_sentence(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from harness.model.readout import Readout
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "base").path).eval()
+    inputs = {"input_ids": torch.tensor([[1, 2, 3]])}
+    Readout(model).check(model, inputs)
+    model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(ModelError, match="are not finite: a weight is not a number"):
+        Readout(model).check(model, inputs)
+
+
 def test_an_adapter_on_the_output_matrix_is_refused(tmp_path: Path) -> None:
     base = tiny_model(tmp_path / "base")
     checkpoint = tiny_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "lm_head"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -43,6 +44,23 @@ def test_a_value_and_where_it_comes_from(
 ) -> None:
     _, settings = effective(registry, manager, name, "rank1-lora", preset)
     assert settings[key] == (value, origin)
+
+
+def test_each_layer_wins_over_those_before_it(tmp_path: Path) -> None:
+    file = tmp_path / "registry.yaml"
+    file.write_text(
+        "version: 1\ndefault_study: s\nplugins:\n"
+        "  - name: rank1-lora\n    stage: train\n    module: harness_plugins.trainers.rank1_lora\n"
+        "    config: {rank: 3, lr: 0.5, epochs: 7}\n"
+        "studies:\n  s:\n    summary: a study\n    model: {path: m}\n    data: {path: d.jsonl}\n"
+        "    adapter: rank1-lora\n"
+        "    set: {rank1-lora.lr: 0.25, rank1-lora.epochs: 8}\n    presets: {p: {rank1-lora.epochs: 9}}\n"
+    )
+    own = read_registry(file)
+    _, settings = effective(own, Manager(own), "rank1-lora", "s", "p")
+    assert [settings[key] for key in ("rank", "lr", "epochs", "dropout")] == [
+        (3, "plugin"), (0.25, "study"), (9, "preset p"), (0.0, "default"),
+    ]  # fmt: skip
 
 
 def test_every_section_and_plugin_can_be_looked_up_in_every_study_and_preset(
