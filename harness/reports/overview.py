@@ -88,7 +88,7 @@ REPORT = Report[OverviewRow](
         Column("study", lambda r: (r.study, f"preset {text(r.preset)}", f"seed {r.seed}"), "left"),
         Column("status", lambda r: r.status, "left"),
         Column("started (UTC)", lambda r: tuple(r.started_at[:19].split("T")), "left"),
-        Column("wall", lambda r: duration(r.wall_s)),
+        Column("steps took", lambda r: duration(r.wall_s)),
         Column("steps", lambda r: (f"{r.n_steps_done} of {r.n_steps} done", f"{r.n_steps_reused} reused"), "left"),
         Column("LLM calls", lambda r: (count(r.n_llm_calls), f"{count(r.n_llm_calls_failed)} failed"), leaves=2),
         Column(

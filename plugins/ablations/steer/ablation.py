@@ -98,13 +98,13 @@ class Steer(Ablation):
             counted = [name for name, n in text.sums.n.items() if n.sum()]
             wanted = {curve.item("text", p, q) for p in curve.points for q in counted}
             if not wanted <= run.done:
-                run.progress.start(len(text.batches) * len(curve.points), f"push of {feature.name} in text")
+                run.progress.start(len(text.batches) * len(curve.points), "push in text")
                 measured = dict(zip(curve.points, _in_text(text, curve, astray, run), strict=True))
                 yield from (r for r in curve.records("text", measured, run.seed) if r.item not in run.done)
             if answers is not None and curve.written:
                 wanted = {curve.item("generated", p, q) for p in curve.written for q in answers.rest}
                 if not wanted <= run.done:
-                    run.progress.start(len(curve.written), f"push of {feature.name} in answers")
+                    run.progress.start(len(curve.written), "push in answers")
                     written = answers.measure(curve)
                     yield from (r for r in curve.records("generated", written, run.seed) if r.item not in run.done)
 

@@ -18,7 +18,7 @@
         ["preset", run.preset ?? "none"],
         ["seed", String(run.seed)],
         ["started (UTC)", run.started_at.slice(0, 16).replace("T", " ")],
-        ["wall", seconds(run.wall_s)],
+        ["steps took", seconds(run.wall_s)],
         ["steps", `${run.n_steps_done} of ${run.n_steps} done, ${run.n_steps_reused} reused`],
         [
           "LLM calls",
